@@ -1,0 +1,475 @@
+"""What crosses the record port: tables, ops with their guards, reads, pages, changes.
+
+Everything here is a plain value. Engines execute it; the planner makes it; `explain` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from palaver.errors import Expression, PathOverlap
+from palaver.expr import Append, Condition, IfAbsent, Operand, Path, evaluate, parse_path, resolve
+from palaver.values import KeyPart, Record, Value, record_size
+
+REVISION = "_revision"
+MARK = "_deleting"
+KINDS = Literal["text", "int", "float", "bool", "number", "bytes", "json"]
+
+
+# --- what is stored where -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One attribute of a record as stored: `json` holds lists, maps and sets; `number` a Decimal of up to 38 digits.
+
+    `check` is a portable belt for people who write with SQL: ("in", values) or ("range", low, high).
+    """
+
+    name: str
+    kind: KINDS
+    required: bool = False
+    shadow: bool = False
+    check: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """A secondary index: `partition` and `sort` name columns; a record lacking one of them is not in it."""
+
+    name: str
+    partition: tuple[str, ...]
+    sort: tuple[str, ...]
+    unique: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Belt:
+    """A foreign key a SQL engine may add where neither side can expire or be marked; never a cascade."""
+
+    columns: tuple[str, ...]
+    table: str
+    target: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The physical form of one entity.
+
+    `partition` + `sort` name the key columns, in order. `expires` names an integer column of epoch seconds.
+    `feed` says whether its writes appear in the change feed. Every record also has REVISION (int, >= 1) and may
+    have MARK (int, when it is being deleted); they are not listed in `columns`.
+    """
+
+    name: str
+    entity: str
+    columns: tuple[Column, ...]
+    partition: tuple[str, ...]
+    sort: tuple[str, ...]
+    indexes: tuple[IndexSpec, ...] = ()
+    expires: str | None = None
+    feed: bool = True
+    belts: tuple[Belt, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.partition + self.sort
+
+    def index(self, name: str) -> IndexSpec:
+        return next(index for index in self.indexes if index.name == name)
+
+
+class Address(NamedTuple):
+    """One record: `key` holds the values of the table's key columns, in order."""
+
+    table: str
+    key: tuple[KeyPart, ...]
+
+
+def is_live(table: Table, record: Record | None, now_us: int) -> bool:
+    """Say whether a stored record exists for readers: it is there, not marked for deletion, and not expired."""
+    if record is None or record.get(MARK) is not None:
+        return False
+    if table.expires is None:
+        return True
+    expires = record.get(table.expires)
+    return expires is None or expires * 1_000_000 > now_us  # type: ignore[operator]
+
+
+# --- guards: what must hold at one address for a write to happen ----------------------------------------------------
+
+
+class Absent(NamedTuple):
+    """No live record; an expired one counts as absent, one marked for deletion does not."""
+
+
+class Alive(NamedTuple):
+    """A live record."""
+
+
+class Unchanged(NamedTuple):
+    """The stored record has exactly this revision; None: nothing at all is stored."""
+
+    revision: int | None
+
+
+class Holds(NamedTuple):
+    """The condition is true of the live record, or of an empty one where there is none."""
+
+    condition: Condition
+
+
+When: TypeAlias = Absent | Alive | Unchanged | Holds
+
+
+class Origin(NamedTuple):
+    """Who asked for a guard: the position of the op in the user's batch, and the guard's role there."""
+
+    op: int
+    role: str
+
+
+class Guard(NamedTuple):
+    when: When
+    origin: Origin
+
+
+def holds(guard: Guard, table: Table, record: Record | None, now_us: int) -> bool:
+    """Say whether a guard is true of what is stored at its address."""
+    match guard.when:
+        case Absent():
+            return record is None or (record.get(MARK) is None and not is_live(table, record, now_us))
+        case Alive():
+            return is_live(table, record, now_us)
+        case Unchanged(revision):
+            return (record[REVISION] if record else None) == revision
+        case Holds(condition):
+            return evaluate(condition, record if record is not None and is_live(table, record, now_us) else {})
+
+
+# --- ops ------------------------------------------------------------------------------------------------------------
+
+
+class Set(NamedTuple):
+    """Set a path to a value or operand; operands read the record as it was before the update."""
+
+    path: Path
+    to: Operand
+
+
+class Remove(NamedTuple):
+    path: Path
+
+
+class Add(NamedTuple):
+    """Add to a number (absent counts as 0), or add elements to a set."""
+
+    path: Path
+    amount: Value
+
+
+Change_: TypeAlias = Set | Remove | Add
+
+
+class Put(NamedTuple):
+    """Store the whole record, replacing what is there. REVISION is not in `record`."""
+
+    at: Address
+    record: Record
+    guards: tuple[Guard, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+class Update(NamedTuple):
+    """Change parts of a record; all operands read the old record; nothing is created where there is none."""
+
+    at: Address
+    changes: tuple[Change_, ...]
+    guards: tuple[Guard, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+class Delete(NamedTuple):
+    """Remove the record; removing what is not there is not an error and is not a change."""
+
+    at: Address
+    guards: tuple[Guard, ...] = ()
+    released: tuple[str, ...] = ()
+    expired: bool = False
+
+
+class Check(NamedTuple):
+    """Write nothing; the guards must hold in the same commit."""
+
+    at: Address
+    guards: tuple[Guard, ...]
+
+
+Op: TypeAlias = Put | Update | Delete | Check
+
+
+class Cause(NamedTuple):
+    """Why something was written; travels with the change."""
+
+    actor: str | None = None
+    token: str | None = None
+
+
+class WriteSet(NamedTuple):
+    """Ops that are written all or none; with `atomic=False` each op alone, unguarded.
+
+    `now_us` is the instant of the write: liveness is judged by it, and a new revision is
+    max(now_us, the old revision + 1).
+    """
+
+    ops: Sequence[Op]
+    now_us: int
+    cause: Cause = Cause()
+    atomic: bool = True
+
+
+class Written(NamedTuple):
+    """`revisions[i]` is the new revision of op i (None for Check and Delete); `updated[i]` the record after an Update."""
+
+    revisions: Sequence[int | None]
+    updated: Sequence[Record | None]
+
+
+class Failure(NamedTuple):
+    """One op that was refused: its first failed guard, and the record that failed it (None: nothing stored)."""
+
+    op: int
+    guard: Guard
+    found: Record | None
+
+
+class Refused(NamedTuple):
+    """Nothing was written. Every failed op is listed, in order."""
+
+    failures: Sequence[Failure]
+
+
+def next_revision(record: Record | None, now_us: int) -> int:
+    return now_us if record is None else max(now_us, record[REVISION] + 1)  # type: ignore[operator]
+
+
+def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Record:
+    """Return the record after an update, REVISION and MARK untouched.
+
+    Raises Expression (no such parent, wrong operand type), PathOverlap, ItemTooLarge.
+    """
+    taken: list[tuple[str | int, ...]] = []
+    after: Record = dict(record)
+    copied: set[str] = set()
+    for change in changes:
+        steps = parse_path(change.path)
+        for other in taken:
+            short = min(len(other), len(steps))
+            if other[:short] == steps[:short]:
+                raise PathOverlap(f"An update of {table.entity} touches {change.path} twice.", entity=table.entity)
+        taken.append(steps)
+        holder = _parent(table, after, steps, copied, change.path)
+        last = steps[-1]
+        match change:
+            case Set(_, to):
+                _store(holder, last, _operand(table, record, to))
+            case Remove():
+                if isinstance(holder, dict):
+                    holder.pop(last, None)  # type: ignore[arg-type]
+                elif isinstance(last, int) and last < len(holder):
+                    del holder[last]
+            case Add(_, amount):
+                _store(holder, last, _added(table, resolve(record, steps), amount, change.path))
+    record_size({name: value for name, value in after.items() if name not in (REVISION, MARK)}, table.entity)
+    return after
+
+
+def _parent(
+    table: Table, after: Record, steps: tuple[str | int, ...], copied: set[str], path: Path
+) -> dict[str, Value] | list[Value]:
+    if len(steps) == 1:
+        return after
+    top = str(steps[0])
+    if top not in copied and isinstance(after.get(top), dict | list):
+        after[top] = _copy(after[top])
+        copied.add(top)
+    holder = resolve(after, steps[:-1])
+    if not isinstance(holder, dict | list):
+        raise Expression(f"{table.entity} has nothing at the parent of {path}.", hint="Set the parent first.", entity=table.entity)
+    return holder
+
+
+def _copy(value: Value) -> Value:
+    if isinstance(value, dict):
+        return {name: _copy(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_copy(inner) for inner in value]
+    return value
+
+
+def _store(holder: dict[str, Value] | list[Value], last: str | int, value: Value) -> None:
+    if isinstance(holder, dict):
+        if value is None and REVISION in holder:
+            holder.pop(str(last), None)
+        else:
+            holder[str(last)] = value
+    elif isinstance(last, int) and last < len(holder):
+        holder[last] = value
+    else:
+        holder.append(value)
+
+
+def _operand(table: Table, record: Record, to: Operand) -> Value:
+    match to:
+        case Path():
+            value = resolve(record, parse_path(to))
+            if value is None:
+                raise Expression(f"{table.entity} has nothing at {to} to copy.", entity=table.entity)
+            return value
+        case IfAbsent(path, default):
+            value = resolve(record, parse_path(path))
+            return default if value is None else value
+        case Append(path, items):
+            value = resolve(record, parse_path(path))
+            if value is not None and not isinstance(value, list):
+                raise Expression(f"{table.entity}.{path} is not a list.", entity=table.entity)
+            return [*(value or []), *items]
+        case _:
+            return to
+
+
+def _added(table: Table, old: Value, amount: Value, path: Path) -> Value:
+    from palaver.expr import add_numbers
+
+    if isinstance(amount, frozenset):
+        if old is not None and not isinstance(old, frozenset):
+            raise Expression(f"{table.entity}.{path} is not a set.", entity=table.entity)
+        return frozenset((old or frozenset()) | amount)  # type: ignore[operator, return-value]
+    if old is not None and (isinstance(old, bool) or not isinstance(old, int | float) and not hasattr(old, "is_finite")):
+        raise Expression(f"{table.entity}.{path} is not a number.", entity=table.entity)
+    return add_numbers(old if old is not None else 0, amount, f"{table.entity}.{path}")
+
+
+# --- reads ----------------------------------------------------------------------------------------------------------
+
+
+class Bound(NamedTuple):
+    """A limit on the sort column after the fixed ones: ">=" or ">" a value, "<=" or "<" a value, "prefix" a text."""
+
+    op: Literal[">", ">=", "<", "<=", "prefix"]
+    value: KeyPart
+
+
+class Read(NamedTuple):
+    """One page of one partition of a key or index.
+
+    `index` None reads the key. `partition` and `fixed` hold equal values for the partition columns and the leading
+    sort columns; `bounds` narrow the sort column after those. Order is by the sort columns, then by the key, reversed
+    when `descending`. `limit` counts records read, live or not; `after` is the position (index values + key values) of
+    the last record already seen. `count` asks for numbers only. At most 1 MB a page.
+    """
+
+    table: str
+    index: str | None
+    partition: tuple[KeyPart, ...]
+    fixed: tuple[KeyPart, ...] = ()
+    bounds: tuple[Bound, ...] = ()
+    descending: bool = False
+    limit: int = 100
+    after: tuple[KeyPart, ...] | None = None
+    consistent: bool = True
+
+
+class RecordPage(NamedTuple):
+    """Records as stored, hidden ones included; `last` is the position to go on from, None at the end."""
+
+    records: Sequence[Record]
+    last: tuple[KeyPart, ...] | None
+
+
+def position(table: Table, index: str | None, record: Mapping[str, Value]) -> tuple[KeyPart, ...]:
+    """Return where a record stands in a key or index: its part values, then its key."""
+    if index is None:
+        names = table.key
+    else:
+        spec = table.index(index)
+        names = spec.partition + spec.sort + table.key
+    return tuple(record[name] for name in names)  # type: ignore[misc]
+
+
+# --- the feed -------------------------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """One committed write. It holds no values: read the record as it is now.
+
+    `released` are blob keys the write stopped referring to.
+    """
+
+    position: int
+    table: str
+    key: tuple[KeyPart, ...]
+    revision: int
+    kind: Literal["created", "updated", "deleted", "expired"]
+    cause: Cause
+    released: tuple[str, ...] = ()
+
+
+class ChangePage(NamedTuple):
+    changes: Sequence[Change]
+    last: int
+    head: int
+
+
+# --- structure ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one engine can take at once; the planner uses the portable minimum, the engine enforces its own."""
+
+    ops: int = 100
+    bytes: int = 4 * 1024 * 1024
+    record: int = 409_600
+    key_entry: int = 2_600
+    feed_retention_s: int = 7 * 86_400
+    expires_natively: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Physical:
+    """What exists in a database now: tables of this schema, tables nobody declared, and the version that made them."""
+
+    tables: tuple[Table, ...]
+    unknown: tuple[str, ...] = ()
+    version: int = 0
+    fingerprint: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTable:
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class AddColumn:
+    table: Table
+    column: Column
+
+
+@dataclass(frozen=True, slots=True)
+class CreateIndex:
+    table: Table
+    index: IndexSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DropIndex:
+    table: Table
+    index: str
+
+
+Step: TypeAlias = CreateTable | AddColumn | CreateIndex | DropIndex
