@@ -16,7 +16,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The package's own dependencies are a stamp of their own, so that the demo need not wait for the development tools.
-.venv/.runtime: pyproject.toml requirements/build.txt requirements/runtime.txt
+.venv/.runtime: requirements/build.txt requirements/runtime.txt
 	@'$(PYTHON)' -c '$(MODERN)' 2>/dev/null || { echo 'Palaver needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@test -x $(BIN)/python || { echo 'creating .venv'; $(PYTHON) -m venv .venv; }
 	@echo 'installing the locked dependencies'
@@ -29,3 +29,69 @@ help: ## list the commands
 	@echo 'installing the locked development tools'
 	@$(LOCKED) requirements/dev.txt
 	@touch $@
+
+.PHONY: demo test soak
+demo: .venv/.runtime ## start the demonstration
+	@$(BIN)/palaver demo $(ARGS)
+
+test: .venv/.dev ## run the tests; ARGS="-k name" is handed to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+soak: .venv/.dev ## run the long reliability tests
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+CHECKS := check-format check-lint check-floors check-pages check-pyright check-mypy
+.PHONY: check $(CHECKS)
+check: .venv/.dev ## check format, lint, types, import floors and generated pages
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target $(CHECKS)
+	@echo 'all checks passed'
+
+check-format: .venv/.dev
+	@echo '── ruff format'; $(BIN)/ruff format --check --quiet . || { echo 'these files are not formatted; run: $(BIN)/ruff format' >&2; $(BIN)/ruff format --check . >&2; }
+
+check-lint: .venv/.dev
+	@echo '── ruff check'; $(BIN)/ruff check --quiet .
+
+check-floors: .venv/.dev
+	@echo '── import floors'; out=$$($(BIN)/lint-imports 2>&1) || { printf '%s\n' "$$out" >&2; exit 1; }
+
+check-pages: .venv/.dev
+	@echo '── generated pages'; $(BIN)/python tools/reference.py --check
+
+# The pyright package would fetch an interpreter by itself; a check must not depend on the network.
+check-pyright: .venv/.dev
+	@echo '── pyright'; if command -v node >/dev/null; then $(BIN)/pyright; else echo 'SKIPPED: pyright needs node, which is not installed'; fi
+
+check-mypy: .venv/.dev
+	@echo '── mypy'; $(BIN)/mypy
+
+.PHONY: golden bench docs lock clean
+golden: .venv/.dev ## write the golden files anew; read the diff before committing it
+	@$(BIN)/python -m pytest tests/golden --rewrite-golden --quiet $(ARGS)
+	@git --no-pager diff --stat -- tests/golden
+
+bench: .venv/.dev ## measure throughput and latency
+	@$(BIN)/python -m bench $(ARGS)
+
+docs: .venv/.dev ## write the reference pages from the code and build the site into site/
+	@$(BIN)/python tools/reference.py
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo 'built site/index.html'
+
+UV = .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(ARGS)
+
+.venv/.lock: requirements/lock.txt
+	@$(PYTHON) -m venv .venv/lock
+	@.venv/lock/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --requirement $<
+	@touch $@
+
+lock: .venv/.lock ## lock the dependencies anew; ARGS=--upgrade takes the newest
+	@$(UV) pyproject.toml requirements/build.in requirements/dev.in --output-file requirements/dev.txt
+	@$(UV) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	@$(UV) requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
+	@$(UV) requirements/lock.in --output-file requirements/lock.txt
+	@! grep -nE '://|file:' requirements/*.txt || { echo 'a lock must name no place, only versions and hashes' >&2; exit 1; }
+
+clean: ## remove everything that was built or installed
+	@rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,49 @@
+"""What every test may use, and the header that says which engines the run covers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="write the golden files instead of comparing with them")
+
+
+def pytest_report_header() -> str:
+    versions = {"memory": "", "sqlite": f" {apsw.sqlite_lib_version()}"}
+    built = importlib.util.find_spec("palaver.records") is not None
+    engines = [name + version for name, version in versions.items() if built and importlib.util.find_spec(f"palaver.records.{name}")]
+    return f"engines: {', '.join(engines) or 'none'}"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real input data, which is not part of the project."""
+    folder = Path(os.environ.get("PALAVER_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("shared data folder not beside the project; name it with PALAVER_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the file of that name under tests/golden, or write it under --rewrite-golden."""
+
+    def compare(name: str, text: str) -> None:
+        file = GOLDEN / name
+        if request.config.getoption("--rewrite-golden"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        assert file.exists(), f"there is no golden file {name}; run: make golden"
+        assert file.read_text(encoding="utf-8") == text
+
+    return compare

@@ -1,0 +1,88 @@
+"""Writes docs/reference from the code: `reference.py` rewrites the pages, `reference.py --check` names the stale ones."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from palaver import errors
+
+FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+REMEDY = "What to do:"
+
+
+def error_classes() -> list[type[errors.PalaverError]]:
+    """Every public error, in the order of the source."""
+    found = (value for name, value in vars(errors).items() if not name.startswith("_") and inspect.isclass(value))
+    return [cls for cls in found if issubclass(cls, errors.PalaverError) and cls.__module__ == errors.__name__]
+
+
+def advice(cls: type[errors.PalaverError]) -> tuple[str, str]:
+    """Why an error happens and what to do about it, as its docstring says."""
+    why, _, remedy = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\n\n")
+    if not why or not remedy.startswith(REMEDY):
+        raise SystemExit(f"errors.{cls.__name__}: the docstring must say why in its first paragraph, and begin the second with {REMEDY!r}")
+    return " ".join(why.split()), " ".join(remedy.removeprefix(REMEDY).split())
+
+
+def errors_page() -> Iterator[str]:
+    yield "# Errors\n"
+    yield "Every error is a `PalaverError` and carries a stable `code`, a static `title`, an HTTP `status` and whether a retry can help."
+    yield "Messages name entities, fields and indexes, never stored values.\n"
+    yield "| code | class | title | HTTP | retry |"
+    yield "|---|---|---|---|---|"
+    classes = error_classes()
+    for cls in classes:
+        yield f"| [`{cls.code}`](#{cls.code}) | `{cls.__name__}` | {cls.title} | {cls.status} | {'yes' if cls.retryable else 'no'} |"
+    for cls in classes:
+        why, remedy = advice(cls)
+        kind = f", a kind of `{cls.__base__.__name__}`" if cls.__base__ and cls.__base__ is not Exception else ""
+        retry = "a retry can help" if cls.retryable else "a retry does not help"
+        yield f"\n## {cls.code}\n"
+        yield f"*{cls.title}.* `{cls.__name__}`{kind}; HTTP {cls.status}; {retry}.\n"
+        yield f"**Why:** {why}\n"
+        yield f"**What to do:** {remedy[:1].upper()}{remedy[1:]}"
+
+
+def cli_page() -> Iterator[str]:
+    if importlib.util.find_spec("palaver.cli") is None:
+        yield "# palaver\n\nThe command line is not there yet."
+        return
+    # Imported by name, so that a type check does not need the command line to be there.
+    yield importlib.import_module("palaver.cli").app.generate_docs()
+
+
+PAGES: dict[str, Callable[[], Iterator[str]]] = {"errors.md": errors_page, "cli.md": cli_page}
+
+
+def render(name: str) -> str:
+    lines = "\n".join(PAGES[name]()).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip() + "\n"
+
+
+def stale() -> list[str]:
+    """The pages that are not what the code says."""
+    return [name for name in PAGES if not (FOLDER / name).exists() or (FOLDER / name).read_text(encoding="utf-8") != render(name)]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print("usage: reference.py [--check]", file=sys.stderr)
+        return 2
+    old = stale()
+    for name in old:
+        if arguments:
+            print(f"docs/reference/{name} is not what the code says; run: make docs", file=sys.stderr)
+        else:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            (FOLDER / name).write_text(render(name), encoding="utf-8")
+            print(f"wrote docs/reference/{name}")
+    return 1 if arguments and old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
