@@ -47,7 +47,7 @@ check: .venv/.dev ## check format, lint, types, import floors and generated page
 	@echo 'all checks passed'
 
 check-format: .venv/.dev
-	@echo '── ruff format'; $(BIN)/ruff format --check --quiet . || { echo 'these files are not formatted; run: $(BIN)/ruff format' >&2; $(BIN)/ruff format --check . >&2; }
+	@echo '── ruff format'; $(BIN)/ruff format --check --quiet . || { echo 'to format these files: $(BIN)/ruff format' >&2; exit 1; }
 
 check-lint: .venv/.dev
 	@echo '── ruff check'; $(BIN)/ruff check --quiet .
