@@ -71,6 +71,7 @@ golden: .venv/.dev ## write the golden files anew; read the diff before committi
 	@git --no-pager diff --stat -- tests/golden
 
 bench: .venv/.dev ## measure throughput and latency
+	@test -d bench || { echo 'there are no benchmarks yet' >&2; exit 1; }
 	@$(BIN)/python -m bench $(ARGS)
 
 docs: .venv/.dev ## write the reference pages from the code and build the site into site/

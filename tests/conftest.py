@@ -9,6 +9,11 @@ from pathlib import Path
 
 import apsw
 import pytest
+from hypothesis import settings
+
+# A slow machine is not a failing property; what a property may take is measured by the benchmarks.
+settings.register_profile("palaver", deadline=None, print_blob=True)
+settings.load_profile("palaver")
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"

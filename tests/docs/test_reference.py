@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from palaver.errors import PalaverError
 from tools import reference
+
+ROOT = reference.FOLDER.parent.parent
 
 
 def tree(cls: type[PalaverError]) -> Iterator[type[PalaverError]]:
@@ -27,7 +31,10 @@ def page(name: str) -> str:
 
 
 def test_no_page_is_stale() -> None:
-    assert [] == reference.stale()
+    # In a process of its own: the usage lines cyclopts writes depend on how the process was started.
+    check = subprocess.run([sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (0, "") == (check.returncode, check.stderr)
 
 
 @pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
