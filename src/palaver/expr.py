@@ -13,9 +13,9 @@ from decimal import Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from palaver.errors import Expression, NumberRange
-from palaver.values import EXACT, Value, canonical
+from palaver.values import EXACT, MAX_INT, MIN_INT, Value, canonical
 
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[([0-9]{1,6})\]")
 MAX_IN = 100
 
 
@@ -160,33 +160,35 @@ def parse_path(path: Path) -> tuple[str | int, ...]:
     """Return the steps of a path: names and list positions. Raises Expression where it cannot be read."""
     steps: list[str | int] = []
     at = 0
-    text = path.name
+    # With a dot before it the first name is read like all others.
+    text = "." + path.name
     while at < len(text):
-        if text[at] == "." and steps:
-            at += 1
         found = _STEP.match(text, at)
         if not found:
             break
         steps.append(found[1] if found[1] is not None else int(found[2]))
         at = found.end()
-    if at != len(text) or not steps or isinstance(steps[0], int):
+    if at != len(text):
         raise Expression("A path could not be read.", hint="Write names separated by dots, list positions in brackets: entities[0].id.")
     return tuple(steps)
 
 
-def resolve(record: Mapping[str, Value], steps: Sequence[str | int]) -> Value:
-    """Return what is stored at a path, None where there is nothing."""
+MISSING: Any = object()
+
+
+def resolve(record: Mapping[str, Value], steps: Sequence[str | int], missing: Any = None) -> Any:
+    """Return what is stored at a path, `missing` where there is nothing; a null inside a nested value is something."""
     value: Any = record
     for step in steps:
         if isinstance(step, int):
             if not isinstance(value, list) or step >= len(value):
-                return None
+                return missing
             value = value[step]
         else:
-            if not isinstance(value, Mapping):
-                return None
-            value = value.get(step)
-    return value  # type: ignore[no-any-return]
+            if not isinstance(value, Mapping) or step not in value:
+                return missing
+            value = value[step]
+    return value
 
 
 def evaluate(condition: Condition, record: Mapping[str, Value]) -> bool:
@@ -199,12 +201,12 @@ def evaluate(condition: Condition, record: Mapping[str, Value]) -> bool:
         case Not(inner):
             return not evaluate(inner, record)
         case Exists(path):
-            return resolve(record, parse_path(path)) is not None
+            return resolve(record, parse_path(path), MISSING) is not MISSING
         case In(path, values):
-            stored = resolve(record, parse_path(path))
-            return stored is not None and any(same(stored, value) for value in values)
+            stored = resolve(record, parse_path(path), MISSING)
+            return stored is not MISSING and any(same(stored, value) for value in values)
         case Compare(path, op, value):
-            return _compare(resolve(record, parse_path(path)), op, value)
+            return _compare(resolve(record, parse_path(path), MISSING), op, value)
 
 
 def same(a: Value, b: Value) -> bool:
@@ -217,12 +219,12 @@ def same(a: Value, b: Value) -> bool:
     if kind == "list":
         return len(a) == len(b) and all(map(same, a, b))  # type: ignore[arg-type]
     if kind == "map":
-        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)  # type: ignore[union-attr, index, call-overload]
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)  # type: ignore[union-attr, index]
     return a == b
 
 
 def _compare(stored: Value, op: CompareOp, value: Value) -> bool:
-    if stored is None:
+    if stored is MISSING:
         # DynamoDB: a missing attribute is unequal to everything, so != holds.
         return op == "!="
     if op == "==":
@@ -281,7 +283,10 @@ def add_numbers(old: Any, amount: Any, what: str) -> Value:
     Raises NumberRange where 38 digits do not hold it.
     """
     if type(old) is int and type(amount) is int:
-        return old + amount  # type: ignore[no-any-return]
+        total = old + amount
+        if not MIN_INT <= total <= MAX_INT:
+            raise NumberRange(f"Adding to {what} needs more than 64 bits.")
+        return total
     if isinstance(old, float) or isinstance(amount, float):
         return float(old) + float(amount)
     try:

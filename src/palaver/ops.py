@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from palaver.errors import Expression, PathOverlap
-from palaver.expr import Append, Condition, IfAbsent, Operand, Path, evaluate, parse_path, resolve
+from palaver.expr import MISSING, Append, Condition, IfAbsent, Operand, Path, add_numbers, evaluate, parse_path, resolve
 from palaver.values import KeyPart, Record, Value, record_size
 
 REVISION = "_revision"
@@ -252,7 +253,7 @@ class Refused(NamedTuple):
 
 
 def next_revision(record: Record | None, now_us: int) -> int:
-    return now_us if record is None else max(now_us, record[REVISION] + 1)  # type: ignore[operator]
+    return now_us if record is None else max(now_us, record[REVISION] + 1)  # type: ignore[operator, return-value]
 
 
 def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Record:
@@ -263,6 +264,7 @@ def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Re
     taken: list[tuple[str | int, ...]] = []
     after: Record = dict(record)
     copied: set[str] = set()
+    doomed: list[tuple[int, list[Value]]] = []
     for change in changes:
         steps = parse_path(change.path)
         for other in taken:
@@ -270,25 +272,34 @@ def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Re
             if other[:short] == steps[:short]:
                 raise PathOverlap(f"An update of {table.entity} touches {change.path} twice.", entity=table.entity)
         taken.append(steps)
+        if steps[0] in table.key or steps[0] == REVISION:
+            raise Expression(
+                f"{table.entity}.{steps[0]} is a key part and cannot be updated.", hint="Put a new record.", entity=table.entity
+            )
         holder = _parent(table, after, steps, copied, change.path)
         last = steps[-1]
         match change:
             case Set(_, to):
-                _store(holder, last, _operand(table, record, to))
+                value = _operand(table, record, to)
+                if value is None and holder is after:
+                    after.pop(str(last), None)
+                else:
+                    _store(holder, last, value)
             case Remove():
                 if isinstance(holder, dict):
                     holder.pop(last, None)  # type: ignore[arg-type]
-                elif isinstance(last, int) and last < len(holder):
-                    del holder[last]
+                else:
+                    doomed.append((last, holder))  # type: ignore[arg-type]
             case Add(_, amount):
-                _store(holder, last, _added(table, resolve(record, steps), amount, change.path))
+                _store(holder, last, _added(table, resolve(record, steps, MISSING), amount, change.path))
+    # Positions are those of the old list, so the last goes first, and only after everything else was found.
+    for last, elements in sorted(doomed, key=lambda each: each[0], reverse=True):
+        del elements[last : last + 1]
     record_size({name: value for name, value in after.items() if name not in (REVISION, MARK)}, table.entity)
     return after
 
 
-def _parent(
-    table: Table, after: Record, steps: tuple[str | int, ...], copied: set[str], path: Path
-) -> dict[str, Value] | list[Value]:
+def _parent(table: Table, after: Record, steps: tuple[str | int, ...], copied: set[str], path: Path) -> dict[str, Value] | list[Value]:
     if len(steps) == 1:
         return after
     top = str(steps[0])
@@ -296,7 +307,7 @@ def _parent(
         after[top] = _copy(after[top])
         copied.add(top)
     holder = resolve(after, steps[:-1])
-    if not isinstance(holder, dict | list):
+    if not isinstance(holder, list if isinstance(steps[-1], int) else dict):
         raise Expression(f"{table.entity} has nothing at the parent of {path}.", hint="Set the parent first.", entity=table.entity)
     return holder
 
@@ -311,10 +322,7 @@ def _copy(value: Value) -> Value:
 
 def _store(holder: dict[str, Value] | list[Value], last: str | int, value: Value) -> None:
     if isinstance(holder, dict):
-        if value is None and REVISION in holder:
-            holder.pop(str(last), None)
-        else:
-            holder[str(last)] = value
+        holder[str(last)] = value
     elif isinstance(last, int) and last < len(holder):
         holder[last] = value
     else:
@@ -324,32 +332,30 @@ def _store(holder: dict[str, Value] | list[Value], last: str | int, value: Value
 def _operand(table: Table, record: Record, to: Operand) -> Value:
     match to:
         case Path():
-            value = resolve(record, parse_path(to))
-            if value is None:
+            value = resolve(record, parse_path(to), MISSING)
+            if value is MISSING:
                 raise Expression(f"{table.entity} has nothing at {to} to copy.", entity=table.entity)
-            return value
+            return value  # type: ignore[no-any-return]
         case IfAbsent(path, default):
-            value = resolve(record, parse_path(path))
-            return default if value is None else value
+            value = resolve(record, parse_path(path), MISSING)
+            return default if value is MISSING else value
         case Append(path, items):
-            value = resolve(record, parse_path(path))
-            if value is not None and not isinstance(value, list):
+            value = resolve(record, parse_path(path), [])
+            if not isinstance(value, list):
                 raise Expression(f"{table.entity}.{path} is not a list.", entity=table.entity)
-            return [*(value or []), *items]
+            return [*value, *items]
         case _:
             return to
 
 
-def _added(table: Table, old: Value, amount: Value, path: Path) -> Value:
-    from palaver.expr import add_numbers
-
+def _added(table: Table, old: Any, amount: Value, path: Path) -> Value:
     if isinstance(amount, frozenset):
-        if old is not None and not isinstance(old, frozenset):
+        if old is not MISSING and not isinstance(old, frozenset):
             raise Expression(f"{table.entity}.{path} is not a set.", entity=table.entity)
-        return frozenset((old or frozenset()) | amount)  # type: ignore[operator, return-value]
-    if old is not None and (isinstance(old, bool) or not isinstance(old, int | float) and not hasattr(old, "is_finite")):
+        return amount if old is MISSING else old | amount
+    if old is not MISSING and (isinstance(old, bool) or not isinstance(old, int | float | Decimal)):
         raise Expression(f"{table.entity}.{path} is not a number.", entity=table.entity)
-    return add_numbers(old if old is not None else 0, amount, f"{table.entity}.{path}")
+    return add_numbers(0 if old is MISSING else old, amount, f"{table.entity}.{path}")
 
 
 # --- reads ----------------------------------------------------------------------------------------------------------
@@ -368,11 +374,11 @@ class Read(NamedTuple):
     `index` None reads the key. `partition` and `fixed` hold equal values for the partition columns and the leading
     sort columns; `bounds` narrow the sort column after those. Order is by the sort columns, then by the key, reversed
     when `descending`. `limit` counts records read, live or not; `after` is the position (index values + key values) of
-    the last record already seen. `count` asks for numbers only. At most 1 MB a page.
+    the last record already seen. At most 1 MB a page.
     """
 
     table: str
-    index: str | None
+    index: str | None  # type: ignore[assignment]
     partition: tuple[KeyPart, ...]
     fixed: tuple[KeyPart, ...] = ()
     bounds: tuple[Bound, ...] = ()

@@ -54,7 +54,7 @@ def canonical(number: Decimal, what: str = "a number") -> Decimal:
             exact = number.normalize()
     except (Inexact, InvalidOperation, Overflow):
         raise NumberRange(f"{what} has more than 38 significant digits.", hint="Round it before storing.") from None
-    if not _SMALLEST <= abs(exact) <= _LARGEST:
+    if not _SMALLEST <= exact.copy_abs() <= _LARGEST:
         raise NumberRange(f"{what} is outside 1E-130 to 9.99E+125.")
     return exact
 
@@ -97,7 +97,7 @@ def number_from_key(text: str) -> Decimal:
 def number_size(number: int | float | Decimal, what: str) -> int:
     if type(number) is int:
         if MIN_INT <= number <= MAX_INT:
-            return len(str(abs(number)).rstrip("0")) // 2 + 2
+            return (len(str(abs(number)).rstrip("0") or "0") + 1) // 2 + 1
         digits = canonical(Decimal(number), what)
     elif type(number) is float:
         if not math.isfinite(number):
@@ -136,7 +136,10 @@ def size(value: Value, what: str = "the value", depth: int = 0) -> int:
     if kind is frozenset:
         if not value:
             raise Validation(f"{what} is an empty set.", hint="Leave it out instead: an empty set is not stored anywhere.")
-        return 3 + sum(1 + size(inner, what, depth + 1) for inner in value)  # type: ignore[union-attr]
+        kinds: set[type] = set(map(type, value))  # type: ignore[arg-type]
+        if not (kinds == {str} or kinds == {bytes} or kinds <= {int, Decimal}):
+            raise Validation(f"{what} is a set of mixed kinds.", hint="A set holds texts, or bytes, or integers and Decimals.")
+        return 3 + sum(1 + size(inner, what, depth + 1) for inner in value)  # type: ignore[union-attr, misc]
     raise Validation(f"{what} has a type that is not stored: {kind.__name__}.")
 
 
@@ -147,7 +150,7 @@ def record_size(record: Mapping[str, Value], entity: str) -> int:
     """
     total = 0
     for name, value in record.items():
-        total += len(name) + size(value, f"{entity}.{name}")
+        total += text_size(name, "an attribute name") + size(value, f"{entity}.{name}")
     if total > MAX_RECORD:
         raise ItemTooLarge(
             f"A {entity} record would take {total:,} bytes; the most is {MAX_RECORD:,}.",
