@@ -1,0 +1,112 @@
+"""Batches as values: writes listed, tested and composed before a store runs them, all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from palaver.entity import Entity
+from palaver.errors import Validation
+from palaver.expr import Condition
+from palaver.query import At
+
+
+@dataclass(frozen=True, slots=True)
+class UnchangedSince:
+    """The record still has the revision it had when it was read."""
+
+    revision: int
+
+
+def unchanged(entity: Entity) -> UnchangedSince:
+    """Return the condition that nobody wrote the record since this instance was read."""
+    if not entity.revision:
+        raise Validation(f"This {type(entity).__name__} was never read from a store, so it has no revision.", hint="get() it first.")
+    return UnchangedSince(entity.revision)
+
+
+When: TypeAlias = "Condition | UnchangedSince | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    entity: Entity
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    entity: Entity
+    when: When = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    at: At[Entity]
+    set: Mapping[str, Any] = field(default_factory=dict)
+    add: Mapping[str, Any] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    when: When = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    at: At[Entity]
+    when: When = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    at: At[Entity]
+    when: When = None
+
+
+Asked: TypeAlias = Create | Put | Patch | Delete | Check
+
+
+def at(target: At[Any] | Entity) -> At[Any]:
+    """Return the address of an instance, or the address itself."""
+    return target if isinstance(target, At) else target.address
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Writes that happen together or not at all: at most 100 ops and 4 MB after expansion, one write per record.
+
+    Each method returns a longer batch; `+` joins two. `len` counts what was asked, not what it expands to.
+    """
+
+    ops: tuple[Asked, ...] = ()
+
+    def create(self, entity: Entity) -> Batch:
+        return Batch((*self.ops, Create(entity)))
+
+    def put(self, entity: Entity, *, when: When = None) -> Batch:
+        return Batch((*self.ops, Put(entity, when)))
+
+    def patch(
+        self,
+        target: At[Any] | Entity,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        remove: Iterable[str] = (),
+        when: When = None,
+    ) -> Batch:
+        return Batch((*self.ops, Patch(at(target), set or {}, add or {}, tuple(remove), when)))
+
+    def delete(self, target: At[Any] | Entity, *, when: When = None) -> Batch:
+        return Batch((*self.ops, Delete(at(target), when)))
+
+    def check(self, target: At[Any] | Entity, *, when: When = None) -> Batch:
+        """Require that a record exists, and that `when` is true of it, without writing it."""
+        return Batch((*self.ops, Check(at(target), when)))
+
+    def __add__(self, other: Batch) -> Batch:
+        return Batch(self.ops + other.ops)
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def __iter__(self) -> Iterator[Asked]:
+        return iter(self.ops)

@@ -1,0 +1,42 @@
+"""Where a large value goes: tenant, subject, the declaration's readable path, then the hash of the bytes.
+
+One prefix holds all objects of one person; a key is never used for other bytes.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from palaver.errors import Validation
+from palaver.markers import Blob
+
+if TYPE_CHECKING:
+    from palaver.declared import Declared
+    from palaver.entity import Entity
+
+NOBODY = "-"
+
+
+def segment(text: str) -> str:
+    """Return a text as one path segment: reversible, never empty, never `.` or `..`."""
+    safe = quote(text, safe="@+=,")
+    return safe.replace(".", "%2E") if safe in (".", "..") else safe or "%"
+
+
+def subject_prefix(tenant: str | None, subject: str | None) -> str:
+    """Return the prefix under which every object of one person lies."""
+    return f"{segment(tenant) if tenant else NOBODY}/{segment(subject) if subject else NOBODY}/"
+
+
+def blob_key(declared: Declared, marker: Blob, entity: Entity, data: bytes, tenant: str | None) -> str:
+    subject: Any = getattr(entity, declared.subject.name) if declared.subject else None
+    values = {name: segment(value) if isinstance(value, str) else value for name, value in entity.__dict__.items()}
+    try:
+        path = marker.path.format(**values)
+    except (KeyError, ValueError, AttributeError, IndexError, TypeError):
+        raise Validation(
+            f"The blob path of {declared.name} could not be filled in.", hint="It may name only fields that have a value.", entity=declared.name
+        ) from None
+    return f"{subject_prefix(tenant, None if subject is None else str(subject))}{path}/{sha256(data).hexdigest()}"

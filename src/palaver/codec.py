@@ -1,0 +1,301 @@
+"""Entity ↔ record, compiled per entity.
+
+Encoding checks every value against its column, meters the record, and computes shadow columns. Decoding constructs
+without validating, ignores attributes it does not know, and leaves large values as `BlobRef` for the store to fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import orjson
+
+from palaver.clock import from_us
+from palaver.declared import Declared, shadow_values, shard_of
+from palaver.entity import Entity
+from palaver.errors import ItemTooLarge, KeyTooLong, NumberRange, Validation
+from palaver.fields import build
+from palaver.markers import Blob, Expires
+from palaver.ops import REVISION
+from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, key_part_size, size, text_size
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "number": (Decimal, int),
+    "bytes": (bytes,),
+}
+BLOB_MARK = "$blob"
+TEN_YEARS_S = 10 * 366 * 86_400
+
+
+class BlobRef(NamedTuple):
+    """Where a large value lies: its object's key, the bytes there, and how they are encoded."""
+
+    key: str
+    size: int
+    codec: str
+
+    def stored(self) -> dict[str, Value]:
+        return {BLOB_MARK: self.key, "size": self.size, "codec": self.codec}
+
+
+def blob_ref(value: Any) -> BlobRef | None:
+    """Return the reference a stored value is, or None when it is the value itself."""
+    if type(value) is dict and BLOB_MARK in value:
+        return BlobRef(value[BLOB_MARK], value["size"], value["codec"])
+    return None
+
+
+class Encoded(NamedTuple):
+    """A record ready to be stored, its metered size, and the objects to upload before it: (field, key, bytes)."""
+
+    record: Record
+    size: int
+    uploads: tuple[tuple[str, bytes], ...]
+
+
+class EntityCodec:
+    """The codec of one entity; made once, when the schema is built."""
+
+    def __init__(self, declared: Declared) -> None:
+        self.declared = declared
+        self.name = declared.name
+        blobs = {spec.name for spec in declared.blobs}
+        self._fields = [
+            (spec.name, spec.stored, spec.kind.encode, None if spec.kind.column == "json" else _TYPES[spec.kind.column], len(spec.stored))
+            for spec in declared.fields.values()
+            if spec.name not in blobs
+        ]
+        self._decoders = [
+            (spec.name, spec.stored, spec.kind.decode, spec.default, spec.name in blobs) for spec in declared.fields.values()
+        ]
+        self._key = declared.table.key
+        self._shadowed = bool(declared.shadows)
+        self._fixed_size = 8 + len(REVISION)
+        rule: Expires | None = declared.expires.marker(Expires) if declared.expires else None
+        self._expires = (declared.expires.name, declared.expires.stored, rule) if declared.expires and rule else None
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def encode(self, entity: Entity, now_us: int, tenant: str | None) -> Encoded:
+        """Return the record of an instance. Raises Validation with the field at fault, never with its value."""
+        values = entity.__dict__
+        record: Record = {}
+        total = self._fixed_size
+        for name, stored, encode, types, length in self._fields:
+            value = values[name]
+            if value is None:
+                continue
+            if encode is not None:
+                value = self._encoded(name, encode, value)
+            if types is None:
+                total += length + size(value, f"{self.name}.{name}")
+            elif type(value) is str and types[0] is str:
+                total += length + (len(value) if value.isascii() and "\0" not in value else text_size(value, f"{self.name}.{name}"))
+            else:
+                total += length + self._scalar_size(name, value, types)
+            record[stored] = value
+        total += self._finish(entity, record, now_us, tenant)
+        uploads = self._split_blobs(entity, record, tenant) if self.declared.blobs else ()
+        if self.declared.blobs:
+            total += sum(len(spec.stored) + size(record.get(spec.stored)) for spec in self.declared.blobs if spec.stored in record)
+        if total > MAX_RECORD:
+            raise ItemTooLarge(
+                f"A {self.name} would take {total:,} bytes; the most is {MAX_RECORD:,}.",
+                hint="Mark its large field with Blob(...), or split the record.",
+                entity=self.name,
+            )
+        if total > MAX_ENTRY:
+            self.check_entries(record)
+        return Encoded(record, total, uploads)
+
+    def _encoded(self, name: str, encode: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return encode(value)
+        except (AttributeError, TypeError, ValueError, KeyError):
+            raise Validation(
+                f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.",
+                hint="model_copy() does not validate; use patch, or build the instance anew.",
+                entity=self.name,
+                field=name,
+            ) from None
+
+    def _scalar_size(self, name: str, value: Any, types: tuple[type, ...]) -> int:
+        if type(value) not in types:
+            raise Validation(
+                f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.", entity=self.name, field=name
+            )
+        if type(value) is int and not MIN_INT <= value <= MAX_INT:
+            raise NumberRange(f"{self.name}.{name} does not fit a 64-bit integer.", hint="Declare it as Decimal.", entity=self.name, field=name)
+        return size(value, f"{self.name}.{name}")
+
+    def _finish(self, entity: Entity, record: Record, now_us: int, tenant: str | None) -> int:
+        """Fill in the expiry, the shadows, the shards; check the key."""
+        declared = self.declared
+        added = 0
+        if self._expires is not None:
+            added += self._expire(entity, record, now_us)
+        if self._shadowed:
+            shadows = shadow_values(declared, record, entity)
+            record.update(shadows)
+            added += sum(len(name) + (len(part) if type(part) is str else 8) for name, part in shadows.items())  # type: ignore[arg-type]
+        for part in declared.access["key"].parts:
+            held = record.get(part.column)
+            if type(held) is not str or not held or len(held) > 256 or not held.isascii():
+                key_part_size(held, f"{self.name}.{part.path}", part.most)
+        for path in declared.access.values():
+            for part in path.parts:
+                held = record.get(part.column)
+                if held is not None and type(held) is not int and (not held or len(held) > 256):  # type: ignore[arg-type]
+                    key_part_size(held, f"{self.name}.{part.path}", part.most)
+        if declared.sharded:
+            key = tuple(record[name] for name in self._key)
+            for path in declared.sharded:
+                record[path.shard_column] = shard_of(key, path.shards)  # type: ignore[arg-type]
+                added += 8
+        return added
+
+    def _expire(self, entity: Entity, record: Record, now_us: int) -> int:
+        name, stored, rule = self._expires  # type: ignore[misc]
+        if stored not in record and rule.after is not None:
+            start = entity.__dict__.get(rule.of) if rule.of else from_us(now_us)
+            if start is not None:
+                record[stored] = expiry_seconds(start, rule)
+        expires = record.get(stored)
+        if expires is not None and expires > now_us // 1_000_000 + TEN_YEARS_S:  # type: ignore[operator]
+            raise Validation(
+                f"{self.name}.{name} is more than ten years ahead.", hint="An expiry is in seconds, not milliseconds.", entity=self.name, field=name
+            )
+        return 0 if expires is None else len(stored) + 6
+
+    def check_entries(self, record: Mapping[str, Value]) -> None:
+        """Raise KeyTooLong when the key, or an index entry with the key, takes over 2,600 bytes."""
+        base = sum(_length(record.get(name)) for name in self._key)
+        for index in self.declared.table.indexes:
+            entry = base + sum(_length(record.get(name)) for name in index.partition + index.sort)
+            if entry > MAX_ENTRY:
+                raise KeyTooLong(
+                    f"An entry of {self.name}'s index {index.name} takes {entry:,} bytes with its key; the most is {MAX_ENTRY:,}.",
+                    entity=self.name,
+                    index=index.name,
+                )
+        if base > MAX_ENTRY:
+            raise KeyTooLong(f"The key of {self.name} takes {base:,} bytes; the most is {MAX_ENTRY:,}.", entity=self.name)
+
+    # --- blobs ------------------------------------------------------------------------------------------------------
+
+    def _split_blobs(self, entity: Entity, record: Record, tenant: str | None) -> tuple[tuple[str, bytes], ...]:
+        from palaver.blobpath import blob_key
+
+        uploads: list[tuple[str, bytes]] = []
+        for spec in self.declared.blobs:
+            value = entity.__dict__[spec.name]
+            if value is None:
+                continue
+            marker: Blob = spec.marker(Blob)
+            if isinstance(value, BlobRef):
+                record[spec.stored] = value.stored()
+                continue
+            plain = value if spec.kind.encode is None else self._encoded(spec.name, spec.kind.encode, value)
+            size(plain, f"{self.name}.{spec.name}")
+            if type(plain) is bytes:
+                data, codec = plain, "bytes"
+            else:
+                data, codec = pack(plain), "json"
+            if len(data) <= marker.inline:
+                record[spec.stored] = plain
+            else:
+                key = blob_key(self.declared, marker, entity, data, tenant)
+                record[spec.stored] = BlobRef(key, len(data), codec).stored()
+                uploads.append((key, data))
+        return tuple(uploads)
+
+    def references(self, record: Mapping[str, Value]) -> tuple[str, ...]:
+        """Return the keys of the objects a record refers to."""
+        found = (blob_ref(record.get(spec.stored)) for spec in self.declared.blobs)
+        return tuple(ref.key for ref in found if ref is not None)
+
+    def unpack(self, field: str, ref: BlobRef, data: bytes) -> Any:
+        """Return the Python value of an object's bytes."""
+        spec = self.declared.fields[field]
+        plain: Any = data if ref.codec == "bytes" else unpack(data)
+        return plain if spec.kind.decode is None else spec.kind.decode(plain)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def decode(self, record: Mapping[str, Any]) -> Any:
+        """Return the instance a record stands for."""
+        values: dict[str, Any] = {}
+        for name, stored, decode, default, blob in self._decoders:
+            value = record.get(stored)
+            if value is None:
+                values[name] = None if default is None else default()
+            elif decode is None:
+                values[name] = (blob_ref(value) or value) if blob else value
+            elif blob and (ref := blob_ref(value)) is not None:
+                values[name] = ref
+            else:
+                values[name] = decode(value)
+        return build(self.declared.entity, values, {"_revision": record[REVISION]})
+
+
+def expiry_seconds(start: datetime, rule: Expires) -> int:
+    """Return the epoch second, rounded up, at which a record expires that counts from `start`."""
+    from palaver.clock import to_us
+
+    assert rule.after is not None
+    return -(-to_us(start + rule.after) // 1_000_000)
+
+
+def pack(value: Value) -> bytes:
+    """Return JSON bytes of a nested value; Decimals, bytes and sets are tagged so that they come back exactly."""
+    return orjson.dumps(_tagged(value))
+
+
+def unpack(data: bytes) -> Value:
+    """Return the value `pack` wrote."""
+    return _untagged(orjson.loads(data)) if b'"$' in data else orjson.loads(data)  # type: ignore[no-any-return]
+
+
+def _tagged(value: Any) -> Any:
+    kind = type(value)
+    if kind is str or value is None or kind is bool or kind is float or (kind is int and MIN_INT <= value <= MAX_INT):
+        return value
+    if kind is dict:
+        return {("$" + name if name.startswith("$") else name): _tagged(inner) for name, inner in value.items()}
+    if kind is list:
+        return [_tagged(inner) for inner in value]
+    if kind is bytes:
+        return {"$b": value.hex()}
+    if kind is frozenset:
+        return {"$s": [_tagged(inner) for inner in sorted(value, key=repr)]}
+    return {"$i" if kind is int else "$n": str(value)}
+
+
+def _untagged(value: Any) -> Any:
+    if type(value) is list:
+        return [_untagged(inner) for inner in value]
+    if type(value) is not dict:
+        return value
+    if len(value) == 1:
+        ((name, inner),) = value.items()
+        match name:
+            case "$b":
+                return bytes.fromhex(inner)
+            case "$s":
+                return frozenset(_untagged(element) for element in inner)
+            case "$n":
+                return Decimal(inner)
+            case "$i":
+                return int(inner)
+    return {(name[1:] if name.startswith("$") else name): _untagged(inner) for name, inner in value.items()}
+
+
+def _length(part: KeyPart | Value) -> int:
+    return 0 if part is None else len(part.encode()) if isinstance(part, str) else len(part) if isinstance(part, bytes) else 8

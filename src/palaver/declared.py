@@ -1,0 +1,402 @@
+"""An entity's declaration, compiled once: fields, key, indexes, unique sets, references, and the table they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import TypeAdapter, ValidationError
+
+from palaver.errors import KeyType, SchemaError
+from palaver.expr import Condition, F, Path, parse_path, resolve
+from palaver.fields import Kind, inside, kind_of, stored_name, unwrap
+from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
+from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
+from palaver.ops import Column, IndexSpec, Table
+from palaver.values import MAX_PARTITION, MAX_SORT, KeyPart, number_key
+
+if TYPE_CHECKING:
+    from palaver.entity import Entity
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One field as declared: its stored name, kind and markers."""
+
+    name: str
+    stored: str
+    kind: Kind
+    optional: bool
+    default: Callable[[], Any] | None
+    markers: tuple[Any, ...]
+    annotation: Any
+    check: tuple[object, ...] = ()
+
+    def marker(self, kind: type[Any]) -> Any:
+        return next((marker for marker in self.markers if isinstance(marker, kind)), None)
+
+    @property
+    def secret(self) -> bool:
+        return self.marker(Secret) is not None
+
+
+@dataclass(frozen=True)
+class UniqueSpec:
+    name: str
+    parts: tuple[Part, ...]
+    when: Condition | None
+
+
+@dataclass
+class Declared:
+    """Everything the planner and the codec need to know of one entity."""
+
+    entity: type[Entity]
+    table: Table
+    fields: Mapping[str, FieldSpec]
+    access: Mapping[str, AccessPath]
+    uniques: Mapping[str, UniqueSpec]
+    refs: tuple[Ref, ...]
+    shadows: tuple[tuple[str, Part], ...]
+    sharded: tuple[AccessPath, ...]
+    history: timedelta | None
+    expires: FieldSpec | None
+    subject: FieldSpec | None
+    tenant: FieldSpec | None
+    blobs: tuple[FieldSpec, ...]
+    searchable: tuple[FieldSpec, ...]
+    personal: tuple[FieldSpec, ...]
+    by_stored: Mapping[str, FieldSpec] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.entity.__name__
+
+    def part_of(self, instance: Entity, part: Part) -> KeyPart:
+        """Return the encoded value of a key part of an instance."""
+        return part.encode(_reach(instance, part.path))
+
+
+def _reach(instance: Any, path: str) -> Any:
+    value = instance
+    for step in parse_path(Path(path)):
+        if value is None:
+            return None
+        value = value.get(step) if isinstance(value, Mapping) else getattr(value, str(step), None)
+    return value
+
+
+def declare(entity: type[Entity]) -> Declared:
+    """Compile a declaration. Raises SchemaError with the field or index at fault."""
+    fields = _fields(entity)
+    tenant = _only(entity, fields, Tenant)
+    key_decl = next((value for name, value in _namespace(entity) if isinstance(value, Key)), None)
+    if key_decl is None:
+        raise SchemaError(f"{entity.__name__} has no key.", hint='Write key = Key("…").', entity=entity.__name__)
+    if not any(name == "key" and isinstance(value, Key) for name, value in _namespace(entity)):
+        raise SchemaError(f"The key of {entity.__name__} must be called key.", hint="Write key = Key(…).", entity=entity.__name__)
+    access: dict[str, AccessPath] = {"key": _access(entity, fields, "key", None, key_decl.partition, key_decl.sort)}
+    for name, value in _namespace(entity):
+        if isinstance(value, Index):
+            access[name] = _index(entity, fields, name, value)
+    uniques = {name: _unique(entity, fields, name, value) for name, value in _namespace(entity) if isinstance(value, Unique)}
+    history = next((value.keep for _, value in _namespace(entity) if isinstance(value, History)), None)
+    refs = tuple(value for _, value in _namespace(entity) if isinstance(value, Ref))
+    for ref in refs:
+        for name in ref.fields:
+            _field(entity, fields, name)
+    expires = _only(entity, fields, Expires)
+    sharded = tuple(path for path in access.values() if path.shards)
+    shadows = {part.column: part for path in access.values() for part in path.parts if part.shadow}
+    declared = Declared(
+        entity=entity,
+        table=_table(entity, fields, access, tenant, expires, shadows),
+        fields=fields,
+        access=access,
+        uniques=uniques,
+        refs=refs,
+        shadows=tuple(shadows.items()),
+        sharded=sharded,
+        history=history,
+        expires=expires,
+        subject=_only(entity, fields, Subject),
+        tenant=tenant,
+        blobs=_having(fields, Blob),
+        searchable=_having(fields, Searchable),
+        personal=_having(fields, Personal),
+        by_stored={spec.stored: spec for spec in fields.values()},
+    )
+    _check_markers(entity, declared)
+    return declared
+
+
+def _namespace(entity: type[Entity]) -> list[tuple[str, Any]]:
+    """Declarations of the class and its bases, nearest definition first, in order of writing."""
+    found: dict[str, Any] = {}
+    for base in reversed(entity.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, Key | Index | Unique | Ref | History):
+                found[name] = value
+    return list(found.items())
+
+
+def _fields(entity: type[Entity]) -> dict[str, FieldSpec]:
+    fields: dict[str, FieldSpec] = {}
+    taken: dict[str, str] = {}
+    for name, info in entity.model_fields.items():
+        _, markers, optional = unwrap(info.annotation, info.metadata)
+        kind = kind_of(info.annotation, info.metadata)
+        named = next((marker for marker in markers if isinstance(marker, Stored)), None)
+        stored = named.name if named else stored_name(name, info)
+        if stored.startswith("_"):
+            raise SchemaError(
+                f"{entity.__name__}.{name} is stored under a name that begins with an underscore.",
+                hint="Those names are Palaver's own.",
+                entity=entity.__name__,
+            )
+        if stored in taken:
+            raise SchemaError(
+                f"{entity.__name__}.{name} and {taken[stored]} are stored under one name.", hint="Change Stored(…).", entity=entity.__name__
+            )
+        taken[stored] = name
+        default = None if info.is_required() else (lambda info=info: info.get_default(call_default_factory=True, validated_data={}))
+        fields[name] = FieldSpec(
+            name, stored, kind, optional, default, tuple(markers), info.annotation, check=kind.check or _range(markers, kind)
+        )
+    return fields
+
+
+def _range(markers: list[Any], kind: Kind) -> tuple[object, ...]:
+    if kind.column not in ("int", "float"):
+        return ()
+    low = next((marker.ge for marker in markers if isinstance(marker, Ge)), None)
+    high = next((marker.le for marker in markers if isinstance(marker, Le)), None)
+    if kind.column == "int":
+        low = next((marker.gt + 1 for marker in markers if isinstance(marker, Gt)), low)
+        high = next((marker.lt - 1 for marker in markers if isinstance(marker, Lt)), high)
+    return ("range", low, high) if low is not None or high is not None else ()
+
+
+def _field(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str) -> FieldSpec:
+    from palaver.entity import did_you_mean
+
+    if name not in fields:
+        raise SchemaError(f"{entity.__name__} has no field {name}.", hint=did_you_mean(name, fields), entity=entity.__name__, field=name)
+    return fields[name]
+
+
+def _having(fields: Mapping[str, FieldSpec], marker: type[Any]) -> tuple[FieldSpec, ...]:
+    return tuple(spec for spec in fields.values() if spec.marker(marker) is not None)
+
+
+def _only(entity: type[Entity], fields: Mapping[str, FieldSpec], marker: type[Any]) -> FieldSpec | None:
+    found = _having(fields, marker)
+    if len(found) > 1:
+        names = ", ".join(spec.name for spec in found)
+        raise SchemaError(f"{entity.__name__} has several {marker.__name__} fields: {names}.", hint="Mark one.", entity=entity.__name__)
+    return found[0] if found else None
+
+
+def _index(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str, index: Index) -> AccessPath:
+    if not index.partition and not index.shards:
+        raise SchemaError(
+            f"{entity.__name__}.{name} has no partition.", hint="Name a field, or spread it with shards=8.", entity=entity.__name__, index=name
+        )
+    if index.shards and not 2 <= index.shards <= 256:
+        raise SchemaError(f"{entity.__name__}.{name} has {index.shards} shards.", hint="Use 2 to 256.", entity=entity.__name__, index=name)
+    return _access(entity, fields, name, index.physical or name, index.partition, index.sort, index.shards)
+
+
+def _access(
+    entity: type[Entity],
+    fields: Mapping[str, FieldSpec],
+    name: str,
+    physical: str | None,
+    partition: tuple[str, ...],
+    sort: tuple[str, ...],
+    shards: int = 0,
+) -> AccessPath:
+    if len(partition) > 4 or len(sort) > 4:
+        raise SchemaError(f"{entity.__name__}.{name} has more than four partition or sort fields.", entity=entity.__name__, index=name)
+    return AccessPath(
+        name,
+        physical,
+        tuple(part(entity, fields, name, path, MAX_PARTITION, key=physical is None) for path in partition),
+        tuple(part(entity, fields, name, path, MAX_SORT, key=physical is None) for path in sort),
+        shards,
+        f"_{name}_shard" if shards else "",
+    )
+
+
+_PYTHON: Mapping[str, Any] = {"text": str, "int": int, "float": float, "bool": bool, "number": Decimal, "bytes": bytes}
+
+
+def part(entity: type[Entity], fields: Mapping[str, FieldSpec], where: str, path: str, most: int, *, key: bool = False) -> Part:
+    """Compile one part of a key, index or unique set."""
+    steps = parse_path(F(path))
+    spec = _field(entity, fields, str(steps[0]))
+    what = f"{entity.__name__}.{where}"
+    if spec.secret:
+        raise SchemaError(f"{what} indexes {path}, which is secret.", hint="Index a hash of it instead.", entity=entity.__name__, index=where)
+    stored_steps, kind, unknown = inside(spec.kind, steps[1:])
+    if unknown is not None or kind is None:
+        raise SchemaError(f"{what} names {path}, which has no declared type.", hint="Declare it as a field.", entity=entity.__name__, index=where)
+    if key and (spec.optional or len(steps) > 1):
+        raise SchemaError(f"{what} uses {path}, which may be missing.", hint="A key part is a required top-level field.", entity=entity.__name__)
+    transform, column_kind = _ordering(kind, what, path)
+    simple = len(steps) == 1 and transform is None
+    column = spec.stored if simple else "_" + "_".join([spec.stored, *map(str, stored_steps)])
+    sentinels = tuple(marker.value for marker in spec.markers if isinstance(marker, Sentinel)) if not key else ()
+    return Part(
+        path=path,
+        steps=steps,
+        column=f"_{where}_{column.lstrip('_')}" if sentinels else column,
+        column_kind=column_kind,
+        accept=_acceptor(what, path, spec, kind, len(steps) == 1),
+        transform=transform,
+        most=most,
+        entity=entity.__name__,
+        shadow=not simple or bool(sentinels),
+        sentinels=sentinels,
+    )
+
+
+def _ordering(kind: Kind, what: str, path: str) -> tuple[Callable[[Any], KeyPart] | None, Literal["text", "int", "bytes"]]:
+    if kind.column == "text":
+        return None, "text"
+    if kind.column == "int":
+        return None, "int"
+    if kind.column == "bytes":
+        return None, "bytes"
+    if kind.column == "bool":
+        return int, "int"
+    if kind.column == "number":
+        return number_key, "text"
+    if kind.column == "float":
+        return lambda value: number_key(Decimal(repr(value))), "text"
+    raise SchemaError(
+        f"{what} uses {path}, which is a list, map or set and has no order.", hint="Write one record per element and index those.", index=what
+    )
+
+
+def _acceptor(what: str, path: str, spec: FieldSpec, kind: Kind, top: bool) -> Callable[[object], Any]:
+    """Return the check-and-encode of one value: exact types pass at once, anything else goes through pydantic."""
+    bare = unwrap(spec.annotation)[0] if top else None
+    encode = kind.encode
+    if bare is str and encode is None and not spec.check:
+        adapter: TypeAdapter[Any] | None = None
+    else:
+        adapter = TypeAdapter(_annotated(spec)) if top else None
+
+    def accept(value: object) -> Any:
+        if type(value) is str and adapter is None and top:
+            return value
+        if isinstance(value, Enum) and not top and encode is None:
+            value = value.value
+        if adapter is None:
+            if top and type(value) is not str:
+                raise KeyType(f"{what} takes text for {path}, not {type(value).__name__}.", index=what, field=path)
+            if not top and encode is None and not isinstance(value, _PYTHON[kind.column]):
+                raise KeyType(f"{what} cannot take a {type(value).__name__} for {path}.", index=what, field=path)
+            if encode is not None:
+                try:
+                    return encode(value)
+                except (AttributeError, TypeError, ValueError):
+                    raise KeyType(f"{what} cannot take a {type(value).__name__} for {path}.", index=what, field=path) from None
+            return value
+        try:
+            checked = adapter.validate_python(value, strict=not isinstance(value, str))
+        except ValidationError as error:
+            reason = error.errors(include_input=False, include_url=False)[0]["msg"]
+            raise KeyType(f"{what} cannot take this value for {path}: {reason}.", index=what, field=path) from None
+        return checked if encode is None else encode(checked)
+
+    return accept
+
+
+def _annotated(spec: FieldSpec) -> Any:
+    from typing import Annotated
+
+    return Annotated[(spec.annotation, *spec.markers)] if spec.markers else spec.annotation
+
+
+def _unique(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str, unique: Unique) -> UniqueSpec:
+    parts = tuple(part(entity, fields, name, path, MAX_PARTITION) for path in unique.fields)
+    return UniqueSpec(name, parts, unique.when)
+
+
+def _table(
+    entity: type[Entity],
+    fields: Mapping[str, FieldSpec],
+    access: Mapping[str, AccessPath],
+    tenant: FieldSpec | None,
+    expires: FieldSpec | None,
+    shadows: Mapping[str, Part],
+) -> Table:
+    key = access["key"]
+    keyed = {part.column for part in key.parts}
+    columns = [
+        Column(spec.stored, spec.kind.column, required=spec.stored in keyed or not spec.optional and spec.default is None, check=spec.check)  # type: ignore[arg-type]
+        for spec in fields.values()
+    ]
+    columns += [Column(name, part.column_kind, required=name in keyed, shadow=True) for name, part in shadows.items()]
+    columns += [Column(path.shard_column, "int", required=True, shadow=True) for path in access.values() if path.shards]
+    first = (tenant.stored,) if tenant else ()
+    indexes = tuple(
+        IndexSpec(
+            path.physical or path.name,
+            first + tuple(part.column for part in path.partition) + ((path.shard_column,) if path.shards else ()),
+            tuple(part.column for part in path.sort),
+        )
+        for path in access.values()
+        if path.name != "key"
+    )
+    return Table(
+        name=str(entity.__palaver_table__),
+        entity=entity.__name__,
+        columns=tuple(columns),
+        partition=first + tuple(part.column for part in key.partition),
+        sort=tuple(part.column for part in key.sort),
+        indexes=indexes,
+        expires=expires.stored if expires else None,
+    )
+
+
+def _check_markers(entity: type[Entity], declared: Declared) -> None:
+    for spec in declared.fields.values():
+        if spec.secret and spec.marker(Searchable):
+            raise SchemaError(
+                f"{entity.__name__}.{spec.name} is both secret and searchable.", hint="Choose one.", entity=entity.__name__, field=spec.name
+            )
+    if declared.expires is not None:
+        rule: Expires = declared.expires.marker(Expires)
+        if rule.of is not None:
+            _field(entity, declared.fields, rule.of)
+        if declared.expires.kind.column != "int":
+            raise SchemaError(
+                f"{entity.__name__}.{declared.expires.name} must be an Expiry.", hint="Annotate it with Expiry | None.", entity=entity.__name__
+            )
+
+
+def shadow_values(declared: Declared, record: Mapping[str, Any], instance: Any) -> dict[str, KeyPart]:
+    """Return the shadow columns of a record: encoded index parts, missing where a part is missing or a sentinel."""
+    out: dict[str, KeyPart] = {}
+    for column, shadow in declared.shadows:
+        value = _reach(instance, shadow.path)
+        if value is not None and value not in shadow.sentinels:
+            out[column] = shadow.encode(value)
+    return out
+
+
+def shard_of(key: tuple[KeyPart, ...], shards: int) -> int:
+    """Return the shard a key belongs to; the same for ever, on every engine."""
+    return crc32("\x1f".join(str(value) for value in key).encode("utf-8", "surrogatepass")) % shards
+
+
+__all__ = ["Declared", "FieldSpec", "UniqueSpec", "declare", "part", "resolve", "shadow_values", "shard_of"]

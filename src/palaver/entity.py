@@ -1,0 +1,170 @@
+"""Entities: frozen, typed classes that declare what is stored. They have no verbs and hold no connection."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from palaver.declared import Declared, declare
+from palaver.errors import Expression, SchemaError
+from palaver.expr import Compare, Condition, In, Path, map_paths, parse_path
+from palaver.fields import inside
+from palaver.keys import History, Index, Key, Ref, Unique, address
+from palaver.query import At
+
+
+class Entity(BaseModel):
+    """Base of every declared class.
+
+        class Message(Entity, table="messages"):
+            conversation_id: str
+            message_id: Snowflake
+            key = Key("conversation_id", sort="message_id")
+
+    Unknown fields are errors; instances are frozen. Two instances are equal when their fields are; `revision` is the
+    number of the stored version an instance was read from, 0 for one that was never stored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(Key, Index, Unique, Ref, History), validate_default=False)
+
+    __palaver_table__: ClassVar[str | None] = None
+    __palaver_declared__: ClassVar[Declared | None] = None
+    _revision: int = PrivateAttr(default=0)
+
+    def __init_subclass__(cls, *, table: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__palaver_table__ = table
+        cls.__palaver_declared__ = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, table: str | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        _refuse_taken_names(cls)
+
+    @classmethod
+    def __pydantic_on_complete__(cls) -> None:
+        if cls.__palaver_table__ is not None:
+            cls.declared()
+
+    @property
+    def revision(self) -> int:
+        """The number of the stored version this was read from; it grows with every write."""
+        return self._revision
+
+    @classmethod
+    def at(cls, *key: object) -> At[Self]:
+        """Address one record by its whole key, partition fields first."""
+        return address(cls, cls.declared().access["key"], key)
+
+    @property
+    def address(self) -> At[Self]:
+        """The address of this record."""
+        declared = type(self).declared()
+        return At(type(self), tuple([declared.part_of(self, part) for part in declared.access["key"].parts]))
+
+    @classmethod
+    def declared(cls) -> Declared:
+        """Return the compiled declaration; made once."""
+        found = cls.__dict__.get("__palaver_declared__")
+        if found is None:
+            if cls.__palaver_table__ is None:
+                raise SchemaError(f"{cls.__name__} has no table.", hint=f'Write class {cls.__name__}(Entity, table="…").', entity=cls.__name__)
+            found = declare(cls)
+            cls.__palaver_declared__ = found
+        return found  # type: ignore[no-any-return]
+
+    @classmethod
+    def bind(cls, condition: Condition) -> Condition:
+        """Return a condition with stored names and stored literals; raise Expression for a name that is not there."""
+
+        def leaf(part: Any) -> Any:
+            path, encode = cls.locate(part.path)
+            match part:
+                case Compare(_, op, value):
+                    return Compare(path, op, encode(value, op))
+                case In(_, values):
+                    return In(path, tuple(encode(value, "==") for value in values))
+                case _:
+                    return type(part)(path)
+
+        return map_paths(condition, leaf)
+
+    @classmethod
+    def locate(cls, path: Path) -> tuple[Path, Any]:
+        """Return the stored path of a field path, and a function that encodes a literal compared with it."""
+        declared = cls.declared()
+        first, *rest = parse_path(path)
+        spec = declared.fields.get(str(first))
+        if spec is None:
+            raise Expression(
+                f"{cls.__name__} has no field {first}.", hint=did_you_mean(str(first), declared.fields), entity=cls.__name__, field=str(first)
+            )
+        if spec.secret:
+            raise Expression(f"{cls.__name__}.{spec.name} is secret and cannot be asked for.", entity=cls.__name__, field=spec.name)
+        steps, kind, unknown = inside(spec.kind, rest)
+        if unknown is not None:
+            known = kind_names(spec, rest)
+            raise Expression(f"{cls.__name__}.{path} names nothing.", hint=did_you_mean(unknown, known), entity=cls.__name__, field=str(path))
+        text = spec.stored + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+
+        def encode(value: Any, op: str) -> Any:
+            if isinstance(value, Path):
+                raise Expression(f"{cls.__name__}.{path} is compared with a path.", hint="Compare it with a value.", entity=cls.__name__)
+            use = kind.element if kind is not None and op == "contains" and kind.element is not None else kind
+            if value is None:
+                raise Expression(
+                    f"{cls.__name__}.{path} is compared with None.", hint="Use .missing() or .exists().", entity=cls.__name__, field=str(path)
+                )
+            if op == "starts_with" or use is None or use.encode is None:
+                return value
+            try:
+                return use.encode(value)
+            except (AttributeError, TypeError, ValueError):
+                return value
+
+        return Path(text), encode
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.address.key))
+
+
+_RESERVED = frozenset(name for name in dir(Entity) if not name.startswith("__")) | {"declared"}
+
+
+def _refuse_taken_names(cls: type[Entity]) -> None:
+    for name, info in cls.model_fields.items():
+        if isinstance(info.default, Key | Index | Unique | Ref | History):
+            raise SchemaError(
+                f"{cls.__name__}.{name} is both a field and a declaration.", hint="Leave out the annotation.", entity=cls.__name__, field=name
+            )
+        if name in _RESERVED:
+            raise SchemaError(
+                f"{cls.__name__}.{name} has a name every entity uses itself.", hint='Rename it and keep the stored name with Stored("…").', entity=cls.__name__
+            )
+        if info.alias is not None and cls.model_config.get("alias_generator") is None:
+            raise SchemaError(
+                f"{cls.__name__}.{name} has an alias, and type checkers then reject the constructor.",
+                hint='Use Stored("…"), or an alias generator for the whole class.',
+                entity=cls.__name__,
+                field=name,
+            )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the nearest known name, or with all of them when there are few."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return f"There are: {', '.join(names[:12])}." if names else ""
+
+
+def kind_names(spec: Any, rest: list[str | int]) -> list[str]:
+    model = spec.kind.model
+    return list(model.model_fields) if model is not None and len(rest) == 1 else []
