@@ -1,0 +1,275 @@
+"""Facts about put, delete, get, revisions and bulk writes."""
+
+from __future__ import annotations
+
+import pytest
+
+from palaver.errors import NotProvisioned
+from palaver.expr import F
+from palaver.ops import MARK, REVISION, Absent, Address, Alive, Check, Delete, Put, Set, Unchanged, Update, WriteSet
+from palaver.ports import RecordEngine
+from palaver.testing.records.base import (
+    COUNTERS,
+    INTS,
+    NOTES,
+    NOW,
+    NOW_S,
+    QUIET,
+    TABLES,
+    RecordSuite,
+    address,
+    all_changes,
+    bare,
+    delete,
+    guards,
+    note,
+    put,
+    put_note,
+    read_notes,
+    refused,
+    stored,
+    update,
+    written,
+)
+
+
+class Writing(RecordSuite):
+    async def test_a_put_record_is_read_back(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", text="hello", stamp=5))
+        assert {**note("u", "1", text="hello", stamp=5), REVISION: NOW} == await stored(engine, NOTES, "u", "1")
+
+    async def test_an_address_nothing_was_written_to_is_empty(self, engine: RecordEngine) -> None:
+        assert await stored(engine, NOTES, "u", "1") is None
+
+    async def test_a_put_record_is_stored_as_the_backdoor_sees_it(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", text="hé", stamp=-5, raw=b"\x00\xff"))
+        raw = await self.raw_get(engine, address(NOTES, "u", "1"))
+        assert raw is not None
+        expected = {**note("u", "1", text="hé", stamp=-5, raw=b"\x00\xff"), REVISION: NOW}
+        assert expected == {name: raw[name] for name in expected}
+        assert raw.get("kind") is None
+
+    async def test_a_deleted_record_is_gone_through_the_backdoor(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        await written(engine, delete(NOTES, "u", "1"))
+        assert await self.raw_get(engine, address(NOTES, "u", "1")) is None
+
+    async def test_a_record_put_through_the_backdoor_is_read(self, engine: RecordEngine) -> None:
+        record = {**note("u", "1", text="x", stamp=3), REVISION: NOW}
+        await self.raw_put(engine, NOTES, record)
+        assert record == await stored(engine, NOTES, "u", "1")
+        assert [record] == await self.all_of(engine, read_notes("u"))
+
+    async def test_what_was_written_is_there_after_reopening(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", data={"a": [1]}))
+        before = await stored(engine, NOTES, "u", "1")
+        again = await self.reopen(engine)
+        assert before == await stored(again, NOTES, "u", "1")
+        assert 1 == len(await all_changes(again))
+
+    async def test_a_second_put_replaces_the_whole_record(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", text="old", data={"a": 1}, tags=["x"], score=1.5))
+        await written(engine, put_note("u", "1", stamp=2))
+        assert note("u", "1", stamp=2) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_a_none_at_the_top_is_stored_as_absent(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", text=None, data=None, stamp=1))
+        assert note("u", "1", stamp=1) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_a_put_without_guards_writes_whether_or_not_the_record_exists(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", stamp=1))
+        await written(engine, put_note("u", "1", stamp=2))
+        assert note("u", "1", stamp=2) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_a_put_without_guards_unmarks_and_revives(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", expires=NOW_S - 1), put_note("u", "2"))
+        await written(engine, update(NOTES, ("u", "2"), Set(F(MARK), NOW)))
+        await written(engine, put_note("u", "1"), put_note("u", "2"))
+        assert [note("u", "1"), note("u", "2")] == [bare(record) for record in await self.all_of(engine, read_notes("u"))]
+
+    async def test_a_mark_is_read_with_the_record(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        await written(engine, update(NOTES, ("u", "1"), Set(F(MARK), NOW)))
+        found = await stored(engine, NOTES, "u", "1")
+        assert found is not None
+        assert found[MARK] == NOW
+
+    async def test_an_expired_record_is_still_read_as_stored(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", expires=NOW_S - 10))
+        assert note("u", "1", expires=NOW_S - 10) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_deleting_what_is_not_there_succeeds(self, engine: RecordEngine) -> None:
+        assert [None] == list((await written(engine, delete(NOTES, "u", "1"))).revisions)
+
+    async def test_an_update_of_nothing_creates_nothing(self, engine: RecordEngine) -> None:
+        done = await written(engine, update(NOTES, ("u", "1"), Set(F("stamp"), 1)))
+        assert ([None], [None]) == (list(done.revisions), list(done.updated))
+        assert await stored(engine, NOTES, "u", "1") is None
+
+    async def test_records_of_different_tables_with_one_key_are_two(self, engine: RecordEngine) -> None:
+        await written(engine, put(COUNTERS, {"name": "a", "hits": 1}), put(QUIET, {"name": "a", "text": "x"}))
+        assert {"name": "a", "hits": 1} == bare(await stored(engine, COUNTERS, "a"))
+        assert {"name": "a", "text": "x"} == bare(await stored(engine, QUIET, "a"))
+
+    async def test_changing_what_was_handed_in_or_out_changes_nothing_stored(self, engine: RecordEngine) -> None:
+        record = note("u", "1", data={"a": [1, {"b": 2}]})
+        await written(engine, put(NOTES, record))
+        record["data"]["a"][1]["b"] = 99  # type: ignore[index, call-overload]
+        found = await stored(engine, NOTES, "u", "1")
+        found["data"]["a"].append(3)  # type: ignore[index, call-overload, union-attr]
+        paged = (await self.all_of(engine, read_notes("u")))[0]
+        paged["data"]["a"].clear()  # type: ignore[index, call-overload, union-attr]
+        assert note("u", "1", data={"a": [1, {"b": 2}]}) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_an_updated_record_that_was_handed_out_is_a_copy(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", data={"a": [1]}))
+        tags: list[Value] = ["x"]
+        done = await written(engine, update(NOTES, ("u", "1"), Set(F("tags"), tags)))
+        done.updated[0]["data"]["a"].append(2)  # type: ignore[index, call-overload, union-attr]
+        tags.append("y")
+        assert note("u", "1", data={"a": [1]}, tags=["x"]) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_get_answers_in_the_order_asked_with_duplicates_and_missing(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"), put_note("u", "2"), put(INTS, {"bucket": 1, "n": 2}))
+        asked = [
+            address(NOTES, "u", "2"),
+            address(NOTES, "u", "x"),
+            address(INTS, 1, 2),
+            address(NOTES, "u", "1"),
+            address(NOTES, "u", "2"),
+        ]
+        for snapshot in (False, True):
+            found = [bare(record) for record in await engine.get(asked, snapshot=snapshot)]
+            assert [note("u", "2"), None, {"bucket": 1, "n": 2}, note("u", "1"), note("u", "2")] == found
+
+    async def test_getting_nothing_gives_nothing(self, engine: RecordEngine) -> None:
+        assert [] == await engine.get([])
+
+    async def test_a_hundred_records_are_got_at_once(self, engine: RecordEngine) -> None:
+        await written(engine, *(put_note("u", f"{n:03d}", stamp=n) for n in range(100)))
+        found = await engine.get([address(NOTES, "u", f"{n:03d}") for n in reversed(range(100))], snapshot=True)
+        assert list(reversed(range(100))) == [record["stamp"] for record in found if record]
+
+    async def test_an_eventual_get_gives_the_record_in_the_end(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        await self.settle(engine)
+        assert [note("u", "1")] == [bare(record) for record in await engine.get([address(NOTES, "u", "1")], consistent=False)]
+
+
+class Revisions(RecordSuite):
+    async def test_a_new_record_has_the_instant_of_its_write_as_revision(self, engine: RecordEngine) -> None:
+        assert [NOW + 7] == list((await written(engine, put_note("u", "1"), now_us=NOW + 7)).revisions)
+        found = await stored(engine, NOTES, "u", "1")
+        assert found is not None
+        assert found[REVISION] == NOW + 7
+
+    async def test_a_later_write_has_its_own_instant_as_revision(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        assert [NOW + 50] == list((await written(engine, put_note("u", "1"), now_us=NOW + 50)).revisions)
+
+    async def test_two_writes_in_one_instant_have_growing_revisions(self, engine: RecordEngine) -> None:
+        revisions = [(await written(engine, put_note("u", "1", stamp=n))).revisions[0] for n in range(3)]
+        assert [NOW, NOW + 1, NOW + 2] == revisions
+
+    async def test_revisions_grow_when_the_clock_goes_back(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        await written(engine, put_note("u", "1"), now_us=NOW - 3_600_000_000)
+        done = await written(engine, update(NOTES, ("u", "1"), Set(F("stamp"), 1)), now_us=NOW - 7_200_000_000)
+        assert [NOW + 2] == list(done.revisions)
+        found = await stored(engine, NOTES, "u", "1")
+        assert found is not None
+        assert found[REVISION] == NOW + 2
+
+    async def test_an_update_that_changes_nothing_grows_the_revision(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", stamp=1))
+        done = await written(engine, update(NOTES, ("u", "1"), Set(F("stamp"), 1)))
+        assert [NOW + 1] == list(done.revisions)
+
+    async def test_a_put_of_the_same_record_grows_the_revision(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", stamp=1))
+        assert [NOW + 1] == list((await written(engine, put_note("u", "1", stamp=1))).revisions)
+
+    async def test_revisions_come_in_the_order_of_the_ops_and_none_for_checks_and_deletes(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"), put_note("u", "2"), put_note("u", "3"))
+        done = await written(
+            engine,
+            delete(NOTES, "u", "1"),
+            put_note("u", "4"),
+            Check(address(NOTES, "u", "2"), guards(Alive())),
+            update(NOTES, ("u", "3"), Set(F("stamp"), 1)),
+            now_us=NOW + 5,
+        )
+        assert [None, NOW + 5, None, NOW + 5] == list(done.revisions)
+        assert [None, None, None, {**note("u", "3", stamp=1), REVISION: NOW + 5}] == list(done.updated)
+
+    async def test_a_check_leaves_the_revision_alone(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        await written(engine, Check(address(NOTES, "u", "1"), guards(Alive())), now_us=NOW + 5)
+        found = await stored(engine, NOTES, "u", "1")
+        assert found is not None
+        assert found[REVISION] == NOW
+
+
+class Bulk(RecordSuite):
+    async def test_a_bulk_write_writes_every_op(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "000"))
+        ops: list[Put | Delete] = [put_note("u", f"{n:03d}", stamp=n) for n in range(1, 300)]
+        done = await written(engine, *ops, delete(NOTES, "u", "000"), atomic=False)
+        assert [NOW] * 299 + [None] == list(done.revisions)
+        assert list(range(1, 300)) == [record["stamp"] for record in await self.all_of(engine, read_notes("u"))]
+
+    async def test_a_bulk_write_ignores_guards(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", stamp=1))
+        await written(engine, put_note("u", "1", Absent(), stamp=2), put_note("u", "2", Alive(), stamp=3), atomic=False)
+        assert [2, 3] == [record["stamp"] for record in await self.all_of(engine, read_notes("u"))]
+
+    async def test_a_bulk_write_is_in_the_feed_like_any_other(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"))
+        await written(engine, put_note("u", "1"), put_note("u", "2"), delete(NOTES, "u", "1"), delete(NOTES, "u", "9"), atomic=False)
+        kinds = [(change.key, change.kind) for change in await all_changes(engine)]
+        assert [(("u", "1"), "created"), (("u", "1"), "updated"), (("u", "2"), "created"), (("u", "1"), "deleted")] == kinds
+
+    async def test_a_bulk_put_replaces_and_grows_the_revision(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", text="old"), now_us=NOW + 10)
+        assert [NOW + 11] == list((await written(engine, put_note("u", "1", stamp=2), atomic=False)).revisions)
+        assert note("u", "1", stamp=2) == bare(await stored(engine, NOTES, "u", "1"))
+
+    async def test_an_empty_write_set_writes_nothing(self, engine: RecordEngine) -> None:
+        for atomic in (True, False):
+            assert ([], []) == tuple(map(list, await written(engine, atomic=atomic)))
+        assert [] == await all_changes(engine)
+
+
+class Unknown(RecordSuite):
+    @pytest.mark.parametrize("atomic", [True, False])
+    async def test_a_write_to_an_unknown_table_is_not_provisioned(self, engine: RecordEngine, atomic: bool) -> None:
+        nowhere = Address("nowhere", ("x",))
+        for op in (
+            Put(nowhere, {"name": "x"}),
+            Update(nowhere, (Set(F("a"), 1),)),
+            Delete(nowhere),
+            Check(nowhere, guards(Unchanged(None))),
+        ):
+            with pytest.raises(NotProvisioned):
+                await engine.write(WriteSet([op], NOW, atomic=atomic))
+
+    async def test_an_unknown_table_in_a_batch_writes_nothing(self, engine: RecordEngine) -> None:
+        with pytest.raises(NotProvisioned):
+            await engine.write(WriteSet([put_note("u", "1"), Put(Address("nowhere", ("x",)), {"name": "x"})], NOW))
+        assert await stored(engine, NOTES, "u", "1") is None
+
+    async def test_reading_an_unknown_table_or_index_is_not_provisioned(self, engine: RecordEngine) -> None:
+        with pytest.raises(NotProvisioned):
+            await engine.get([Address("nowhere", ("x",))])
+        with pytest.raises(NotProvisioned):
+            await engine.query(read_notes("u")._replace(table="nowhere"))
+        with pytest.raises(NotProvisioned):
+            await engine.query(read_notes("u")._replace(index="nowhere"))
+        with pytest.raises(NotProvisioned):
+            await engine.scan("nowhere", after=None, limit=10)
+
+    async def test_a_table_that_was_not_made_is_unknown(self) -> None:
+        async with self.make(TABLES[1:]) as engine:
+            with pytest.raises(NotProvisioned):
+                await engine.write(WriteSet([put_note("u", "1")], NOW))
+            assert (await refused(engine, put(COUNTERS, {"name": "a"}, Alive()))).failures[0].found is None
