@@ -128,7 +128,7 @@ class Batches(RecordSuite):
         await written(engine, put_note("u", "1", kind="k", stamp=1), put_note("u", "2"), put(COUNTERS, {"name": "a", "hits": 1}))
         before = await all_changes(engine)
         for place in range(4):
-            ops = [put_note("u", "3", kind="k", stamp=3), update(COUNTERS, ("a",), Add(F("hits"), 1)), delete(NOTES, "u", "1")]
+            ops: list[Op] = [put_note("u", "3", kind="k", stamp=3), update(COUNTERS, ("a",), Add(F("hits"), 1)), delete(NOTES, "u", "1")]
             failed = await refused(engine, *ops[:place], put_note("u", "2", Absent()), *ops[place:])
             assert [place] == [failure.op for failure in failed.failures]
         assert ["1", "2"] == [record["id"] for record in await self.all_of(engine, read_notes("u"))]

@@ -31,6 +31,7 @@ from palaver.testing.records.base import (
     update,
     written,
 )
+from palaver.values import Value
 
 
 class Writing(RecordSuite):
