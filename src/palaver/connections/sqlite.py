@@ -1,0 +1,463 @@
+"""A SQLite file: one writer thread that commits in groups, readers on the event loop, a small pool for long reads.
+
+Records, search and vectors of one file share its one `Database`. What is written is theirs; when and with whom it is
+committed is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
+
+import apsw
+
+from palaver.connections.sqlite_errors import translate
+from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Writer
+from palaver.errors import ConfigError, Conflict, Corruption, NotProvisioned, ReadOnly, Throttled, Unavailable
+
+__all__ = ["Database", "Deferred", "Job", "Rollback", "SqliteOptions"]
+
+T = TypeVar("T")
+APPLICATION = 0x50414C00
+FORMAT = 1
+_INLINE_S = 0.001
+_POLL_S = 0.025
+_STEPS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteOptions:
+    """How a file is opened and paced.
+
+    `synchronous="normal"` may lose the last commits in a power cut, never the file. `wait_s` is how long a call without a
+    deadline waits for room in a full queue; `newest` is the highest `user_version` this program understands.
+    """
+
+    synchronous: Literal["full", "normal"] = "full"
+    create: bool = True
+    read_only: bool = False
+    newest: int | None = None
+    busy_timeout_s: float = 5.0
+    wait_s: float = 10.0
+    queue_batches: int = 10_000
+    queue_bytes: int = 64 * 1024 * 1024
+    group_batches: int = 256
+    group_bytes: int = 4_000_000
+    group_ms: float = 5.0
+    pool: int = 2
+    page_size: int = 4096
+    cache_bytes: int = 32 * 1024 * 1024
+    mmap_bytes: int = 256 * 1024 * 1024
+    checkpoint_pages: int = 1_000
+
+
+class Database:
+    """One open SQLite file. It belongs to the event loop and the process that opened it."""
+
+    def __init__(self, path: Path, options: SqliteOptions, writer: apsw.Connection | None) -> None:
+        self.path = path
+        self.options = options
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._closing = False
+        self._closed: asyncio.Future[None] | None = None
+        self._put = 0
+        self._put_bytes = 0
+        self._blocked: deque[asyncio.Future[None]] = deque()
+        self._watchers: set[asyncio.Future[None]] = set()
+        self._poller: asyncio.TimerHandle | None = None
+        self._reader = _reader(path, options)
+        self._limit = 0.0
+        self._reader.set_progress_handler(self._is_late, _STEPS)
+        self._version = self._data_version()
+        self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
+        self._pooled: list[apsw.Connection] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._writer: Writer | None = None
+        if writer is not None:
+            pace = Pace(
+                options.group_batches, options.group_bytes, options.group_ms / 1000, options.busy_timeout_s, options.checkpoint_pages
+            )
+            self._writer = Writer(writer, pace, self._answered, self._loop.time)
+            self._writer.thread.start()
+            self._at_exit = partial(_finish, self._writer, self._pid)
+            atexit.register(self._at_exit)
+
+    @staticmethod
+    async def open(path: str | os.PathLike[str], *, options: SqliteOptions | None = None) -> Database:
+        """Open a file, making it where allowed.
+
+        Raises Unavailable (missing, a folder), ReadOnly, Conflict (locked), Corruption, NotProvisioned (made by a newer program).
+        """
+        options = options or SqliteOptions()
+        file = Path(path)
+        if str(path) in ("", ":memory:"):
+            raise ConfigError("A SQLite database needs a file.", hint="Use the memory engine for data that lives in the process only.")
+        writer = await asyncio.to_thread(_open, file, options)
+        try:
+            return Database(file, options, writer)
+        except apsw.Error as error:
+            if writer is not None:
+                writer.close()
+            raise translate(error) from error
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def write(self, job: Job[T], *, cost: int = 0, savepoint: bool = True, deadline: float | None = None) -> T:
+        """Run a job in the writer thread and return its result once it is durable.
+
+        Jobs of several callers share a commit, so a job may run twice: it must depend on its inputs and the file only. A job
+        that raises is undone alone. `savepoint=False` promises that a job that raises has written nothing. `cost` is what it
+        holds in memory, `deadline` a time of the event loop. Raises Throttled when the queue stays full, Conflict when another
+        process keeps the file locked, StorageFull, Unavailable, and OutcomeUnknown when a COMMIT failed. A caller cancelled
+        before its batch is taken has written nothing.
+        """
+        return await self._submit(job, cost, savepoint, deadline, False)
+
+    async def write_plain(self, job: Job[T], *, deadline: float | None = None) -> T:
+        """Run a job in the writer thread outside any transaction: VACUUM, a checkpoint, a pragma."""
+        return await self._submit(job, 0, False, deadline, True)
+
+    async def _submit(self, job: Job[T], cost: int, savepoint: bool, deadline: float | None, plain: bool) -> T:
+        self._check()
+        writer = self._writer
+        if writer is None:
+            raise ReadOnly("The database was opened for reading only.")
+        if self._blocked or not self._has_room(writer, cost):
+            await self._wait_for_room(writer, cost, deadline)
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._put += 1
+        self._put_bytes += cost
+        writer.put(Batch(job, future, cost, savepoint, deadline, plain))
+        return await future
+
+    def _has_room(self, writer: Writer, cost: int) -> bool:
+        batches, held = self._put - writer.taken, self._put_bytes - writer.taken_bytes
+        # A batch larger than the queue by itself is let in when the queue is empty.
+        return batches < self.options.queue_batches and (held + cost <= self.options.queue_bytes or not batches)
+
+    async def _wait_for_room(self, writer: Writer, cost: int, deadline: float | None) -> None:
+        until = deadline if deadline is not None else self._loop.time() + self.options.wait_s
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._blocked.append(turn)
+        timer = self._loop.call_at(until, _wake, turn)
+        try:
+            while True:
+                await turn
+                if self._closing:
+                    raise ConfigError("The database is closed.")
+                if self._has_room(writer, cost):
+                    return
+                if self._loop.time() >= until:
+                    raise Throttled("The write queue is full.")
+                position = self._blocked.index(turn)
+                turn = self._loop.create_future()
+                self._blocked[position] = turn
+                timer.cancel()
+                timer = self._loop.call_at(until, _wake, turn)
+        finally:
+            timer.cancel()
+            self._blocked.remove(turn)
+            self._wake_next(writer)
+
+    def _wake_next(self, writer: Writer) -> None:
+        if self._blocked and (self._closing or self._has_room(writer, 0)):
+            _wake(self._blocked[0])
+
+    def deferred(self, flush: Callable[[apsw.Connection, list[Any]], None]) -> Deferred:
+        """Return a list for rows that jobs collect and that `flush` writes at once, right before the group's COMMIT."""
+        found = Deferred(flush)
+        if self._writer is not None:
+            self._writer.deferred = [*self._writer.deferred, found]
+        return found
+
+    def undoable(self) -> AbstractContextManager[None]:
+        """Undo what the block wrote when it raises; for jobs in the writer thread."""
+        if self._writer is None:
+            raise ReadOnly("The database was opened for reading only.")
+        return self._writer.undoable()
+
+    def _answered(self, answers: list[Answer]) -> None:
+        """Hand the answers of one commit to the event loop; called in the writer thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, answers)
+        except RuntimeError:
+            # The loop is closed: nobody waits for these answers any more, and the writer must go on to its end.
+            return
+
+    def _deliver(self, answers: list[Answer]) -> None:
+        for future, result, error in answers:
+            if not future.done():
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+        if self._watchers:
+            self._wake_watchers()
+        if self._blocked and self._writer is not None:
+            self._wake_next(self._writer)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def read(self, job: Job[T]) -> T:
+        """Run a short read here and now; where it takes over a millisecond, run it again in the pool.
+
+        It sees every write acknowledged before. A job fetches everything it returns: no cursor outlives it.
+        """
+        self._check()
+        self._limit = time.perf_counter() + _INLINE_S
+        try:
+            return job(self._reader)
+        except apsw.InterruptError:
+            _end(self._reader)
+        except (apsw.Error, OverflowError) as error:
+            _end(self._reader)
+            raise translate(error) from error
+        return await self.read_pooled(job)
+
+    async def read_pooled(self, job: Job[T]) -> T:
+        """Run a long read in a thread with a connection of its own."""
+        self._check()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.options.pool, thread_name_prefix="palaver-sqlite-reader")
+        return await self._loop.run_in_executor(self._pool, self._run_pooled, job)
+
+    def _run_pooled(self, job: Job[T]) -> T:
+        connection: apsw.Connection | None = None
+        try:
+            connection = self._idle.get_nowait() if not self._idle.empty() else self._another()
+            return job(connection)
+        except (apsw.Error, OverflowError) as error:
+            raise translate(error) from error
+        finally:
+            if connection is not None:
+                _end(connection)
+                self._idle.put(connection)
+
+    def _another(self) -> apsw.Connection:
+        connection = _reader(self.path, self.options)
+        self._pooled.append(connection)
+        return connection
+
+    def _is_late(self) -> bool:
+        return time.perf_counter() > self._limit
+
+    # --- noticing commits -------------------------------------------------------------------------------------------
+
+    async def wait_for_commit(self, timeout: float) -> bool:
+        """Return True as soon as this or another process may have committed since the last call; False in the end."""
+        self._check()
+        if self._noticed():
+            return True
+        watcher: asyncio.Future[None] = self._loop.create_future()
+        self._watchers.add(watcher)
+        if self._poller is None:
+            self._poller = self._loop.call_later(_POLL_S, self._poll)
+        try:
+            async with asyncio.timeout(timeout):
+                await watcher
+        except TimeoutError:
+            return False
+        finally:
+            self._watchers.discard(watcher)
+        return not self._closing
+
+    def _data_version(self) -> int:
+        self._limit = float("inf")
+        return _pragma(self._reader, "data_version")
+
+    def _noticed(self) -> bool:
+        version = self._data_version()
+        changed = version != self._version
+        self._version = version
+        return changed
+
+    def _poll(self) -> None:
+        self._poller = None
+        if self._closing or not self._watchers:
+            return
+        try:
+            if self._noticed():
+                self._wake_watchers()
+        except apsw.Error as error:
+            for watcher in self._watchers:
+                if not watcher.done():
+                    watcher.set_exception(translate(error))
+            return
+        self._poller = self._loop.call_later(_POLL_S, self._poll)
+
+    def _wake_watchers(self) -> None:
+        for watcher in self._watchers:
+            _wake(watcher)
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    async def checkpoint(self) -> None:
+        """Copy the log into the file and empty it, so that no deleted text is left in either."""
+
+        def empty(connection: apsw.Connection) -> None:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+        await self.write_plain(empty)
+
+    async def aclose(self) -> None:
+        """Refuse new work, finish what is queued, empty the log into the file, close. Calling it again waits for the end."""
+        self._check(closed=True)
+        if self._closed is not None:
+            await asyncio.shield(self._closed)
+            return
+        self._closed = self._loop.create_future()
+        self._closing = True
+        if self._poller is not None:
+            self._poller.cancel()
+        self._wake_watchers()
+        for turn in self._blocked:
+            _wake(turn)
+        try:
+            await asyncio.shield(self._loop.run_in_executor(None, self._end))
+        finally:
+            self._closed.set_result(None)
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer.thread.join()
+            atexit.unregister(self._at_exit)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+        for connection in (*self._pooled, self._reader):
+            connection.close()
+        if self._writer is not None:
+            _close_writer(self._writer.connection)
+
+    def _check(self, *, closed: bool = False) -> None:
+        if os.getpid() != self._pid:
+            raise ConfigError("The database was opened by another process.", hint="Open it again after a fork.")
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigError("The database belongs to another event loop.", hint="Open one store for each event loop.")
+        if self._closing and not closed:
+            raise ConfigError("The database is closed.")
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _end(connection: apsw.Connection) -> None:
+    """End a read transaction that a failed job left open."""
+    if not connection.get_autocommit():
+        connection.execute("ROLLBACK")
+
+
+def _finish(writer: Writer, pid: int) -> None:
+    """At the end of the process: let the writer commit what it has."""
+    if os.getpid() == pid:
+        writer.close()
+        writer.thread.join(timeout=10)
+
+
+def _open(path: Path, options: SqliteOptions) -> apsw.Connection | None:
+    """Open the file, check that it is ours and return the connection that writes."""
+    if path.is_dir():
+        raise Unavailable("The database path is a folder.")
+    if not path.exists() and (options.read_only or not options.create):
+        raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
+    flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    try:
+        connection = apsw.Connection(str(path), flags=flags, statementcachesize=400)
+    except apsw.Error as error:
+        raise translate(error) from error
+    try:
+        _examine(connection, options)
+        if options.read_only:
+            connection.close()
+            return None
+        if connection.readonly("main"):
+            raise ReadOnly("The database file cannot be written.", hint="Give the process write permission, or open it for reading only.")
+        _prepare(connection, options)
+        return connection
+    except apsw.Error as error:
+        connection.close()
+        raise translate(error) from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _patiently(connection: apsw.Connection, statement: str, options: SqliteOptions) -> list[Any]:
+    until = time.monotonic() + options.busy_timeout_s
+    while True:
+        try:
+            return connection.execute(statement).fetchall()
+        except apsw.BusyError:
+            if time.monotonic() > until:
+                raise Conflict("Another process keeps the database locked.") from None
+            time.sleep(0.01)
+
+
+def _pragma(connection: apsw.Connection, name: str) -> int:
+    found: Any = connection.execute(f"PRAGMA {name}").fetchall()[0][0]
+    return int(found)
+
+
+def _examine(connection: apsw.Connection, options: SqliteOptions) -> None:
+    application = _patiently(connection, "PRAGMA application_id", options)[0][0]
+    version = _pragma(connection, "user_version")
+    if application and application & ~0xFF != APPLICATION:
+        raise Corruption("The file is the database of another program.", hint="Check the path.")
+    if application & 0xFF > FORMAT or (options.newest is not None and version > options.newest):
+        raise NotProvisioned("The database was made by a newer program.", hint="Update this program.")
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+
+
+def _prepare(connection: apsw.Connection, options: SqliteOptions) -> None:
+    new = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    if new:
+        connection.execute(f"PRAGMA page_size={options.page_size:d}")
+    mode = _patiently(connection, "PRAGMA journal_mode=WAL", options)
+    if mode != [("wal",)]:
+        raise Unavailable("The file system of the database cannot keep a write-ahead log.", hint="Put the file on a local disk.")
+    _tune(connection, options)
+    if new:
+        _patiently(connection, f"PRAGMA application_id={APPLICATION | FORMAT:d}", options)
+    for pragma in (f"synchronous={options.synchronous}", "secure_delete=ON", "foreign_keys=ON", "journal_size_limit=67108864"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _tune(connection: apsw.Connection, options: SqliteOptions) -> None:
+    connection.execute(f"PRAGMA cache_size=-{options.cache_bytes // 1024:d}")
+    connection.execute(f"PRAGMA mmap_size={options.mmap_bytes:d}").fetchall()
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute("PRAGMA trusted_schema=OFF")
+
+
+def _reader(path: Path, options: SqliteOptions) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, statementcachesize=400)
+    # Another process may hold the file for an instant, while it recovers or empties the log.
+    connection.set_busy_timeout(int(options.busy_timeout_s * 1000))
+    _tune(connection, options)
+    return connection
+
+
+def _close_writer(connection: apsw.Connection) -> None:
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except (apsw.BusyError, apsw.LockedError):
+        # Another process still reads: it, or the next one to open the file, empties the log.
+        return
+    except apsw.Error as error:
+        raise translate(error) from error
+    finally:
+        connection.close()

@@ -1,0 +1,303 @@
+"""The one thread that writes a SQLite file: it commits what many callers ask for together.
+
+It knows nothing of event loops: answers go to a `deliver` callback, once per group.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import apsw
+
+from palaver.connections.sqlite_errors import LOSES_TRANSACTION, translate, translate_commit
+from palaver.errors import OutcomeUnknown, Throttled
+
+T = TypeVar("T")
+Job = Callable[[apsw.Connection], T]
+_log = logging.getLogger("palaver.sqlite")
+
+
+class Rollback(Exception):
+    """Raised by a job to undo what it wrote, alone, and still give its caller a result."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        super().__init__()
+
+
+class Batch(NamedTuple):
+    """One job in the queue. `plain`: it runs outside any transaction, alone."""
+
+    job: Job[Any]
+    future: Any
+    cost: int
+    savepoint: bool
+    deadline: float | None
+    plain: bool = False
+
+
+class Answer(NamedTuple):
+    future: Any
+    result: Any
+    error: BaseException | None
+
+
+Deliver = Callable[[list[Answer]], None]
+
+
+class Deferred:
+    """Rows that jobs of a group collect and that are written together, right before the COMMIT."""
+
+    __slots__ = ("flush", "rows")
+
+    def __init__(self, flush: Callable[[apsw.Connection, list[Any]], None]) -> None:
+        self.flush = flush
+        self.rows: list[Any] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much one commit takes together, and how long the file's lock is waited for."""
+
+    batches: int
+    bytes: int
+    seconds: float
+    busy_s: float
+    checkpoint_pages: int
+
+
+class _Lost(Exception):
+    """The whole transaction is gone, or cannot be trusted."""
+
+
+class Writer:
+    """Drains a queue of jobs into transactions. All methods but `put`, `close` and `queued` run in its thread."""
+
+    def __init__(
+        self, connection: apsw.Connection, pace: Pace, deliver: Callable[[list[Answer]], None], clock: Callable[[], float]
+    ) -> None:
+        self.connection = connection
+        self.taken = 0
+        self.taken_bytes = 0
+        self.deferred: list[Deferred] = []
+        self._pace = pace
+        self._deliver = deliver
+        self._clock = clock
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._group: list[Batch] = []
+        self._stopping = False
+        self._log_pages = 0
+        self._checkpoint_at = pace.checkpoint_pages
+        self._execute = connection.cursor().execute
+        connection.set_wal_hook(self._note_log)
+        self.thread = threading.Thread(target=self._run, name="palaver-sqlite-writer", daemon=True)
+        self.put = self._queue.put
+
+    def close(self) -> None:
+        self._queue.put(None)
+
+    def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        if pages < self._log_pages:
+            self._checkpoint_at = self._pace.checkpoint_pages
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _run(self) -> None:
+        take = self._queue.get
+        while not self._stopping:
+            batch = take()
+            if batch is None:
+                break
+            try:
+                answers = self._plain(batch) if batch.plain else self._transact(batch)
+            except BaseException:
+                # Nothing may end this thread: callers would wait for ever.
+                _log.exception("the writer of a SQLite file failed outside a job")
+                lost = OutcomeUnknown("The writer failed outside a job.")
+                answers = [Answer(left.future, None, lost) for left in (batch, *self._group)]
+            self._deliver(answers)
+            if self._log_pages >= self._checkpoint_at:
+                self._checkpoint()
+
+    def _take(self, batch: Batch) -> Answer | None:
+        """Count a batch as taken; return an answer for one that must not run any more."""
+        self.taken += 1
+        self.taken_bytes += batch.cost
+        if batch.future.done():
+            return Answer(batch.future, None, None)
+        if batch.deadline is not None and self._clock() > batch.deadline:
+            return Answer(batch.future, None, Throttled("The write queue did not reach this batch before its deadline."))
+        return None
+
+    def _transact(self, first: Batch) -> list[Answer]:
+        """Run what is queued in one transaction and return every answer; durable when this returns."""
+        pace, get, started = self._pace, self._queue.get_nowait, time.perf_counter()
+        done: list[Answer] = []
+        group = self._group = []
+        answers: list[Answer] = []
+        batch: Batch | None = first
+        size = 0
+        after: Batch | None = None
+        try:
+            self._begin()
+        except apsw.Error as error:
+            return self._refuse_queued(first, error)
+        try:
+            while batch is not None:
+                if (skipped := self._take(batch)) is not None:
+                    done.append(skipped)
+                else:
+                    group.append(batch)
+                    size += batch.cost
+                    answers.append(self._one(batch))
+                if len(group) >= pace.batches or size >= pace.bytes or time.perf_counter() - started > pace.seconds:
+                    break
+                try:
+                    batch = get()
+                except queue.Empty:
+                    break
+                if batch is None:
+                    self._stopping = True
+                elif batch.plain:
+                    after, batch = batch, None
+            done += self._commit(group, answers)
+        except _Lost:
+            self._abandon()
+            done += [self._alone(batch) for batch in group]
+        if after is not None:
+            done += self._plain(after)
+        return done
+
+    def _begin(self) -> None:
+        """Take the file's write lock; several processes may want it, so waiting is short, random and ours."""
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            return
+        except apsw.BusyError:
+            until = time.monotonic() + self._pace.busy_s
+        while True:
+            time.sleep(random.uniform(0.0002, 0.002))
+            try:
+                self._execute("BEGIN IMMEDIATE")
+                return
+            except apsw.BusyError:
+                if time.monotonic() > until:
+                    raise
+
+    def _one(self, batch: Batch) -> Answer:
+        """Run one job in the open transaction; undo it alone where it fails. Raises _Lost where that cannot be."""
+        try:
+            if not batch.savepoint:
+                return Answer(batch.future, batch.job(self.connection), None)
+            with self.undoable():
+                return Answer(batch.future, batch.job(self.connection), None)
+        except Rollback as undone:
+            return Answer(batch.future, undone.result, None)
+        except LOSES_TRANSACTION as error:
+            raise _Lost from error
+        except BaseException as error:
+            if self.connection.get_autocommit():
+                raise _Lost from error
+            return Answer(batch.future, None, translate(error))
+
+    @contextmanager
+    def undoable(self) -> Iterator[None]:
+        """Undo what the block wrote, deferred rows included, when it raises."""
+        marks = [len(deferred.rows) for deferred in self.deferred]
+        self._execute("SAVEPOINT job")
+        try:
+            yield
+        except BaseException:
+            for deferred, mark in zip(self.deferred, marks, strict=True):
+                del deferred.rows[mark:]
+            if not self.connection.get_autocommit():
+                self._execute("ROLLBACK TO job")
+                self._execute("RELEASE job")
+            raise
+        self._execute("RELEASE job")
+
+    def _flush(self) -> None:
+        for deferred in self.deferred:
+            if deferred.rows:
+                deferred.flush(self.connection, deferred.rows)
+                deferred.rows.clear()
+
+    def _commit(self, group: list[Batch], answers: list[Answer]) -> list[Answer]:
+        try:
+            self._flush()
+        except BaseException as error:
+            raise _Lost from error
+        try:
+            self._execute("COMMIT")
+        except BaseException as error:
+            ours, nothing_written = translate_commit(error)
+            if nothing_written and len(group) > 1:
+                raise _Lost from error
+            self._abandon()
+            return [answer if answer.error else Answer(answer.future, None, ours) for answer in answers]
+        return answers
+
+    def _abandon(self) -> None:
+        for deferred in self.deferred:
+            deferred.rows.clear()
+        if not self.connection.get_autocommit():
+            self._execute("ROLLBACK")
+
+    def _alone(self, batch: Batch) -> Answer:
+        """Run one batch again in a transaction of its own, after its group was lost."""
+        committing = False
+        try:
+            self._begin()
+            try:
+                result = batch.job(self.connection)
+            except Rollback as undone:
+                self._abandon()
+                return Answer(batch.future, undone.result, None)
+            self._flush()
+            committing = True
+            self._execute("COMMIT")
+            return Answer(batch.future, result, None)
+        except BaseException as error:
+            self._abandon()
+            return Answer(batch.future, None, translate_commit(error)[0] if committing else translate(error))
+
+    def _refuse_queued(self, first: Batch, error: BaseException) -> list[Answer]:
+        """Answer everything queued with an error: each waiting its own turn would add their waits up."""
+        answers: list[Answer] = []
+        batch: Batch | None = first
+        while batch is not None:
+            answers.append(self._take(batch) or Answer(batch.future, None, translate(error)))
+            try:
+                batch = self._queue.get_nowait()
+            except queue.Empty:
+                return answers
+        self._stopping = True
+        return answers
+
+    def _plain(self, batch: Batch) -> list[Answer]:
+        skipped = self._take(batch)
+        if skipped is not None:
+            return [skipped]
+        try:
+            return [Answer(batch.future, batch.job(self.connection), None)]
+        except BaseException as error:
+            self._abandon()
+            return [Answer(batch.future, None, translate(error))]
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the file after the answers are out, so that no caller waits for it."""
+        # Readers may hold the log back; it is not tried again before the log has grown as much once more.
+        self._checkpoint_at = self._log_pages + self._pace.checkpoint_pages
+        try:
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            # The log keeps everything that was committed.
+            _log.warning("a checkpoint failed: %s", type(error).__name__)
