@@ -84,8 +84,11 @@ class Backdoor(Protocol):
 
 
 class BlobInfo(NamedTuple):
+    """An object as listed. `modified_us`: when it was last put, by the store's own clock; its age protects uploads in flight."""
+
     key: str
     size: int
+    modified_us: int
 
 
 class BlobStore(Protocol):
@@ -193,7 +196,7 @@ class SearchIndex(Protocol):
         ...
 
     async def ids(self, index: str, after: str, limit: int) -> list[tuple[str, int]]:
-        """Return (id, revision) in order of ids, for reconciliation."""
+        """Return (id, revision) in order of ids, for reconciliation; of the index being filled, if there is one."""
         ...
 
     async def visible(self, index: str) -> None:
@@ -201,7 +204,14 @@ class SearchIndex(Protocol):
         ...
 
     async def apply(self, specs: Sequence[SearchSpec]) -> list[str]:
-        """Make the indexes be `name@fingerprint`; return the names that were made anew and need filling."""
+        """Make the indexes be `name@fingerprint`; return the names that need filling: made anew, or not activated since.
+
+        While a name fills, puts and deletes reach the old index and the new one, and searches use the old one if there is one.
+        """
+        ...
+
+    async def activate(self, index: str) -> None:
+        """Let searches use the index that was filled, and drop the one it replaces."""
         ...
 
     async def aclose(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Blob stores: one adapter over `obstore` for a folder, memory and object storage."""
