@@ -7,7 +7,8 @@ without validating, ignores attributes it does not know, and leaves large values
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ class Encoded(NamedTuple):
 class EntityCodec:
     """The codec of one entity; made once, when the schema is built."""
 
-    def __init__(self, declared: Declared) -> None:
+    def __init__(self, declared: Declared, retention: Mapping[str, timedelta | None] | None = None) -> None:
         self.declared = declared
         self.name = declared.name
         blobs = {spec.name for spec in declared.blobs}
@@ -79,6 +80,9 @@ class EntityCodec:
         self._shadowed = bool(declared.shadows)
         self._fixed_size = 8 + len(REVISION)
         rule: Expires | None = declared.expires.marker(Expires) if declared.expires else None
+        if rule is not None and retention is not None and declared.name in retention:
+            rule = replace(rule, after=retention[declared.name])
+        self.rule = rule
         self._expires = (declared.expires.name, declared.expires.stored, rule) if declared.expires and rule else None
 
     # --- writing ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,222 @@
+"""From a URL to an opened store. Adapters are named only as import strings, so that nothing unused is imported."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from palaver import evolve
+from palaver.clock import Clock, SystemClock
+from palaver.cursor import Signer
+from palaver.entity import did_you_mean
+from palaver.errors import ConfigError, NotProvisioned
+from palaver.feed import Projection, Runner
+from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
+from palaver.plan import Planner, system
+from palaver.ports import BlobStore, RecordEngine, SearchIndex
+from palaver.schema import Schema
+from palaver.searching import SearchProjection
+from palaver.store import Core, Store
+from palaver.upkeep import Released
+
+ProjectionFactory = Callable[[Store], Projection]
+
+
+@dataclass(frozen=True)
+class Url:
+    """A stack's URL, taken apart."""
+
+    scheme: str
+    path: str
+    options: dict[str, str]
+
+
+@dataclass
+class Stack:
+    """The engines one URL names."""
+
+    records: RecordEngine
+    blobs: BlobStore
+    search: SearchIndex
+    closers: list[Any]
+    embedded: bool = True
+
+
+_STACKS = {"sqlite": "palaver.stacks:sqlite", "memory": "palaver.stacks:memory"}
+_OPTIONS = {"sqlite": ("sync", "create", "read_only", "timeout", "blobs"), "memory": ("blobs",)}
+
+
+def parse_url(url: str) -> Url:
+    """Read a URL: `sqlite:///bot.db`, `sqlite:////var/bot.db`, `memory:`, or a bare path to a SQLite file.
+
+    Raises ConfigError for an unknown scheme or option, with the nearest known name.
+    """
+    if not url:
+        raise ConfigError("There is no URL.", hint="Write sqlite:///bot.db, or set PALAVER_URL.")
+    if "://" not in url and not url.startswith("memory:"):
+        return Url("sqlite", url, {})
+    parts = urlsplit(url)
+    if parts.scheme not in _STACKS:
+        raise ConfigError(f"No stack is called {parts.scheme}.", hint=did_you_mean(parts.scheme, _STACKS))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in options:
+        if name not in _OPTIONS[parts.scheme]:
+            raise ConfigError(f"{parts.scheme} has no option {name}.", hint=did_you_mean(name, _OPTIONS[parts.scheme]))
+    path = unquote(parts.netloc + parts.path)
+    if parts.scheme == "sqlite":
+        if parts.netloc:
+            raise ConfigError("A SQLite URL has three slashes, four for an absolute path.", hint="Write sqlite:///bot.db.")
+        path = path[1:]
+        if not path:
+            raise ConfigError("The SQLite URL names no file.", hint="Write sqlite:///bot.db.")
+    return Url(parts.scheme, path, options)
+
+
+class Opening:
+    """What `open` returns: `async with` it, or await it and close the store yourself."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._store: Store | None = None
+
+    def __await__(self) -> Generator[Any, None, Store]:
+        return self._make().__await__()  # type: ignore[no-any-return]
+
+    async def __aenter__(self) -> Store:
+        self._store = await self._make()
+        return self._store
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._store is not None:
+            await self._store.aclose()
+
+
+def open(  # noqa: A001 - the verb people expect, read as palaver.open
+    url: str | None = None,
+    *,
+    schema: Schema,
+    clock: Clock | None = None,
+    projections: Iterable[ProjectionFactory] = (),
+    maintain: bool | None = None,
+    migrate: bool | None = None,
+    actor: str | None = None,
+    create: bool = True,
+) -> Opening:
+    """Open the stack a URL names (default: `PALAVER_URL`) for a schema.
+
+    `maintain` runs projections, cascades and sweeps in this process (default: on the embedded stack); otherwise
+    `palaver work` does. `migrate` lets additive schema changes be applied at opening (default: on the embedded stack).
+    `create=False` refuses a database that does not exist yet.
+    Raises ConfigError (URL, options), Unavailable, NotProvisioned (the database does not fit, or is newer).
+    """
+
+    async def make() -> Store:
+        parsed = parse_url(url or os.environ.get("PALAVER_URL", ""))
+        if not create:
+            parsed.options["create"] = "false"
+        planner = Planner(schema)
+        stack = await _stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
+        try:
+            return await _assemble(schema, planner, stack, url or parsed.path, clock or SystemClock(), projections, maintain, migrate, actor)
+        except BaseException:
+            for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
+                await close()
+            raise
+
+    return Opening(make)
+
+
+async def _stack(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+    module, name = _STACKS[url.scheme].split(":")
+    stack: Stack = await getattr(import_module(module), name)(url, tables, clock)
+    return stack
+
+
+async def _assemble(
+    schema: Schema,
+    planner: Planner,
+    stack: Stack,
+    url: str,
+    clock: Clock,
+    projections: Iterable[ProjectionFactory],
+    maintain: bool | None,
+    migrate: bool | None,
+    actor: str | None,
+) -> Store:
+    await _provision(planner, stack, stack.embedded if migrate is None else migrate)
+    core = Core(
+        schema=schema,
+        planner=planner,
+        records=stack.records,
+        blobs=stack.blobs,
+        search=stack.search,
+        clock=clock,
+        signer=Signer(await _cursor_keys(stack.records, clock)),
+        url=url,
+        closers=stack.closers,
+        loop=asyncio.get_running_loop(),
+        pid=os.getpid(),
+    )
+    store = Store(core, actor=actor)
+    if any(declared.blobs for declared in schema.entities.values()):
+        core.projections.append(Released(core))
+    fill: list[str] = []
+    searching = SearchProjection(core) if schema.searches else None
+    if searching is not None:
+        fill = await searching.prepare()
+        core.projections.append(searching)
+    core.projections.extend(make(store) for make in projections)
+    core.runner = Runner(core.records, core.projections, clock, store.core_upkeep().work)
+    if fill and searching is not None:
+        await (core.runner.rebuild("search") if await _holds_records(core, searching) else searching.activate())
+    if stack.embedded if maintain is None else maintain:
+        core.runner.start()
+    return store
+
+
+async def _holds_records(core: Core, searching: SearchProjection) -> bool:
+    for table in searching.tables:
+        if (await core.records.scan(table, after=None, limit=1)).records:
+            return True
+    return False
+
+
+async def _provision(planner: Planner, stack: Stack, allowed: bool) -> None:
+    physical = await stack.records.describe()
+    todo = evolve.steps(physical, planner.tables.values())
+    if todo and physical.tables and not allowed:
+        raise NotProvisioned(
+            f"The database lacks {len(todo)} of the tables, columns and indexes this schema needs.", hint="Run `palaver migrate apply`."
+        )
+    for step in todo:
+        await stack.records.apply(step)
+
+
+async def _cursor_keys(records: RecordEngine, clock: Clock) -> list[bytes]:
+    """Return the keys cursors are signed with: those of PALAVER_KEYS, or one made at first open and kept."""
+    given = os.environ.get("PALAVER_KEYS", "")
+    if given:
+        return [key.encode() for key in given.split(",") if key]
+    at = system("key", "cursor")
+    record = (await records.get((at,)))[0]
+    if record is None:
+        body = {"key": secrets.token_hex(32)}
+        put = Put(at, {"scope": "key", "name": "cursor", "body": body}, (Guard(Unchanged(None), Origin(0, "key")),))  # type: ignore[dict-item]
+        await records.write(WriteSet((put,), int(clock.now().timestamp() * 1_000_000)))
+        record = (await records.get((at,)))[0]
+    assert record is not None
+    body_: Any = record["body"]
+    return [bytes.fromhex(body_["key"])]
+
+
+def beside(path: str) -> Path:
+    """Return the folder for the objects of a database file: beside it, with its name."""
+    file = Path(path)
+    return file.with_name(file.name + ".blobs")

@@ -1,0 +1,64 @@
+"""Cursors: signed, bound to the query and tenant they were made for, valid for a day."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from palaver.errors import BadCursor
+from palaver.query import Query
+from palaver.values import KeyPart
+
+VALID_MS = 86_400_000
+_SIGNATURE = 16
+
+
+class Signer:
+    """Makes and opens cursors. The first key signs; every key is accepted, so that keys can be rotated."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = tuple(keys)
+
+    def sign(self, query: Query[Any], tenant: str | None, position: tuple[KeyPart, ...], now_ms: int) -> str:
+        parts = [{"b": part.hex()} if isinstance(part, bytes) else part for part in position]
+        body = orjson.dumps([now_ms, _bound(query, tenant), parts])
+        return urlsafe_b64encode(_mac(self._keys[0], body) + body).decode().rstrip("=")
+
+    def open(self, cursor: str, query: Query[Any], tenant: str | None, now_ms: int) -> tuple[KeyPart, ...]:
+        """Return the position; raise BadCursor for one that is forged, foreign, or older than a day."""
+        try:
+            raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        except (ValueError, UnicodeEncodeError, AttributeError):
+            raise BadCursor("The cursor cannot be read.", hint="Pass a page's cursor unchanged.") from None
+        mac, body = raw[:_SIGNATURE], raw[_SIGNATURE:]
+        if not any(hmac.compare_digest(mac, _mac(key, body)) for key in self._keys):
+            raise BadCursor("The cursor was not made by this store.", hint="Start from the first page.")
+        made, bound, parts = orjson.loads(body)
+        if bound != _bound(query, tenant):
+            raise BadCursor("The cursor belongs to another query or tenant.", hint="Use it only with the query it came from.")
+        if not now_ms - VALID_MS <= made <= now_ms + VALID_MS:
+            raise BadCursor("The cursor is older than a day.", hint="Start from the first page.")
+        return tuple(bytes.fromhex(part["b"]) if isinstance(part, dict) else part for part in parts)
+
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")[:_SIGNATURE]
+
+
+def _bound(query: Query[Any], tenant: str | None) -> str:
+    shape = (
+        query.entity.__name__,
+        query.path.name,
+        query.partition,
+        query.fixed,
+        query.bounds,
+        query.descending,
+        repr(query.condition),
+        tenant,
+    )
+    return sha256(repr(shape).encode()).hexdigest()[:16]

@@ -1,0 +1,234 @@
+"""The feed's runner: projections built from changes, each under a lease, resumable from a stored position.
+
+At least once, changes of one record in revision order; no order across records is promised. A projection's position is
+stored in the same commit as the ops it returns, so those happen exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from palaver.clock import Clock, to_ms, to_us
+from palaver.errors import Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
+from palaver.ops import Change, Guard, Op, Origin, Put, Unchanged, WriteSet, Written
+from palaver.plan import system
+from palaver.ports import RecordEngine, Wakes
+from palaver.values import Record
+
+log = logging.getLogger("palaver.feed")
+
+LEASE_MS = 10_000
+CHUNK = 500
+IDLE_S = 1.0
+
+
+class Projection(Protocol):
+    """Something built from the records, that can be dropped and built anew, and never decides whether a write succeeds."""
+
+    name: str
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
+        """Take changes in, again if asked again; read records as they are now. Ops returned are committed with the position."""
+        ...
+
+    async def rebuild(self) -> None:
+        """Build everything anew from the records."""
+        ...
+
+
+@dataclass(slots=True)
+class _Lease:
+    """One process's right to run one projection; the epoch fences those that had it before."""
+
+    epoch: int
+    until_ms: int
+    position: int | None
+    revision: int
+
+
+class Runner:
+    """Runs projections and the upkeep beside them, in this process, while it holds their leases."""
+
+    def __init__(
+        self, records: RecordEngine, projections: Sequence[Projection], clock: Clock, upkeep: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        self._records, self._clock, self._upkeep = records, clock, upkeep
+        self.projections = {projection.name: projection for projection in projections}
+        self._me = secrets.token_hex(8)
+        self._leases: dict[str, _Lease] = {}
+        self._errors: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._running = asyncio.Lock()
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run in the background until `stop`."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._forever(), name="palaver-feed")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        for name in list(self._leases):
+            await self._release(name)
+
+    async def _forever(self) -> None:
+        while True:
+            moved = 0
+            try:
+                moved = await self.step()
+                if self._upkeep is not None:
+                    await self._upkeep()
+            except PalaverError as error:
+                log.warning("projections wait: %s", error.code)
+                await asyncio.sleep(IDLE_S)
+            if not moved:
+                await self._idle()
+
+    async def _idle(self) -> None:
+        seen = min((lease.position or 0 for lease in self._leases.values()), default=0)
+        if isinstance(self._records, Wakes):
+            await self._records.wait_for_change(seen, IDLE_S)
+        else:
+            await asyncio.sleep(IDLE_S)
+
+    async def step(self) -> int:
+        """Run every projection whose lease can be had over one chunk of changes; return how many changes moved."""
+        async with self._running:
+            moved = 0
+            for name in self.projections:
+                try:
+                    moved += await self._step(name)
+                    self._errors.pop(name, None)
+                except (Fenced, Conflict):
+                    self._leases.pop(name, None)
+                except PalaverError as error:
+                    self._errors[name] = error.code
+                    log.warning("projection %s failed: %s", name, error.code)
+            return moved
+
+    async def _step(self, name: str) -> int:
+        lease = await self._hold(name)
+        if lease is None:
+            return 0
+        projection = self.projections[name]
+        try:
+            page = await self._records.changes(lease.position, CHUNK)
+        except Trimmed:
+            log.warning("projection %s is rebuilt: the feed no longer reaches back to it", name)
+            await self._rebuild(name, lease)
+            return 1
+        if page.changes:
+            ops = await projection.apply(page.changes)
+            await self._save(name, lease, page.last, ops)
+        elif lease.position is None or page.last > lease.position:
+            await self._save(name, lease, page.last, ())
+        return len(page.changes)
+
+    async def rebuild(self, name: str) -> None:
+        """Build one projection anew and put its position at the head it was built from."""
+        if name not in self.projections:
+            raise Validation(f"There is no projection {name}.", hint=f"There are: {', '.join(sorted(self.projections))}.")
+        async with self._running:
+            lease = await self._hold(name, steal=True)
+            assert lease is not None
+            await self._rebuild(name, lease)
+
+    async def _rebuild(self, name: str, lease: _Lease) -> None:
+        head = (await self._records.changes(None, 0)).head
+        await self.projections[name].rebuild()
+        await self._save(name, lease, head, ())
+
+    # --- leases and positions ---------------------------------------------------------------------------------------
+
+    async def _hold(self, name: str, *, steal: bool = False) -> _Lease | None:
+        """Return this process's lease, taking or renewing it; None while another live process has it."""
+        now = to_ms(self._clock.now())
+        lease = self._leases.get(name)
+        if lease is not None and lease.until_ms - now > LEASE_MS // 2:
+            return lease
+        at = system("projection", name)
+        record = (await self._records.get((at,)))[0]
+        body: Any = record["body"] if record else {}
+        mine = body.get("holder") == self._me
+        if record is not None and not mine and not steal and body.get("until_ms", 0) > now:
+            self._leases.pop(name, None)
+            return None
+        epoch = body.get("epoch", 0) + (0 if mine else 1)
+        lease = _Lease(epoch, now + LEASE_MS, body.get("position"), record["_revision"] if record else 0)  # type: ignore[arg-type]
+        await self._store(name, lease, lease.position, lease.until_ms, expected=lease.revision or None)
+        self._leases[name] = lease
+        return lease
+
+    async def _save(self, name: str, lease: _Lease, position: int, ops: Sequence[Op]) -> None:
+        until = to_ms(self._clock.now()) + LEASE_MS
+        await self._store(name, lease, position, until, expected=lease.revision, ops=ops)
+        lease.position, lease.until_ms = position, until
+
+    async def _store(
+        self, name: str, lease: _Lease, position: int | None, until_ms: int, *, expected: int | None, ops: Sequence[Op] = ()
+    ) -> None:
+        body = {"holder": self._me, "epoch": lease.epoch, "until_ms": until_ms, "position": position}
+        record: Record = {"scope": "projection", "name": name, "body": body}  # type: ignore[dict-item]
+        put = Put(system("projection", name), record, (Guard(Unchanged(expected), Origin(0, "lease")),))
+        now_us = max(to_us(self._clock.now()), lease.revision + 1)
+        result = await self._records.write(WriteSet((put, *ops), now_us))
+        if isinstance(result, Written):
+            lease.revision = result.revisions[0] or 0
+            return
+        if any(failure.op == 0 for failure in result.failures):
+            raise Fenced(f"Another process runs the projection {name}.", projection=name)
+        raise Conflict(f"What the projection {name} writes was changed by others.", projection=name)
+
+    async def _release(self, name: str) -> None:
+        lease = self._leases.pop(name)
+        try:
+            await self._store(name, lease, lease.position, 0, expected=lease.revision)
+        except PalaverError as error:
+            log.debug("lease of %s was not released: %s", name, error.code)
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def positions(self) -> dict[str, int]:
+        """Return the stored position of every projection, whichever process runs it."""
+        names = list(self.projections)
+        found = await self._records.get([system("projection", name) for name in names])
+        out: dict[str, int] = {}
+        for name, record in zip(names, found, strict=True):
+            body: Any = record["body"] if record else {}
+            out[name] = body.get("position") or 0
+        return out
+
+    async def state(self, head: int) -> dict[str, dict[str, Any]]:
+        return {
+            name: {"position": position, "lag": max(0, head - position), "error": self._errors.get(name)}
+            for name, position in (await self.positions()).items()
+        }
+
+    async def settle(self, timeout: float) -> None:
+        """Wait until every projection has stored a position at or past the present head."""
+        if not self.projections:
+            return
+        head = (await self._records.changes(None, 0)).head
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            behind = [name for name, position in (await self.positions()).items() if position < head]
+            if not behind:
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                raise SettleTimeout(
+                    f"The projection {behind[0]} did not catch up within {timeout:g} s.",
+                    hint="`health` shows its lag and last error.",
+                    projection=behind[0],
+                    error=self._errors.get(behind[0]),
+                )
+            if not await self.step():
+                await asyncio.sleep(0.005)

@@ -1,0 +1,138 @@
+"""The portable linter: every hazard a compiler can see, as a diagnostic with a code, a reason and a remedy.
+
+The strictest engine's limits apply to every schema, so that a declaration that passes here runs everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from palaver.declared import Declared
+from palaver.keys import AccessPath
+from palaver.markers import Blob, Personal, Subject
+
+if TYPE_CHECKING:
+    from palaver.schema import Schema
+
+_NAME = re.compile(r"[A-Za-z0-9_.{}-]{3,255}")
+MAX_INDEXES = 20
+FEW = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. An error stops the schema from being built; a warning is printed by `palaver schema check`."""
+
+    code: str
+    level: Literal["error", "warning"]
+    where: str
+    reason: str
+    remedy: str
+
+
+def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
+    """Find what would fail, or hurt, on one of the engines."""
+    name = declared.name
+    if not _NAME.fullmatch(declared.table.name):
+        yield Diagnostic(
+            "table_name", "error", name, "Its table name is not 3 to 255 of A-Z a-z 0-9 _ . -.", "Rename it; DynamoDB takes no other names."
+        )
+    if len(declared.table.indexes) > MAX_INDEXES:
+        yield Diagnostic("too_many_indexes", "error", name, f"It has more than {MAX_INDEXES} indexes.", "Drop or merge some.")
+    for path in declared.access.values():
+        yield from _lint_path(declared, path)
+    for spec in declared.blobs:
+        marker: Blob = spec.marker(Blob)
+        if marker.path.startswith("/"):
+            yield Diagnostic(
+                "blob_leading_slash",
+                "error",
+                f"{name}.{spec.name}",
+                "Its path begins with a slash, which makes an empty first segment.",
+                "Leave the slash out.",
+            )
+    if any(spec.marker(Personal) for spec in declared.fields.values()) and declared.subject is None:
+        yield Diagnostic(
+            "personal_without_subject",
+            "error",
+            name,
+            "It holds personal data and does not say whose.",
+            "Mark the field that names the person with Subject().",
+        )
+
+
+def _lint_path(declared: Declared, path: AccessPath) -> Iterator[Diagnostic]:
+    where = f"{declared.name}.{path.name}"
+    if path.physical is not None and not _NAME.fullmatch(path.physical):
+        yield Diagnostic("index_name", "error", where, "Its stored name is not 3 to 255 of A-Z a-z 0-9 _ . -.", "Set name=.")
+    if path.physical is not None and not path.shards:
+        for part in path.partition:
+            values = _few_values(declared, part.path)
+            if values:
+                yield Diagnostic(
+                    "hot_partition",
+                    "warning",
+                    where,
+                    f"{part.path} has {values} values, so all writes go to {values} partitions, and a throttled index throttles its table.",
+                    "Spread it with shards=8.",
+                )
+    if path.physical is not None:
+        key = declared.access["key"]
+        if [part.path for part in path.partition] == [part.path for part in key.partition] and [part.path for part in path.sort] == [
+            part.path for part in key.sort
+        ]:
+            yield Diagnostic("duplicate_index", "warning", where, "It repeats the key.", "Remove it; it doubles the cost of each write.")
+        if len(path.partition) == 1 and not path.sort and _is_instant(declared, path.partition[0].path):
+            yield Diagnostic(
+                "instant_partition",
+                "warning",
+                where,
+                "Its partition is an instant, so only exact instants can be looked up.",
+                "Make the instant the sort part, with shards=8 and no partition.",
+            )
+
+
+def _few_values(declared: Declared, path: str) -> int:
+    spec = declared.fields.get(path)
+    if spec is None:
+        return 0
+    if spec.kind.column == "bool":
+        return 2
+    return len(spec.check[1]) if spec.check and spec.check[0] == "in" and len(spec.check[1]) <= FEW else 0  # type: ignore[arg-type]
+
+
+def _is_instant(declared: Declared, path: str) -> bool:
+    from palaver.markers import Instant
+
+    spec = declared.fields.get(path)
+    return spec is not None and spec.marker(Instant) is not None
+
+
+def lint_schema(schema: Schema) -> Iterable[Diagnostic]:
+    """Find what is wrong between entities."""
+    for declared in schema.entities.values():
+        if schema.tenanted and declared.tenant is None:
+            yield Diagnostic(
+                "tenant_missing",
+                "error",
+                declared.name,
+                "Other entities of the schema belong to tenants and this one does not.",
+                "Add a field marked Tenant().",
+            )
+    for reference in schema.references:
+        child, parent = reference.child, reference.parent
+        if parent.expires is not None and child.expires is None and reference.ref.on_delete == "restrict":
+            yield Diagnostic(
+                "outlived_parent",
+                "warning",
+                f"{child.name}.{reference.ref.name}",
+                f"{parent.name} expires and {child.name} does not, so references will break.",
+                'Use on_delete="cascade", or "keep".',
+            )
+        if any(spec.marker(Subject) for spec in parent.fields.values()) and child.subject is None and child.personal:
+            yield Diagnostic(
+                "subject_missing", "warning", child.name, "Its parent has a subject and it has none.", "Carry the subject on it as well."
+            )

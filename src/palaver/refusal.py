@@ -1,0 +1,85 @@
+"""From a refused write set to the error its caller should see."""
+
+from __future__ import annotations
+
+from palaver import batch as asked
+from palaver.batch import Batch
+from palaver.declared import Declared
+from palaver.entity import Entity
+from palaver.errors import (
+    AlreadyExists,
+    ConditionFailed,
+    Conflict,
+    Duplicate,
+    PalaverError,
+    ReferenceBroken,
+    TransactionCancelled,
+)
+from palaver.ops import MARK, Failure, Refused
+from palaver.plan import Planner, asked_at
+
+
+def moved(refused: Refused) -> bool:
+    """Say whether a premise failed: what was planned from is not what is stored any more."""
+    return any(failure.guard.origin.role == "premise" for failure in refused.failures)
+
+
+def token_failure(refused: Refused) -> Failure | None:
+    """Return the failure of the token's own record, if this request, or another with its token, was written before."""
+    return next((failure for failure in refused.failures if failure.guard.origin.role == "token"), None)
+
+
+def blame(planner: Planner, batch: Batch, refused: Refused) -> PalaverError:
+    """Return the error of a single op, or one TransactionCancelled with a reason for each op of a larger batch."""
+    reasons: list[PalaverError | None] = [None] * len(batch.ops)
+    for failure in refused.failures:
+        number = failure.guard.origin.op
+        if reasons[number] is None:
+            reasons[number] = _reason(planner, batch.ops[number], failure)
+    if len(batch.ops) == 1 and reasons[0] is not None:
+        return reasons[0]
+    named = ", ".join(f"op {number} ({reason.code})" for number, reason in enumerate(reasons) if reason is not None)
+    return TransactionCancelled(
+        f"The batch was cancelled by {named}; nothing was written.", hint="`reasons` has one entry per op.", reasons=reasons
+    )
+
+
+def _reason(planner: Planner, op: asked.Asked, failure: Failure) -> PalaverError:
+    declared = planner.codec(asked_at(op).entity).declared
+    role, _, name = failure.guard.origin.role.partition(":")
+    match role:
+        case "absent" if failure.found is not None and failure.found.get(MARK) is not None:
+            return Conflict(f"This {declared.name} is being deleted with its children.", hint="Try again in a moment.", entity=declared.name)
+        case "absent":
+            return AlreadyExists(
+                f"A {declared.name} with this key exists.",
+                hint="Use put to replace it, patch to change it, or a token if this is a retry.",
+                found=_found(planner, declared, failure),
+                entity=declared.name,
+            )
+        case "alive":
+            return ConditionFailed(
+                f"There is no {declared.name} with this key to change.", hint="Create it first; it may have expired or been deleted.", entity=declared.name
+            )
+        case "unique":
+            return Duplicate(
+                f"Another {declared.name} has the same {name}.", hint="Choose another value.", entity=declared.name, index=name
+            )
+        case "ref":
+            parent = next(reference.parent.name for reference in planner.schema.references if reference.ref.name == name and reference.child is declared)
+            return ReferenceBroken(
+                f"{declared.name}.{name} refers to a {parent} that does not exist.", hint=f"Create the {parent} first.", entity=declared.name
+            )
+        case _:
+            return ConditionFailed(
+                f"The condition on this {declared.name} did not hold.",
+                hint="`found` has the record as it is now.",
+                found=_found(planner, declared, failure),
+                entity=declared.name,
+            )
+
+
+def _found(planner: Planner, declared: Declared, failure: Failure) -> Entity | None:
+    if failure.found is None or failure.guard.origin.role.startswith("ref"):
+        return None
+    return planner.codec(declared.entity).decode(failure.found)  # type: ignore[no-any-return]

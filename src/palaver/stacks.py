@@ -1,0 +1,46 @@
+"""The stacks a URL can name, each put together from its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from palaver.clock import Clock
+from palaver.config import Stack, Url, beside
+from palaver.errors import ConfigError
+from palaver.ops import Table
+
+
+def _flag(url: Url, name: str, default: bool) -> bool:
+    value = url.options.get(name)
+    if value is None:
+        return default
+    if value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ConfigError(f"The option {name} is true or false.", hint=f"Write {name}=true.")
+
+
+async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+    """Everything in this process, gone when it ends: tests and experiments."""
+    from palaver.blobs.objects import ObjectBlobs
+    from palaver.records.memory import MemoryRecords
+    from palaver.search.memory import MemorySearch
+
+    return Stack(MemoryRecords((), clock=clock), ObjectBlobs(url.options.get("blobs", "memory:")), MemorySearch(), [])
+
+
+async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+    """One SQLite file for records and search, and a folder beside it for objects."""
+    from palaver.blobs.objects import ObjectBlobs
+    from palaver.connections.sqlite import Database, SqliteOptions
+    from palaver.records.sqlite import SqliteRecords
+    from palaver.search.sqlite import SqliteSearch
+
+    sync = url.options.get("sync", "full")
+    if sync not in ("full", "normal"):
+        raise ConfigError("The option sync is full or normal.", hint="full survives a power cut; normal loses the last commits then.")
+    options = SqliteOptions(synchronous=sync, create=_flag(url, "create", True), read_only=_flag(url, "read_only", False))
+    database = await Database.open(url.path, options=options)
+    blobs = ObjectBlobs(url.options.get("blobs") or str(beside(url.path)))
+    return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose])

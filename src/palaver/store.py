@@ -1,0 +1,546 @@
+"""The verbs. A store runs what queries and batches ask, on the engines its URL named."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+from palaver import evolve
+from palaver.batch import At, Batch, When, at
+from palaver.clock import Clock, SystemClock, to_us
+from palaver.codec import BlobRef, EntityCodec
+from palaver.cursor import Signer
+from palaver.declared import Declared
+from palaver.entity import Entity
+from palaver.errors import ConfigError, Conflict, Corruption, IdempotencyMismatch, NotFound, Validation
+from palaver.explain import Explanation, explain_batch, explain_query
+from palaver.expr import evaluate
+from palaver.feed import Projection, Runner
+from palaver.ops import REVISION, Address, Cause, Put, Read, Refused, Step, WriteSet, Written, is_live, position
+from palaver.plan import Plan, Planner, asked_at, fingerprint, key_from_plain, token_address
+from palaver.ports import BlobStore, Counts, RecordEngine, SearchIndex
+from palaver.query import Query, UniqueAt
+from palaver.refusal import blame, moved, token_failure
+from palaver.schema import Schema
+from palaver.searching import Results, search
+from palaver.upkeep import Swept, Upkeep
+from palaver.values import KeyPart, Record
+
+E = TypeVar("E", bound=Entity)
+T = TypeVar("T")
+ATTEMPTS = 5
+PAGE = 100
+BULK = 1_000
+
+
+@dataclass
+class Core:
+    """What every view of one opened stack shares."""
+
+    schema: Schema
+    planner: Planner
+    records: RecordEngine
+    blobs: BlobStore
+    search: SearchIndex
+    clock: Clock
+    signer: Signer
+    url: str
+    projections: list[Projection] = field(default_factory=list)
+    runner: Runner | None = None
+    closers: list[Any] = field(default_factory=list)
+    last_us: int = 0
+    loop: asyncio.AbstractEventLoop | None = None
+    pid: int = 0
+    closed: bool = False
+
+    def now_us(self) -> int:
+        """Return the write instant: the clock's, but never one given out before, so that revisions never repeat."""
+        self.last_us = now = max(to_us(self.clock.now()), self.last_us + 1)
+        return now
+
+
+class Page(Generic[T]):
+    """One slice of a query: `items`, and a `cursor` to go on with, None at the end.
+
+    A page may hold fewer items than asked, even none, and still have a cursor: filtered and expired records count as read.
+    """
+
+    __slots__ = ("_make", "items")
+
+    def __init__(self, items: list[T], make: Any) -> None:
+        self.items = items
+        self._make = make
+
+    @property
+    def cursor(self) -> str | None:
+        return None if self._make is None else self._make()
+
+    def __iter__(self) -> Any:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Store:
+    """An opened stack, bound to a tenant where the schema has tenants.
+
+    A store belongs to the event loop and process that opened it. Every method raises errors of `palaver.errors` only.
+    """
+
+    def __init__(self, core: Core, *, tenant: str | None = None, actor: str | None = None) -> None:
+        self._core = core
+        self._planner = core.planner
+        self._records = core.records
+        self._tenant = tenant
+        self._actor = actor
+
+    @property
+    def schema(self) -> Schema:
+        return self._core.schema
+
+    @property
+    def clock(self) -> Clock:
+        return self._core.clock
+
+    @property
+    def core(self) -> Core:
+        """The engines behind this store, for capabilities and tools; applications use the verbs."""
+        return self._core
+
+    def for_tenant(self, tenant: str) -> Store:
+        """Return this store bound to a tenant; nothing of another tenant can be reached through it."""
+        if not tenant:
+            raise ConfigError("A tenant is named by a text that is not empty.")
+        return Store(self._core, tenant=tenant, actor=self._actor)
+
+    def acting_as(self, actor: str) -> Store:
+        """Return this store with an actor that travels with every change it writes."""
+        return Store(self._core, tenant=self._tenant, actor=actor)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def find(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E | None:
+        """Return the record, or None where there is none."""
+        self._here()
+        where = await self._claimed(target) if isinstance(target, UniqueAt) else target
+        if where is None:
+            return None
+        codec = self._planner.codec(where.entity)
+        address = self._planner.address(where, self._tenant)
+        record = (await self._records.get((address,), consistent=consistent))[0]
+        if record is None or not is_live(codec.declared.table, record, to_us(self._core.clock.now())):
+            return None
+        entity: E = codec.decode(record)
+        if codec.declared.blobs:
+            await self._fetch_blobs(codec, [entity])
+        return entity
+
+    async def get(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E:
+        """Return the record; raise NotFound where there is none."""
+        found = await self.find(target, consistent=consistent)
+        if found is None:
+            raise NotFound(f"There is no such {target.entity.__name__}.", hint="It may have expired or been deleted.", entity=target.entity.__name__)
+        return found
+
+    async def query(self, query: Query[E]) -> AsyncIterator[E]:
+        """Yield the records of a query in its order, page by page. No snapshot is held between pages."""
+        left = query.most
+        after: tuple[KeyPart, ...] | None = None
+        while True:
+            want = PAGE if left is None or query.condition is not None else min(left, PAGE)
+            items, after = await self._page(query, want, after)
+            for item in items:
+                yield item
+                if left is not None:
+                    left -= 1
+                    if not left:
+                        return
+            if after is None:
+                return
+
+    async def page(self, query: Query[E], *, limit: int | None = None, cursor: str | None = None) -> Page[E]:
+        """Return one page: `limit` records read (the query's own limit, or 100), those that match in `items`.
+
+        Raises BadCursor for a cursor that is forged, foreign or over a day old.
+        """
+        core = self._core
+        after = None if cursor is None else core.signer.open(cursor, query, self._tenant, to_us(core.clock.now()) // 1000)
+        items, last = await self._page(query, limit or query.most or PAGE, after)
+        if last is None:
+            return Page(items, None)
+        return Page(items, lambda: core.signer.sign(query, self._tenant, last, to_us(core.clock.now()) // 1000))
+
+    async def count(self, query: Query[Any]) -> int:
+        """Return how many live records match, exactly."""
+        self._here()
+        codec = self._planner.codec(query.entity)
+        if query.condition is None and query.most is None and isinstance(self._records, Counts):
+            now_us = to_us(self._core.clock.now())
+            return sum([await self._records.count(read, now_us) for read in self._reads(codec.declared, query, PAGE, None)])
+        total = 0
+        async for _ in self.query(query):
+            total += 1
+        return total
+
+    async def _page(self, query: Query[E], limit: int, after: tuple[KeyPart, ...] | None) -> tuple[list[E], tuple[KeyPart, ...] | None]:
+        self._here()
+        codec = self._planner.codec(query.entity)
+        declared = codec.declared
+        if query.path.shards:
+            records, last = await self._merge_shards(declared, query, limit, after)
+        else:
+            page = await self._records.query(self._read(declared, query, limit, after))
+            records, last = page.records, page.last
+        table, condition, decode = declared.table, query.condition, codec.decode
+        now_us = to_us(self._core.clock.now())
+        items = [
+            decode(record) for record in records if is_live(table, record, now_us) and (condition is None or evaluate(condition, record))
+        ]
+        if declared.blobs:
+            await self._fetch_blobs(codec, items)
+        return items, last
+
+    def _read(
+        self, declared: Declared, query: Query[Any], limit: int, after: tuple[KeyPart, ...] | None, shard: tuple[int, ...] = ()
+    ) -> Read:
+        tenant = self._planner.tenant_key(declared, self._tenant) if declared.tenant else ()
+        path = query.path
+        return Read(
+            declared.table.name,
+            path.physical,
+            tenant + query.partition + shard,
+            query.fixed,
+            query.bounds,
+            query.descending,
+            limit,
+            after,
+            path.physical is None,
+        )
+
+    def _reads(self, declared: Declared, query: Query[Any], limit: int, after: tuple[KeyPart, ...] | None) -> list[Read]:
+        if not query.path.shards:
+            return [self._read(declared, query, limit, after)]
+        before = len(query.partition) + (1 if declared.tenant else 0)
+        return [
+            self._read(declared, query, limit, after and (*after[:before], shard, *after[before + 1 :]), (shard,))
+            for shard in range(query.path.shards)
+        ]
+
+    async def _merge_shards(
+        self, declared: Declared, query: Query[Any], limit: int, after: tuple[KeyPart, ...] | None
+    ) -> tuple[list[Record], tuple[KeyPart, ...] | None]:
+        """Read a page of every shard and merge them; a record's place is its sort values, then its key."""
+        pages = await asyncio.gather(*(self._records.query(read) for read in self._reads(declared, query, limit, after)))
+        spec = declared.table.index(str(query.path.physical))
+        order = spec.sort + declared.table.key
+        merged = heapq.merge(
+            *(page.records for page in pages), key=lambda record: [_sortable(record[name]) for name in order], reverse=query.descending
+        )
+        records = [record for record, _ in zip(merged, range(limit), strict=False)]
+        more = any(page.last is not None for page in pages) or sum(len(page.records) for page in pages) > len(records)
+        return records, position(declared.table, query.path.physical, records[-1]) if more and records else None
+
+    async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
+        declared = self._planner.codec(target.entity).declared
+        claim = self._planner.claim(declared, declared.uniques[target.name], target.values, self._tenant)
+        record = (await self._records.get((claim,)))[0]
+        if record is None:
+            return None
+        body: Any = record["body"]
+        key = key_from_plain(body["key"])
+        return At(target.entity, key[1:] if declared.tenant else key)
+
+    async def _fetch_blobs(self, codec: EntityCodec, entities: Sequence[Any]) -> None:
+        wanted = [
+            (entity, spec.name, entity.__dict__[spec.name])
+            for entity in entities
+            for spec in codec.declared.blobs
+            if isinstance(entity.__dict__[spec.name], BlobRef)
+        ]
+        if not wanted:
+            return
+        for (entity, name, ref), data in zip(wanted, await asyncio.gather(*(self._blob(codec, ref) for _, _, ref in wanted)), strict=True):
+            entity.__dict__[name] = codec.unpack(name, ref, data)
+
+    async def _blob(self, codec: EntityCodec, ref: BlobRef) -> bytes:
+        try:
+            return await self._core.blobs.get(ref.key)
+        except NotFound:
+            raise Corruption(
+                f"An object that a {codec.name} refers to is missing.", hint="Restore the blob folder or bucket; `palaver doctor` lists all.", entity=codec.name
+            ) from None
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def create(self, entity: E, *, token: str | None = None) -> E:
+        """Store a new record; raise AlreadyExists where its key is taken. Returns it with its revision and expiry."""
+        return (await self.write(Batch().create(entity), token=token))[0]  # type: ignore[return-value]
+
+    async def put(self, entity: E, *, when: When = None, token: str | None = None) -> E:
+        """Store the record whether or not one with its key exists; the old one is replaced whole."""
+        return (await self.write(Batch().put(entity, when=when), token=token))[0]  # type: ignore[return-value]
+
+    async def patch(
+        self,
+        target: At[E] | E,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        remove: Iterable[str] = (),
+        when: When = None,
+        token: str | None = None,
+    ) -> E:
+        """Change fields of a record that exists; raise ConditionFailed where none does. Returns the record after.
+
+        `set` takes values, `F("other")`, `F("n").if_absent(0)` or `F("list").append(x)`; all read the record as it was.
+        `add` adds atomically to numbers and sets. Paths may go into nested fields: `metrics.error_count`.
+        """
+        return (await self.write(Batch().patch(target, set=set, add=add, remove=remove, when=when), token=token))[0]  # type: ignore[return-value]
+
+    async def delete(self, target: At[Any] | Entity, *, when: When = None, token: str | None = None) -> None:
+        """Remove a record; removing what does not exist is not an error.
+
+        Its children go first where they cascade: from this commit on neither it nor they can be changed or joined by
+        new ones. Raises ReferenceBroken where restricting children exist.
+        """
+        await self.core_upkeep().refuse_if_referenced(self, at(target))
+        await self.write(Batch().delete(target, when=when), token=token)
+
+    async def write(self, batch: Batch, *, token: str | None = None) -> tuple[Entity | None, ...]:
+        """Write all ops or none; durable when this returns. Gives one entity per create, put and patch, else None.
+
+        With a `token`, the same request repeated within a day is written once and answered alike; another request with
+        the token raises IdempotencyMismatch. Raises the error of a single op, TransactionCancelled for a larger batch,
+        BatchShape over 100 ops or 4 MB after expansion, Conflict when other writers kept winning.
+        """
+        self._here()
+        planner, records = self._planner, self._records
+        if not batch.ops:
+            return ()
+        for _ in range(ATTEMPTS):
+            premises = planner.premises(batch, self._tenant)
+            seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
+            plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor)
+            if plan.uploads:
+                await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in plan.uploads))
+            result = await records.write(plan.writes)
+            if isinstance(result, Written):
+                return await self._outcome(batch, plan, result)
+            if token is not None and (earlier := token_failure(result)) is not None:
+                return await self._replay(batch, token, earlier.found)
+            if not moved(result):
+                raise blame(planner, batch, result)
+        raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
+
+    async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = BULK) -> int:
+        """Store many records, each alone and unguarded, replacing what is there; return how many.
+
+        Records with unique sets or history go through `put`, one by one. References are not checked. An error stops
+        the load at a chunk's boundary: chunks before it are stored, and storing them again changes nothing.
+        """
+        self._here()
+        total = 0
+        waiting: list[Entity] = []
+        async for entity in _each(entities):
+            waiting.append(entity)
+            if len(waiting) >= chunk:
+                total += await self._bulk(waiting)
+                waiting = []
+        return total + (await self._bulk(waiting) if waiting else 0)
+
+    async def _bulk(self, entities: Sequence[Entity]) -> int:
+        now_us = self._core.now_us()
+        puts: list[Put] = []
+        uploads: list[tuple[str, bytes]] = []
+        for entity in entities:
+            codec = self._planner.codec(type(entity))
+            declared = codec.declared
+            if declared.uniques or declared.history is not None:
+                await self.put(entity)
+                continue
+            if declared.tenant is not None:
+                self._planner.tenant_key(declared, self._tenant)
+            encoded = codec.encode(entity, now_us, self._tenant)
+            key = tuple([encoded.record[name] for name in declared.table.key])
+            puts.append(Put(Address(declared.table.name, key), encoded.record))  # type: ignore[arg-type]
+            uploads.extend(encoded.uploads)
+        if uploads:
+            await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in uploads))
+        if puts:
+            await self._records.write(WriteSet(puts, now_us, Cause(self._actor), atomic=False))
+        return len(entities)
+
+    async def _outcome(self, batch: Batch, plan: Plan, written: Written) -> tuple[Entity | None, ...]:
+        out: list[Entity | None] = []
+        for op, made, index in zip(batch.ops, plan.made, plan.main, strict=True):
+            if index is None:
+                out.append(None)
+            elif made is not None:
+                out.append(stamped(made, written.revisions[index] or 0))
+            else:
+                out.append(await self._patched(asked_at(op), plan, written, index))
+        return tuple(out)
+
+    async def _patched(self, target: At[Any], plan: Plan, written: Written, index: int) -> Entity | None:
+        codec = self._planner.codec(target.entity)
+        record = written.updated[index]
+        op = plan.writes.ops[index]
+        if record is None and isinstance(op, Put):
+            record = {**op.record, REVISION: written.revisions[index]}
+        if record is None or not is_live(codec.declared.table, record, plan.writes.now_us):
+            return None
+        entity: Entity = codec.decode(record)
+        if codec.declared.blobs:
+            await self._fetch_blobs(codec, [entity])
+        return entity
+
+    async def _replay(self, batch: Batch, token: str, earlier: Record | None) -> tuple[Entity | None, ...]:
+        """Answer a repeated request with the records as they are now."""
+        record = earlier or (await self._records.get((token_address(self._tenant, token),)))[0]
+        body: Any = record["body"] if record else {}
+        if body.get("hash") != fingerprint(batch):
+            raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
+        return tuple([await self.find(asked_at(op)) for op in batch.ops])
+
+    # --- searching, explaining, keeping ----------------------------------------------------------------------------
+
+    async def search(self, index: str, text: str = "", **options: Any) -> Results:
+        """Search an index: words (all of them), "phrases", prefix*, -without. Hits carry their records, read now.
+
+        Options: `where` (a condition over the index's filters), `facets`, `limit`, `offset`, `newest_first`.
+        A record that is gone is not a hit, even while the index still has it.
+        """
+        self._here()
+        return await search(self, index, text, **options)
+
+    async def explain(self, what: Query[Any] | Batch) -> Explanation:
+        """Return what would be sent to the engine, without sending it; premises of a batch are read."""
+        self._here()
+        if isinstance(what, Query):
+            declared = self._planner.codec(what.entity).declared
+            return explain_query(self._core, what, self._reads(declared, what, what.most or PAGE, None))
+        premises = self._planner.premises(what, self._tenant)
+        seen = dict(zip(premises, await self._records.get(premises), strict=True)) if premises else {}
+        return explain_batch(self._core, premises, self._planner.plan(what, seen, self._core.now_us(), tenant=self._tenant, actor=self._actor))
+
+    async def migrate(self, *, dry_run: bool = False) -> list[Step]:
+        """Bring the database up to the schema by steps that only add; return them.
+
+        Raises NotProvisioned, before any step, where stored data would be stranded.
+        """
+        self._here()
+        todo = evolve.steps(await self._records.describe(), self._planner.tables.values())
+        if not dry_run:
+            for step in todo:
+                await self._records.apply(step)
+        return todo
+
+    async def settle(self, timeout: float = 10.0) -> None:
+        """Return when every projection has seen everything written before this call, whichever process runs them.
+
+        With no live runner anywhere this process takes the leases and runs them. Raises SettleTimeout with the laggard.
+        """
+        self._here()
+        await self.runner().settle(timeout)
+
+    async def sweep(self, *, limit: int | None = None) -> Swept:
+        """Delete expired records, finish cascades and remove released objects, in batches; return the counts."""
+        self._here()
+        return await self.core_upkeep().sweep(limit)
+
+    async def rebuild(self, projection: str) -> None:
+        """Drop what a projection made and build it anew from the records."""
+        self._here()
+        await self.runner().rebuild(projection)
+
+    async def health(self) -> dict[str, Any]:
+        """Return figures for people and monitors: engine, feed head, each projection's lag and last error, waiting jobs."""
+        self._here()
+        core = self._core
+        head = (await self._records.changes(None, 0)).head if core.projections else 0
+        return {
+            "status": "ok",
+            "schema": core.schema.name,
+            "schema_version": core.schema.version,
+            "fingerprint": core.schema.fingerprint,
+            "engine": type(core.records).__name__,
+            "feed_head": head,
+            "projections": await self.runner().state(head),
+            "waiting": await self.core_upkeep().waiting(),
+        }
+
+    def runner(self) -> Runner:
+        """Return what runs the projections of this store."""
+        core = self._core
+        if core.runner is None:
+            core.runner = Runner(core.records, core.projections, core.clock, self.core_upkeep().work)
+        return core.runner
+
+    def core_upkeep(self) -> Upkeep:
+        return Upkeep(self._core)
+
+    async def aclose(self) -> None:
+        """Stop the runner, let writes under way end, close the engines. Closing twice is not an error."""
+        core = self._core
+        if core.closed:
+            return
+        core.closed = True
+        if core.runner is not None:
+            await core.runner.stop()
+        for close in (core.records.aclose, core.search.aclose, core.blobs.aclose, *core.closers):
+            await close()
+
+    async def __aenter__(self) -> Store:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _here(self) -> None:
+        """Refuse a closed store, another event loop, and a forked child: the engines' threads and locks are not theirs."""
+        core = self._core
+        if core.closed:
+            raise ConfigError("The store is closed.", hint="Open it again.")
+        if asyncio.get_running_loop() is not core.loop:
+            raise ConfigError("The store belongs to another event loop.", hint="Open one store per event loop, or use palaver.open_sync.")
+        if core.pid != os.getpid():
+            raise ConfigError("The store was opened before this process was forked.", hint="Open a store after forking.")
+
+
+def stamped(entity: E, revision: int) -> E:
+    """Return the same instance content with a revision; entities are frozen, so content may be shared."""
+    copy = entity.__class__.__new__(entity.__class__)
+    object.__setattr__(copy, "__dict__", entity.__dict__)
+    object.__setattr__(copy, "__pydantic_fields_set__", entity.__pydantic_fields_set__)
+    object.__setattr__(copy, "__pydantic_extra__", None)
+    object.__setattr__(copy, "__pydantic_private__", {"_revision": revision})
+    return copy
+
+
+async def _each(entities: Iterable[Entity] | AsyncIterable[Entity]) -> AsyncIterator[Entity]:
+    if isinstance(entities, AsyncIterable):
+        async for entity in entities:
+            yield entity
+    else:
+        for entity in entities:
+            yield entity
+
+
+def _sortable(value: Any) -> Any:
+    return value.encode() if isinstance(value, str) else value
+
+
+def system_clock() -> Clock:
+    return SystemClock()
+
+
+HOUR = timedelta(hours=1)
+__all__ = ["Core", "Page", "Refused", "Store", "stamped"]

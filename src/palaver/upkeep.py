@@ -1,0 +1,260 @@
+"""What has to be done behind the writes: expired records, cascades, released objects. All resumable, all in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from palaver.clock import to_us
+from palaver.declared import Declared
+from palaver.errors import ReferenceBroken
+from palaver.markers import Blob
+from palaver.ops import MARK, Address, Bound, Cause, Change, Delete, Op, Put, Read, Refused, WriteSet, is_live
+from palaver.plan import SYSTEM, key_from_plain, system
+from palaver.ports import FindsExpired
+from palaver.query import At
+from palaver.schema import Reference
+from palaver.values import KeyPart, Record
+
+if TYPE_CHECKING:
+    from palaver.store import Core, Store
+
+BATCH = 100
+
+
+@dataclass
+class Swept:
+    """What one sweep removed: expired records per entity, cascaded children, objects."""
+
+    expired: dict[str, int] = field(default_factory=dict)
+    cascaded: int = 0
+    objects: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.expired.values()) + self.cascaded + self.objects
+
+
+class Upkeep:
+    """Housekeeping over the ports, so that every engine has it alike."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._records = core.records
+        self._planner = core.planner
+
+    async def work(self) -> int:
+        """Finish waiting cascades and due objects; called by the runner between changes."""
+        return await self.cascade() + await self.collect()
+
+    async def sweep(self, limit: int | None = None) -> Swept:
+        """Remove expired records of every table through their expiry index, then cascades and due objects."""
+        swept = Swept()
+        left = limit
+        for name, table in self._planner.tables.items():
+            if table.expires is None or not isinstance(self._records, FindsExpired):
+                continue
+            while left is None or left > 0:
+                now_us = self._core.now_us()
+                found = await self._records.expired(name, now_us, BATCH if left is None else min(BATCH, left))
+                if not found:
+                    break
+                removed = await self._expire(name, found, now_us)
+                swept.expired[table.entity] = swept.expired.get(table.entity, 0) + removed
+                left = None if left is None else left - len(found)
+                if not removed:
+                    break
+        swept.cascaded = await self.cascade()
+        swept.objects = await self.collect()
+        return swept
+
+    async def _expire(self, table: str, found: Sequence[Address], now_us: int) -> int:
+        declared = self._core.schema.tables.get(table)
+        if declared is None or self._is_plain(declared):
+            return await self._expire_plain(table, found, now_us)
+        removed = 0
+        for at, old in zip(found, await self._records.get(found), strict=True):
+            if old is not None and old.get(MARK) is None and not is_live(declared.table, old, now_us):
+                result = await self._records.write(self._planner.expire(declared, at, old, now_us).writes)
+                removed += not isinstance(result, Refused)
+        return removed
+
+    def _is_plain(self, declared: Declared) -> bool:
+        return not (declared.uniques or declared.blobs or declared.history or self._planner.cascades(declared))
+
+    async def _expire_plain(self, table: str, found: Sequence[Address], now_us: int) -> int:
+        """Delete in one batch, each guarded by the revision seen, so that a record extended meanwhile stays."""
+        from palaver.ops import Guard, Origin, Unchanged
+
+        records = await self._records.get(found)
+        ops: list[Op] = [
+            Delete(at, (Guard(Unchanged(old["_revision"]), Origin(number, "premise")),), (), True)  # type: ignore[arg-type]
+            for number, (at, old) in enumerate(zip(found, records, strict=True))
+            if old is not None and not is_live(self._planner.tables[table], old, now_us)
+        ]
+        if not ops:
+            return 0
+        result = await self._records.write(WriteSet(ops, now_us, Cause("sweep")))
+        if not isinstance(result, Refused):
+            return len(ops)
+        lost = {failure.op for failure in result.failures}
+        rest = [op for number, op in enumerate(ops) if number not in lost]
+        again = await self._records.write(WriteSet(rest, now_us, Cause("sweep"))) if rest else result
+        return 0 if isinstance(again, Refused) else len(rest)
+
+    # --- cascades ---------------------------------------------------------------------------------------------------
+
+    async def cascade(self) -> int:
+        """Delete the children of marked records, then the records; return how many went."""
+        gone = 0
+        while jobs := await self._jobs("cascade", BATCH):
+            before = gone
+            for job in jobs:
+                body: Any = job["body"]
+                gone += await self._cascade(str(body["table"]), key_from_plain(body["key"]), bool(body["expired"]), job)
+            if gone == before:
+                break
+        return gone
+
+    async def _cascade(self, table: str, key: tuple[KeyPart, ...], expired: bool, job: Record) -> int:
+        declared = self._core.schema.tables.get(table)
+        at = Address(table, key)
+        old = (await self._records.get((at,)))[0] if declared is not None else None
+        if declared is None or old is None or old.get(MARK) is None:
+            await self._records.write(WriteSet((Delete(system("cascade", str(job["name"]))),), self._core.now_us()))
+            return 0
+        gone, waiting = 0, False
+        for reference in self._planner.cascades(declared):
+            removed, left = await self._delete_children(reference, key, expired)
+            gone += removed
+            waiting = waiting or left
+        if waiting:
+            return gone
+        plan = self._planner.remove_marked(declared, at, old, self._core.now_us(), expired=expired)
+        result = await self._records.write(plan.writes)
+        return gone + (0 if isinstance(result, Refused) else 1)
+
+    async def _delete_children(self, reference: Reference, parent: tuple[KeyPart, ...], expired: bool) -> tuple[int, bool]:
+        """Delete one reference's children; a child with children of its own is marked and makes the parent wait."""
+        child, gone, waiting = reference.child, 0, False
+        plain = self._is_plain(child)
+        async for page in self._children(reference, parent):
+            now_us = self._core.now_us()
+            fresh = [record for record in page if record.get(MARK) is None]
+            waiting = waiting or len(fresh) < len(page)
+            addresses = [Address(child.table.name, tuple(record[name] for name in child.table.key)) for record in fresh]  # type: ignore[misc]
+            if plain:
+                if addresses:
+                    await self._records.write(WriteSet([Delete(at, (), (), expired) for at in addresses], now_us, Cause("cascade")))
+                gone += len(addresses)
+                continue
+            for at, record in zip(addresses, fresh, strict=True):
+                plan = self._planner.expire(child, at, record, now_us)
+                ops = [op._replace(expired=expired) if isinstance(op, Delete) else op for op in plan.writes.ops]
+                result = await self._records.write(plan.writes._replace(ops=ops, cause=Cause("cascade")))
+                if isinstance(result, Refused) or self._planner.cascades(child):
+                    waiting = True
+                else:
+                    gone += 1
+        return gone, waiting
+
+    async def _children(self, reference: Reference, parent: tuple[KeyPart, ...]) -> Any:
+        """Yield pages of stored children, hidden ones included."""
+        child = reference.child
+        path = child.access[reference.through]
+        own = parent[1:] if reference.parent.tenant else parent
+        values = {child.fields[name].stored: value for name, value in zip(reference.ref.fields, own, strict=True)}
+        by_path = dict(zip(reference.ref.fields, own, strict=True))
+        partition = (parent[:1] if child.tenant else ()) + tuple(by_path[part.path] for part in path.partition)
+        after: tuple[KeyPart, ...] | None = None
+        while True:
+            page = await self._records.query(Read(child.table.name, path.physical, partition, limit=BATCH, after=after))
+            matching = [record for record in page.records if all(record.get(name) == value for name, value in values.items())]
+            if matching:
+                yield matching
+            if page.last is None:
+                return
+            after = page.last
+
+    async def refuse_if_referenced(self, store: Store, target: At[Any]) -> None:
+        """Raise ReferenceBroken where a restricting child exists."""
+        declared = self._planner.codec(target.entity).declared
+        for reference in self._planner.cascades(declared):
+            if reference.ref.on_delete != "restrict":
+                continue
+            at = self._planner.address(target, store._tenant)
+            now_us = to_us(self._core.clock.now())
+            async for page in self._children(reference, at.key):
+                if any(is_live(reference.child.table, record, now_us) for record in page):
+                    raise ReferenceBroken(
+                        f"This {declared.name} is still referred to by {reference.child.name}.{reference.ref.name}.",
+                        hint=f"Delete its {reference.child.name} records first.",
+                        entity=declared.name,
+                    )
+
+    # --- objects ----------------------------------------------------------------------------------------------------
+
+    async def collect(self) -> int:
+        """Delete released objects that are due; one that a record refers to again is left alone."""
+        now_us = self._core.now_us()
+        gone = 0
+        while due := await self._jobs("blob", BATCH, now_us // 1000):
+            keys, ops = [], []
+            for job in due:
+                body: Any = job["body"]
+                if not await self._referred(str(body["table"]), key_from_plain(body["key"]), str(body["blob"])):
+                    keys.append(str(body["blob"]))
+                ops.append(Delete(system("blob", str(job["name"]))))
+            await self._core.blobs.delete(keys)
+            await self._records.write(WriteSet(ops, self._core.now_us()))
+            gone += len(keys)
+        return gone
+
+    async def _referred(self, table: str, key: tuple[KeyPart, ...], blob: str) -> bool:
+        declared = self._core.schema.tables.get(table)
+        if declared is None:
+            return False
+        record = (await self._records.get((Address(table, key),)))[0]
+        return record is not None and blob in self._planner.codec(declared.entity).references(record)
+
+    async def _jobs(self, scope: str, limit: int, until_ms: int | None = None) -> Sequence[Record]:
+        bounds = () if until_ms is None else (Bound("<=", until_ms),)
+        page = await self._records.query(Read(SYSTEM.name, "palaver_due", (scope,), bounds=bounds, limit=limit, consistent=False))
+        return page.records
+
+    async def waiting(self) -> dict[str, int]:
+        """Return how many jobs wait, up to 100 of each kind."""
+        return {scope: len(await self._jobs(scope, BATCH)) for scope in ("cascade", "blob")}
+
+
+class Released:
+    """The projection that turns released objects into jobs: due at once, or when their declared time is over."""
+
+    name = "objects"
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
+        from hashlib import sha256
+
+        now_ms = to_us(self._core.clock.now()) // 1000
+        ops: dict[str, Op] = {}
+        for change in changes:
+            for blob in change.released:
+                name = sha256(blob.encode()).hexdigest()
+                due = now_ms
+                if change.kind == "expired":
+                    due = max(due, change.revision // 1000 + self._kept_ms(change.table))
+                body = {"table": change.table, "key": [part.hex() if isinstance(part, bytes) else part for part in change.key], "blob": blob}
+                ops[name] = Put(system("blob", name), {"scope": "blob", "name": name, "body": body, "due": due})  # type: ignore[dict-item]
+        return list(ops.values())
+
+    def _kept_ms(self, table: str) -> int:
+        declared = self._core.schema.tables[table]
+        kept = [marker.keep for spec in declared.blobs for marker in [spec.marker(Blob)] if isinstance(marker, Blob) and marker.keep]
+        return max((int(keep.total_seconds() * 1000) for keep in kept), default=0)
+
+    async def rebuild(self) -> None:
+        """Nothing to build: objects nobody refers to are found by the orphan check."""
