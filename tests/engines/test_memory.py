@@ -36,4 +36,4 @@ class TestLaggingMemory(TestMemory):
     async def settle(self, engine: MemoryRecords) -> None:
         clock = engine._clock
         assert isinstance(clock, ManualClock)
-        clock.advance(timedelta(milliseconds=200))
+        clock.advance(timedelta(milliseconds=201))

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from palaver.testing.records.conditions import Conditions
+from palaver.testing.records.content import Content
+from palaver.testing.records.feeding import Feed, Trimming, Waking
 from palaver.testing.records.guarding import Batches, Existence, Races
+from palaver.testing.records.ordering import Bounds, Indexes, Order
+from palaver.testing.records.paging import Counting, Pages, Scans
+from palaver.testing.records.structure import Expiring, Structure
+from palaver.testing.records.updating import Updates
 from palaver.testing.records.writing import Bulk, Revisions, Unknown, Writing
 
 
-class RecordEngineTests(Writing, Revisions, Bulk, Unknown, Existence, Batches, Races):
+class RecordEngineTests(
+    Writing,
+    Revisions,
+    Bulk,
+    Unknown,
+    Existence,
+    Batches,
+    Races,
+    Conditions,
+    Updates,
+    Content,
+    Order,
+    Bounds,
+    Indexes,
+    Pages,
+    Scans,
+    Counting,
+    Feed,
+    Trimming,
+    Waking,
+    Structure,
+    Expiring,
+):
     """Every fact an engine for records must fulfil; subclass it, override `make` and the raw accessors."""

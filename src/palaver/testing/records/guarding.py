@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from palaver.expr import F
-from palaver.ops import MARK, REVISION, Absent, Add, Alive, Check, Guard, Holds, Origin, Put, Refused, Set, Unchanged, Written
+from palaver.ops import MARK, REVISION, Absent, Add, Alive, Check, Guard, Holds, Op, Origin, Put, Refused, Set, Unchanged, Written
 from palaver.ports import RecordEngine
 from palaver.testing.records.base import (
     COUNTERS,
