@@ -173,12 +173,30 @@ async def _assemble(
         fill = await searching.prepare()
         core.projections.append(searching)
     core.projections.extend(make(store) for make in projections)
+    await _remember_schema(core)
     core.runner = Runner(core.records, core.projections, clock, store.core_upkeep().work)
     if fill and searching is not None:
         await (core.runner.rebuild("search") if await _holds_records(core, searching) else searching.activate())
     if stack.embedded if maintain is None else maintain:
         core.runner.start()
     return store
+
+
+async def _remember_schema(core: Core) -> None:
+    """Keep the schema's name and version with the data, and refuse data that a newer program wrote."""
+    at = system("schema", "current")
+    record = (await core.records.get((at,)))[0]
+    stored: Any = record["body"] if record else {}
+    schema = core.schema
+    if stored and stored["name"] == schema.name and stored["version"] > schema.version:
+        raise NotProvisioned(
+            f"The data was written with version {stored['version']} of schema {schema.name}; this program has {schema.version}.",
+            hint="Update the program; older code could drop what it does not know.",
+        )
+    body = {"name": schema.name, "version": schema.version, "fingerprint": schema.fingerprint}
+    if stored != body and (not stored or stored["name"] == schema.name):
+        put = Put(at, {"scope": "schema", "name": "current", "body": body})  # type: ignore[dict-item]
+        await core.records.write(WriteSet((put,), core.now_us()))
 
 
 async def _holds_records(core: Core, searching: SearchProjection) -> bool:
