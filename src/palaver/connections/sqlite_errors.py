@@ -63,6 +63,8 @@ def translate(error: BaseException) -> BaseException:
     for driver, ours, text in _SIMPLE:
         if isinstance(error, driver):
             return ours(text)
+    if isinstance(error, TypeError) and str(error).startswith("Bad binding"):
+        return Validation("A value has another type than its column.")
     if isinstance(error, apsw.SQLError):
         if "no such" in str(error) or "has no column" in str(error):
             return NotProvisioned(f"{error}.", hint="Apply the migrations first.")

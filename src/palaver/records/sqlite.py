@@ -1,0 +1,224 @@
+"""Records in a SQLite file: one table per entity, one table for the feed, every read one statement on one index.
+
+Committing, waiting and threads belong to `connections.sqlite.Database`; what a batch does to `sqlite_writes`; structure
+to `sqlite_structure`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import apsw
+
+from palaver.connections.sqlite import Database
+from palaver.errors import NotProvisioned, Trimmed
+from palaver.ops import (
+    MARK,
+    REVISION,
+    Address,
+    Cause,
+    Change,
+    ChangePage,
+    Limits,
+    Physical,
+    Read,
+    RecordPage,
+    Refused,
+    Step,
+    Table,
+    WriteSet,
+    Written,
+    position,
+)
+from palaver.records import sqlite_structure as structure
+from palaver.records.sqlite_rows import PAGE_BYTES, Rows, fetched
+from palaver.records.sqlite_writes import Writes
+from palaver.records.stored_json import loads
+from palaver.values import KeyPart, Record, record_size
+
+_KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
+_HEAD = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'palaver_changes'), 0)"
+_OLDEST = "SELECT min(position) FROM palaver_changes"
+_CHANGES = (
+    "SELECT position, name, key1, key2, key3, revision, kind, more FROM palaver_changes"
+    " JOIN palaver_names ON palaver_names.id = entity WHERE position > ? ORDER BY position LIMIT ?"
+)
+_TRIM = "DELETE FROM palaver_changes WHERE position < ? AND position < (SELECT min(position) FROM palaver_changes) + ?"
+_TRIM_ROWS = 1_000
+_NOBODY = Cause()
+
+
+class SqliteRecords:
+    """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed and Wakes on one file."""
+
+    limits = Limits()
+
+    def __init__(self, database: Database, tables: Sequence[Table]) -> None:
+        self.database = database
+        self._rows = {table.name: Rows(table) for table in tables}
+        self._writes = Writes(database, self._rows)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def write(self, writes: WriteSet) -> Written | Refused:
+        return await self._writes.write(writes)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def get(self, at: Sequence[Address], *, consistent: bool = True, snapshot: bool = False) -> list[Record | None]:
+        if len(at) == 1:
+            rows = self._writes.rows(at[0].table)
+            text, key = rows.select, at[0].key
+            found = await self.database.read(lambda connection: fetched(connection, text, key))
+            return [rows.decode(found[0]) if found else None]
+        asked = [(self._writes.rows(table), key) for table, key in at]
+
+        def job(connection: apsw.Connection) -> list[Record | None]:
+            # One transaction gives one instant, and takes the lock once instead of for every record.
+            connection.execute("BEGIN")
+            try:
+                return [_one(connection, rows, key) for rows, key in asked]
+            finally:
+                connection.execute("ROLLBACK")
+
+        return await self.database.read(job) if asked else []
+
+    async def query(self, read: Read) -> RecordPage:
+        rows = self._writes.rows(read.table)
+        text, parameters = _known(rows, read).page_of(read)
+
+        def job(connection: apsw.Connection) -> RecordPage:
+            return _page(connection, rows, text, parameters, read.index, read.limit)
+
+        return await self.database.read(job)
+
+    async def scan(self, table: str, *, after: tuple[KeyPart, ...] | None, limit: int, segment: tuple[int, int] = (0, 1)) -> RecordPage:
+        rows = self._writes.rows(table)
+        text, parameters = rows.scan(after, segment, limit)
+        return await self.database.read_pooled(lambda connection: _page(connection, rows, text, parameters, None, limit))
+
+    async def count(self, read: Read, now_us: int) -> int:
+        text, parameters = _known(self._writes.rows(read.table), read).count_of(read, now_us)
+        found = await self.database.read(lambda connection: fetched(connection, text, parameters))
+        return int(found[0][0])
+
+    async def expired(self, table: str, now_us: int, limit: int) -> list[Address]:
+        rows = self._writes.rows(table)
+        if rows.table.expires is None:
+            return []
+        text, parameters = rows.expired(), (now_us // 1_000_000, limit)
+        found = await self.database.read(lambda connection: fetched(connection, text, parameters))
+        return [Address(table, key) for key in found]
+
+    # --- the feed ---------------------------------------------------------------------------------------------------
+
+    async def changes(self, after: int | None, limit: int) -> ChangePage:
+        return await self.database.read(lambda connection: _changes(connection, after, limit))
+
+    async def trim(self, before: int) -> int:
+        forgotten = 0
+        while True:
+            # In pieces, so that no writer waits long behind one of them.
+            some = await self.database.write(_execute(_TRIM, (before, _TRIM_ROWS)), savepoint=False)
+            forgotten += some
+            if some < _TRIM_ROWS:
+                return forgotten
+
+    async def wait_for_change(self, after: int, timeout: float) -> bool:
+        until = time.monotonic() + timeout
+        while True:
+            head = await self.database.read(lambda connection: fetched(connection, _HEAD)[0][0])
+            if head > after:
+                return True
+            left = until - time.monotonic()
+            if left <= 0 or not await self.database.wait_for_commit(left):
+                return False
+
+    # --- structure --------------------------------------------------------------------------------------------------
+
+    async def describe(self) -> Physical:
+        return await self.database.read_pooled(structure.describe)
+
+    async def apply(self, step: Step) -> None:
+        """Take one step in one commit; a step taken before is no error."""
+        found = self._rows.get(step.table.name)
+        table = structure.after(found.table if found else step.table, step)
+        await self.database.write(lambda connection: structure.apply(connection, step))
+        self._rows[table.name] = Rows(table)
+
+    async def stamp(self, version: int, fingerprint: str) -> None:
+        """Note which declaration the file was made for; `describe` gives both back."""
+        await self.database.write(lambda connection: structure.stamp(connection, version, fingerprint))
+
+    async def aclose(self) -> None:
+        await self.database.aclose()
+
+
+def _one(connection: apsw.Connection, rows: Rows, key: tuple[KeyPart, ...]) -> Record | None:
+    found = fetched(connection, rows.select, key)
+    return rows.decode(found[0]) if found else None
+
+
+def _known(rows: Rows, read: Read) -> Rows:
+    if read.index is not None and read.index not in rows.indexes:
+        raise NotProvisioned(f"{rows.table.entity} has no index {read.index}.", table=rows.name, index=read.index)
+    return rows
+
+
+def _page(connection: apsw.Connection, rows: Rows, text: str, parameters: Any, index: str | None, limit: int) -> RecordPage:
+    cursor = connection.execute(text, parameters)
+    try:
+        records, size, more = rows.page(cursor)
+    finally:
+        cursor.close(True)
+    if size > PAGE_BYTES // 4 and len(records) > 1:
+        kept = _kept(records, rows.table)
+        more = more or kept < len(records)
+        del records[kept:]
+    if not more and len(records) < limit:
+        return RecordPage(records, None)
+    return RecordPage(records, position(rows.table, index, records[-1]) if records else None)
+
+
+def _kept(records: Sequence[Record], table: Table) -> int:
+    """Return how many records make at most 1 MB as metered; at least one."""
+    total = 0
+    for number, record in enumerate(records):
+        total += record_size({name: record[name] for name in record if name not in (REVISION, MARK)}, table.entity)
+        if total > PAGE_BYTES and number:
+            return number
+    return len(records)
+
+
+def _changes(connection: apsw.Connection, after: int | None, limit: int) -> ChangePage:
+    connection.execute("BEGIN")
+    try:
+        head = fetched(connection, _HEAD)[0][0]
+        oldest = fetched(connection, _OLDEST)[0][0]
+        found = fetched(connection, _CHANGES, (after or 0, limit))
+    finally:
+        connection.execute("ROLLBACK")
+    trimmed = oldest - 1 if oldest is not None else head
+    if after is not None and after < trimmed:
+        raise Trimmed("The feed does not reach back to this position.")
+    changes = [_change(*row) for row in found]
+    return ChangePage(changes, changes[-1].position if changes else max(after or 0, trimmed), head)
+
+
+def _change(at: int, table: str, key1: Any, key2: Any, key3: Any, revision: int, kind: int, more: str | None) -> Change:
+    key = tuple(part for part in (key1, key2, key3) if part is not None)
+    if more is None:
+        return Change(at, table, key, revision, _KINDS[kind], _NOBODY)
+    rest = loads(more)
+    cause = Cause(rest.get("actor"), rest.get("token"))
+    return Change(at, table, key + tuple(rest.get("key", ())), revision, _KINDS[kind], cause, tuple(rest.get("released", ())))
+
+
+def _execute(text: str, parameters: tuple[Any, ...]) -> Callable[[apsw.Connection], int]:
+    def job(connection: apsw.Connection) -> int:
+        connection.execute(text, parameters)
+        return connection.changes()
+
+    return job

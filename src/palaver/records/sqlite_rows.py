@@ -1,0 +1,205 @@
+"""One table of a SQLite file, compiled: its statements, and functions between records and rows.
+
+The functions are generated once per table, so that no declaration is looked at for a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import apsw
+
+from palaver.errors import NumberRange
+from palaver.ops import MARK, REVISION, Read, Table
+from palaver.records import sql
+from palaver.records.stored_json import dumps, loads
+from palaver.values import KeyPart, Record, Value, canonical, number_text
+
+Row: TypeAlias = "tuple[Any, ...]"
+PAGE_BYTES = 1024 * 1024
+_NARROW = ("int", "float", "bool", "number")
+
+
+def _options(table: Table) -> str:
+    # Measured: rows of some hundred bytes cost twice as much in a tree ordered by key, since every insert moves a page.
+    narrow = all(column.kind in _NARROW for column in table.columns if column.name not in table.key)
+    return " STRICT, WITHOUT ROWID" if narrow else " STRICT"
+
+
+SQLITE = sql.Dialect(
+    types={"text": "TEXT", "int": "INTEGER", "float": "REAL", "bool": "INTEGER", "number": "TEXT", "bytes": "BLOB", "json": "TEXT"},
+    parameter=lambda number: "?",
+    options=_options,
+    bool_check=True,
+    names_index=True,
+)
+
+
+def fetched(connection: apsw.Connection, text: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    return connection.execute(text, parameters).fetchall()
+
+
+def whole(value: Any) -> Any:
+    """Return a number as an integer column holds it."""
+    if value is None or type(value) is int:
+        return value
+    if value != int(value):
+        raise NumberRange("An integer field cannot hold a fraction.")
+    return int(value)
+
+
+def real(value: Any) -> Any:
+    return value if value is None else float(value)
+
+
+def exact(value: Any) -> str | None:
+    return value if value is None else number_text(canonical(Decimal(repr(value)) if type(value) is float else Decimal(value)))
+
+
+def nested(value: Value) -> str | None:
+    return None if value is None else dumps(value)
+
+
+_ENCODE = {"int": "whole", "float": "real", "number": "exact", "json": "nested"}
+_DECODE = {"bool": "{} == 1", "number": "Decimal({})", "json": "loads({})"}
+_LONG = ("text", "bytes", "json")
+_SCOPE = {"whole": whole, "real": real, "exact": exact, "nested": nested, "Decimal": Decimal, "loads": loads, "PAGE_BYTES": PAGE_BYTES}
+
+
+class Rows:
+    """A compiled table. `encode(record, revision)` gives the stored columns; `page(rows)` gives records until they are 1 MB."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.name = table.name
+        self.id = 0
+        self.indexes = frozenset(index.name for index in table.indexes)
+        self.insert = sql.insert(table, SQLITE)
+        self.select = sql.select(table, SQLITE)
+        self.select_revision = sql.select(table, SQLITE, (REVISION,))
+        self.replace = sql.update(table, SQLITE, sql.stored_names(table))
+        self.delete = sql.delete(table, SQLITE)
+        self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
+        self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
+        self.weigh: Callable[[Row], int] = _compile(_weigh_text(table))
+        self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
+        self._pages: dict[Any, sql.PageText] = {}
+        self._updates: dict[tuple[str, ...], str] = {}
+
+    def decode(self, row: Row) -> Record:
+        return self.page((row,))[0][0]
+
+    def update(self, names: tuple[str, ...]) -> str:
+        found = self._updates.get(names)
+        if found is None:
+            found = self._updates[names] = sql.update(self.table, SQLITE, names)
+        return found
+
+    def encoded(self, name: str, value: Value) -> Any:
+        encode: Any = self._encoders.get(name)
+        return value if encode is None else encode(value)
+
+    def page_of(self, read: Read) -> tuple[str, list[Any]]:
+        """Return the statement and the parameters of one page."""
+        comparisons, values = sql.bounded(read.bounds) if read.bounds else ((), [])
+        after = read.after is not None
+        shape = (read.index, len(read.fixed), comparisons, read.descending, after)
+        found = self._pages.get(shape)
+        if found is None:
+            found = self._pages[shape] = sql.page(self.table, sql.Shape(*shape), SQLITE)
+        parameters: list[Any] = [*read.partition, *read.fixed, *values]
+        if read.after is not None:
+            parameters += [read.after[at] for at in found.after]
+        parameters.append(read.limit)
+        return found.text, parameters
+
+    def count_of(self, read: Read, now_us: int) -> tuple[str, list[Any]]:
+        comparisons, values = sql.bounded(read.bounds)
+        text = sql.count(self.table, sql.Shape(read.index, len(read.fixed), comparisons, False, False), SQLITE)
+        return text, [*read.partition, *read.fixed, *values, *((now_us,) if self.table.expires else ())]
+
+    def expired(self) -> str:
+        """Parameters: the second, and how many."""
+        expires = sql.quoted(self.table.expires or "")
+        return (
+            f"SELECT {sql.commas(self.table.key)} FROM {sql.quoted(self.name)} INDEXED BY {sql.quoted(sql.expiry_name(self.table))}"
+            f" WHERE {expires} <= ? ORDER BY {expires}, {sql.commas(self.table.key)} LIMIT ?"
+        )
+
+    def scan(self, after: Sequence[KeyPart] | None, segment: tuple[int, int], limit: int) -> tuple[str, list[Any]]:
+        key = self.table.key
+        where = ["1"]
+        parameters: list[Any] = []
+        if after is not None:
+            where.append(f"({sql.commas(key)}) > ({', '.join('?' * len(key))})" if len(key) > 1 else f"{sql.quoted(key[0])} > ?")
+            parameters += after
+        if segment[1] > 1:
+            where.append(f"({' + '.join(map(self._scattered, key))}) % ? = ?")
+            parameters += [segment[1], segment[0]]
+        names = sql.commas(sql.stored_names(self.table))
+        text = f"SELECT {names} FROM {sql.quoted(self.name)} WHERE {' AND '.join(where)} ORDER BY {sql.commas(key)} LIMIT ?"
+        return text, [*parameters, limit]
+
+    def _scattered(self, name: str) -> str:
+        """Return an expression that spreads keys over small numbers, always the same for one key."""
+        kind = next(column.kind for column in self.table.columns if column.name == name)
+        column = sql.quoted(name)
+        if kind == "int":
+            return f"abs({column} % 65521)"
+        text = f"hex({column})" if kind == "bytes" else column
+        return f"(unicode(substr({text}, -1)) * 31 + unicode(substr({text}, -2)) * 7 + unicode(substr({text}, -3)) + length({text}))"
+
+
+def _compile(text: str) -> Any:
+    scope: dict[str, Any] = dict(_SCOPE)
+    exec(text, scope)
+    return scope["made"]
+
+
+def _encode_text(table: Table) -> str:
+    parts = []
+    for column in table.columns:
+        value = f"record[{column.name!r}]" if column.name in table.key else f"get({column.name!r})"
+        parts.append(f"{_ENCODE[column.kind]}({value})" if column.kind in _ENCODE and column.name not in table.key else value)
+    return f"def made(record, revision):\n get = record.get\n return ({', '.join(parts)}, revision, get({MARK!r}))\n"
+
+
+def _page_text(table: Table) -> str:
+    """The loop counts characters, which are cheap; whoever calls it measures exactly where these come near the limit."""
+    names = [f"v{n}" for n in range(len(table.columns))]
+    by_name = {column.name: name for column, name in zip(table.columns, names, strict=True)}
+    base = sum(len(column.name) + 9 for column in table.columns)
+    first = ", ".join(f"{name!r}: {by_name[name]}" for name in table.key)
+    lines = [
+        "def made(rows):",
+        " records = []",
+        " add = records.append",
+        " size = 0",
+        f" for {', '.join(names)}, revision, mark in rows:",
+        f"  record = {{{first}}}",
+        f"  size += {base}" + "".join(f" + len({by_name[c.name]})" for c in table.columns if c.name in table.key and c.kind in _LONG),
+    ]
+    for column, name in zip(table.columns, names, strict=True):
+        if column.name in table.key:
+            continue
+        lines.append(f"  if {name} is not None:")
+        lines.append(f"   record[{column.name!r}] = {_DECODE.get(column.kind, '{}').format(name)}")
+        if column.kind in _LONG:
+            lines.append(f"   size += len({name})")
+    lines += [
+        f"  record[{REVISION!r}] = revision",
+        "  if mark is not None:",
+        f"   record[{MARK!r}] = mark",
+        "  if size > PAGE_BYTES and records:",
+        "   return records, size, True",
+        "  add(record)",
+        " return records, size, False",
+    ]
+    return "\n".join(lines)
+
+
+def _weigh_text(table: Table) -> str:
+    parts = [f"(0 if row[{n}] is None else len(row[{n}]))" for n, column in enumerate(table.columns) if column.kind in _LONG]
+    return f"def made(row):\n return {' + '.join(['200', *parts])}\n"

@@ -1,0 +1,344 @@
+"""What a batch does to a SQLite file: runs in the writer thread, inside a transaction that other batches share.
+
+Guards are judged and records are changed by the same functions as in memory; SQL only fetches and stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import apsw
+
+from palaver.connections.sqlite import Database
+from palaver.connections.sqlite_errors import LOSES_TRANSACTION
+from palaver.errors import NotProvisioned
+from palaver.expr import parse_path
+from palaver.ops import (
+    REVISION,
+    Absent,
+    Cause,
+    Check,
+    Delete,
+    Failure,
+    Op,
+    Put,
+    Refused,
+    Update,
+    WriteSet,
+    Written,
+    apply_update,
+    holds,
+)
+from palaver.records import sql
+from palaver.records.sqlite_rows import Row, Rows
+from palaver.records.stored_json import dumps
+from palaver.values import Record
+
+CREATED, UPDATED, DELETED, EXPIRED = range(4)
+KEY_COLUMNS = 3
+BULK_OPS = 500
+_PADDING = (None,) * KEY_COLUMNS
+_FEED = "INSERT INTO palaver_changes (entity, kind, revision, key1, key2, key3, more) VALUES "
+_FEED_ROW = "(?, ?, ?, ?, ?, ?, ?)"
+_FEED_ROWS = 32
+_NOBODY = Cause()
+Execute: TypeAlias = Callable[..., Any]
+FeedRow: TypeAlias = "tuple[Any, ...]"
+
+
+class Create(NamedTuple):
+    """A record that most likely is not there yet, ready to be inserted."""
+
+    rows: Rows
+    row: Row
+    op: Put
+
+
+class Writes:
+    """Turns write sets into jobs for the one writer of a file."""
+
+    def __init__(self, database: Database, rows: Mapping[str, Rows]) -> None:
+        self._database = database
+        self._rows = rows
+        self._feed = database.deferred(_flush)
+        self._connection: apsw.Connection | None = None
+        self._execute: Execute = _unbound
+
+    def rows(self, table: str) -> Rows:
+        found = self._rows.get(table)
+        if found is None:
+            raise NotProvisioned(f"There is no table {table}.", table=table)
+        return found
+
+    async def write(self, writes: WriteSet) -> Written | Refused:
+        if not writes.atomic:
+            return await self._bulk(writes)
+        if all(map(_creates, writes.ops)):
+            return await self._create(writes)
+        for op in writes.ops:
+            self.rows(op.at.table)
+        return await self._database.write(lambda connection: self._decide(connection, writes), cost=_cost(writes.ops), savepoint=False)
+
+    # --- records that are new ---------------------------------------------------------------------------------------
+
+    async def _create(self, writes: WriteSet) -> Written | Refused:
+        """Insert first and ask afterwards: a record that is there already is the rare case."""
+        if not writes.ops:
+            return Written((), ())
+        now_us, rows_of = writes.now_us, self.rows
+        creates: list[Create] = []
+        cost = 0
+        for op in writes.ops:
+            rows = rows_of(op.at.table)
+            row = rows.encode(op.record, now_us)  # type: ignore[union-attr]
+            cost += rows.weigh(row)
+            creates.append(Create(rows, row, op))  # type: ignore[arg-type]
+
+        def job(connection: apsw.Connection) -> Written | Refused:
+            if self._insert(connection, creates):
+                for create in creates:
+                    self._publish(create.rows, create.op, CREATED, now_us, writes.cause)
+                return Written([now_us] * len(creates), [None] * len(creates))
+            return self._decide(connection, writes)
+
+        return await self._database.write(job, cost=cost, savepoint=False)
+
+    def _insert(self, connection: apsw.Connection, creates: Sequence[Create]) -> bool:
+        """Insert all, or nothing where one cannot be; cheaper than a savepoint, which copies every page first."""
+        execute = self._start(connection, [create.op for create in creates])
+        inserted = 0
+        try:
+            for rows, row, _ in creates:
+                execute(rows.insert, row)
+                inserted += 1
+        except LOSES_TRANSACTION:
+            raise
+        except BaseException as error:
+            for rows, _, op in creates[:inserted]:
+                execute(rows.delete, op.at.key)
+            if not isinstance(error, apsw.ConstraintError):
+                raise
+            return False
+        return True
+
+    # --- anything ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, connection: apsw.Connection, writes: WriteSet) -> Written | Refused:
+        """Judge every guard against the state before, make every new record, and only then write."""
+        execute = self._start(connection, writes.ops)
+        found = [_Found(self.rows(op.at.table), op, execute) for op in writes.ops]
+        failures = [failure for number, each in enumerate(found) if (failure := each.judge(number, writes.now_us)) is not None]
+        if failures:
+            return Refused(failures)
+        done = [each.prepare(writes.now_us) for each in found]
+        statements = [each.statement for each in done if each.statement is not None]
+        if len(statements) == 1:
+            execute(*statements[0])
+        elif statements:
+            with self._database.undoable():
+                for text, parameters in statements:
+                    execute(text, parameters)
+        for each, outcome in zip(found, done, strict=True):
+            if outcome.statement is not None:
+                self._publish(each.rows, each.op, outcome.kind, outcome.revision, writes.cause)
+        return Written([outcome.given for outcome in done], [outcome.updated for outcome in done])
+
+    # --- each op alone ----------------------------------------------------------------------------------------------
+
+    async def _bulk(self, writes: WriteSet) -> Written:
+        revisions: list[int | None] = []
+        updated: list[Record | None] = []
+        ops = writes.ops
+        for op in ops:
+            self.rows(op.at.table)
+        for start in range(0, len(ops), BULK_OPS):
+            part = writes._replace(ops=ops[start : start + BULK_OPS])
+            done = await self._database.write(partial(self._bulk_part, writes=part), cost=_cost(part.ops), savepoint=False)
+            revisions += done.revisions
+            updated += done.updated
+        return Written(revisions, updated)
+
+    def _bulk_part(self, connection: apsw.Connection, writes: WriteSet) -> Written:
+        self._start(connection, writes.ops)
+        revisions: list[int | None] = []
+        updated: list[Record | None] = []
+        for run in _runs(writes.ops):
+            done = self._bulk_puts(connection, run, writes) if type(run[0]) is Put else None
+            if done is None:
+                for op in run:
+                    alone = self._decide(connection, writes._replace(ops=(op._replace(guards=()),)))
+                    revisions += alone.revisions  # type: ignore[union-attr]
+                    updated += alone.updated  # type: ignore[union-attr]
+            else:
+                revisions += done
+                updated += [None] * len(done)
+        return Written(revisions, updated)
+
+    def _bulk_puts(self, connection: apsw.Connection, ops: Sequence[Op], writes: WriteSet) -> list[int] | None:
+        """Insert records of one table at once; None, and nothing written, where one of them is there already."""
+        rows, now_us = self.rows(ops[0].at.table), writes.now_us
+        encode = rows.encode
+        try:
+            with self._database.undoable():
+                connection.executemany(rows.insert, (encode(op.record, now_us) for op in ops))  # type: ignore[union-attr]
+        except apsw.ConstraintError:
+            return None
+        for op in ops:
+            self._publish(rows, op, CREATED, now_us, writes.cause)
+        return [now_us] * len(ops)
+
+    # --- the feed ---------------------------------------------------------------------------------------------------
+
+    def _publish(self, rows: Rows, op: Op, kind: int, revision: int, cause: Cause) -> None:
+        if not rows.table.feed:
+            return
+        key = op.at.key
+        released: tuple[str, ...] = op.released  # type: ignore[union-attr]
+        more = None
+        if cause != _NOBODY or released or len(key) > KEY_COLUMNS:
+            more = _more(key, cause, released)
+        self._feed.rows.append((rows.id, kind, revision, *(key + _PADDING)[:KEY_COLUMNS], more))
+
+    def _identify(self, rows: Rows) -> None:
+        """Learn the small number that stands for a table in the feed; another process may have given it."""
+        found = self._execute("SELECT id FROM palaver_names WHERE name = ?", (rows.name,)).fetchall()
+        if not found:
+            raise NotProvisioned(f"The table {rows.name} was not made by this library.", hint="Apply the migrations first.")
+        rows.id = found[0][0]
+
+    def _start(self, connection: apsw.Connection, ops: Iterable[Op]) -> Execute:
+        """Return `execute` of one cursor that is used again and again: a new one for each statement costs more than the statement."""
+        if self._connection is not connection:
+            self._connection = connection
+            self._execute = connection.cursor().execute
+        for op in ops:
+            # Before anything is written: it may raise.
+            if not (rows := self.rows(op.at.table)).id:
+                self._identify(rows)
+        return self._execute
+
+
+class _Outcome(NamedTuple):
+    """What an op does: its statement, if any, and what it tells its caller and the feed."""
+
+    statement: tuple[str, Sequence[Any]] | None
+    kind: int = UPDATED
+    revision: int = 0
+    given: int | None = None
+    updated: Record | None = None
+
+
+_NOTHING = _Outcome(None)
+
+
+class _Found:
+    """An op and what is stored at its address."""
+
+    __slots__ = ("op", "record", "revision", "rows")
+
+    def __init__(self, rows: Rows, op: Op, execute: Execute) -> None:
+        self.rows = rows
+        self.op = op
+        self.record: Record | None = None
+        if op.guards or type(op) is Update:
+            stored = execute(rows.select, op.at.key).fetchall()
+            self.record = rows.decode(stored[0]) if stored else None
+            self.revision: int | None = self.record[REVISION] if self.record is not None else None  # type: ignore[assignment]
+        else:
+            stored = execute(rows.select_revision, op.at.key).fetchall()
+            self.revision = stored[0][0] if stored else None
+
+    def judge(self, number: int, now_us: int) -> Failure | None:
+        for guard in self.op.guards:
+            if not holds(guard, self.rows.table, self.record, now_us):
+                return Failure(number, guard, self.record)
+        return None
+
+    def prepare(self, now_us: int) -> _Outcome:
+        """Return what to do; raises where the new record cannot be made."""
+        rows, op, old = self.rows, self.op, self.revision
+        if type(op) is Check or (old is None and type(op) is not Put):
+            return _NOTHING
+        revision = now_us if old is None else max(now_us, old + 1)
+        match op:
+            case Put(at, record):
+                row = rows.encode(record, revision)
+                if old is None:
+                    return _Outcome((rows.insert, row), CREATED, revision, revision)
+                return _Outcome((rows.replace, (*row, *at.key)), UPDATED, revision, revision)
+            case Delete(at):
+                return _Outcome((rows.delete, at.key), EXPIRED if op.expired else DELETED, revision)
+        return self._updated(op, revision)  # type: ignore[arg-type]
+
+    def _updated(self, op: Update, revision: int) -> _Outcome:
+        rows = self.rows
+        assert self.record is not None
+        after = apply_update(rows.table, self.record, op.changes)
+        after[REVISION] = revision
+        names = sql.distinct([str(parse_path(change.path)[0]) for change in op.changes])
+        values = [rows.encoded(name, after.get(name)) for name in names]
+        statement = rows.update((*names, REVISION)), (*values, revision, *op.at.key)
+        return _Outcome(statement, UPDATED, revision, revision, copied(after))
+
+
+def copied(record: Record) -> Record:
+    """Return the record with its own lists and maps: operands of the caller may be inside."""
+    return {name: _copied(value) for name, value in record.items()}
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is dict:
+        return {name: _copied(inner) for name, inner in value.items()}
+    return [_copied(inner) for inner in value] if type(value) is list else value
+
+
+def _creates(op: Op) -> bool:
+    """Say whether an op is a put that only asks that nothing is there, if anything."""
+    return type(op) is Put and (not op.guards or (len(op.guards) == 1 and type(op.guards[0].when) is Absent))
+
+
+def _cost(ops: Sequence[Op]) -> int:
+    """Return a rough size of what ops hold in memory."""
+    total = 0
+    for op in ops:
+        total += 500
+        if type(op) is Put:
+            total += sum(len(value) if type(value) is str or type(value) is bytes else 50 for value in op.record.values())
+    return total
+
+
+def _runs(ops: Sequence[Op]) -> list[Sequence[Op]]:
+    """Split ops into runs of puts to one table and runs of one other op, in order."""
+    runs: list[list[Op]] = []
+    for op in ops:
+        if runs and type(op) is Put and type(runs[-1][0]) is Put and runs[-1][0].at.table == op.at.table:
+            runs[-1].append(op)
+        else:
+            runs.append([op])
+    return list(runs)
+
+
+def _more(key: tuple[Any, ...], cause: Cause, released: tuple[str, ...]) -> str:
+    more: dict[str, Any] = {}
+    if len(key) > KEY_COLUMNS:
+        more["key"] = list(key[KEY_COLUMNS:])
+    if cause.actor is not None:
+        more["actor"] = cause.actor
+    if cause.token is not None:
+        more["token"] = cause.token
+    if released:
+        more["released"] = list(released)
+    return dumps(more)
+
+
+def _flush(connection: apsw.Connection, changes: list[FeedRow]) -> None:
+    """Store the changes of a whole group: one statement for many rows also means one hand-over of the interpreter."""
+    for start in range(0, len(changes), _FEED_ROWS):
+        part = changes[start : start + _FEED_ROWS]
+        connection.execute(_FEED + ", ".join([_FEED_ROW] * len(part)), [value for row in part for value in row])
+
+
+def _unbound(*_arguments: Any) -> Any:
+    raise AssertionError("no job has run yet")
