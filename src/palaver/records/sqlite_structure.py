@@ -17,7 +17,7 @@ from palaver.ops import AddColumn, Belt, Column, CreateIndex, CreateTable, DropI
 from palaver.records import sql
 from palaver.records.sqlite_rows import SQLITE, fetched
 
-SYSTEM = ("palaver_changes", "palaver_names", "palaver_meta")
+OURS = "palaver_"
 _SYSTEM_TEXT = """
 CREATE TABLE IF NOT EXISTS palaver_changes (
   position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -84,12 +84,10 @@ def describe(connection: apsw.Connection) -> Physical:
     every = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     for name, text in fetched(connection, every):
         about = _ABOUT.search(text or "")
-        if name in SYSTEM:
-            continue
-        if about is None:
-            unknown.append(name)
-        else:
+        if about is not None:
             tables.append(_table(connection, name, text, json.loads(about[1])))
+        elif not name.startswith(OURS):
+            unknown.append(name)
     version = fetched(connection, "PRAGMA user_version")[0][0]
     fingerprint = ""
     if _column_names(connection, "palaver_meta"):
