@@ -11,6 +11,7 @@ from palaver.ops import MARK, Bound, Read, Set
 from palaver.ports import RecordEngine
 from palaver.testing.records.base import (
     BYTES,
+    COUNTERS,
     INTS,
     NOTES,
     NOW,
@@ -68,6 +69,15 @@ class Pages(RecordSuite):
             for descending in (False, True):
                 found = await self.all_of(engine, read_kind("k", limit=limit, descending=descending))
                 assert expected == sorted((str(record["owner"]), str(record["id"])) for record in found)
+
+    async def test_a_read_of_one_whole_key_ends_after_its_record(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", kind="k", stamp=1), put(COUNTERS, {"name": "a"}))
+        one_note, one_counter = read_notes("u", limit=1)._replace(fixed=("1",)), Read(COUNTERS.name, None, ("a",), limit=1)
+        for read, last in ((one_note, ("u", "1")), (one_counter, ("a",)), (read_kind("k", limit=1)._replace(fixed=(1,)), None)):
+            for descending in (False, True):
+                assert 1 == len(await self.all_of(engine, read._replace(descending=descending)))
+                if last:
+                    assert [] == await self.all_of(engine, read._replace(descending=descending, after=last))
 
     async def test_ties_under_a_bound_page_without_loss(self, engine: RecordEngine) -> None:
         await written(engine, *(put_note("u", f"{n}", kind="k", stamp=n // 5) for n in range(15)))
