@@ -14,7 +14,7 @@ from typing import TypeAlias
 from palaver.errors import EmptyKey, ItemTooLarge, KeyTooLong, KeyType, NumberRange, Validation
 
 Scalar: TypeAlias = "str | int | float | Decimal | bool | bytes"
-Value: TypeAlias = "Scalar | None | list[Value] | dict[str, Value] | frozenset[str] | frozenset[bytes] | frozenset[int | Decimal]"
+Value: TypeAlias = "Scalar | list[Value] | dict[str, Value] | frozenset[str] | frozenset[bytes] | frozenset[int | Decimal] | None"
 Record: TypeAlias = "dict[str, Value]"
 KeyPart: TypeAlias = "str | int | bytes"
 
@@ -161,10 +161,12 @@ def record_size(record: Mapping[str, Value], entity: str) -> int:
 
 
 def key_part_size(part: object, what: str, most: int) -> int:
-    """Return the bytes of one key part; raise KeyType, EmptyKey or KeyTooLong."""
+    """Return the bytes of one key part; raise KeyType, EmptyKey, KeyTooLong or NumberRange."""
     if type(part) is str:
         length = text_size(part, what)
     elif type(part) is int:
+        if not MIN_INT <= part <= MAX_INT:
+            raise NumberRange(f"{what} needs more than 64 bits.")
         return 8
     elif type(part) is bytes:
         length = len(part)

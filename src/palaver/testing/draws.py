@@ -249,5 +249,6 @@ class Draws:
         if kind == 0 and isinstance(value, str):
             return (Bound("prefix", value[:1]),)
         low = Bound(self.one((">", ">=")), value)
-        high = Bound(self.one(("<", "<=")), value + (self.below(9) if isinstance(value, int) else value))  # type: ignore[operator]
+        above = min(MAX_INT, value + self.below(9)) if isinstance(value, int) else value + value  # type: ignore[operator]
+        high = Bound(self.one(("<", "<=")), above)
         return ((), (low,), (high,), (low, high), ())[kind]

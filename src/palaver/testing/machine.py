@@ -108,11 +108,11 @@ WORLD = 20_000
 
 
 async def long_run(opening: Opening, seed: int, steps: int) -> int:
-    """Run worlds of so many steps, each on a fresh engine; print what was seen; return the number of divergences."""
+    """Run worlds of so many steps, each on a fresh engine, up to the first divergence; print what was seen."""
     random = Random(seed)
     done = refused = raised = divergences = 0
     began = time.perf_counter()
-    while done < steps:
+    while done < steps and not divergences:
         size, world = min(WORLD, steps - done), seed if done == 0 else random.getrandbits(32)
         async with opening() as pair:
             try:
@@ -122,7 +122,7 @@ async def long_run(opening: Opening, seed: int, steps: int) -> int:
                 divergences += 1
                 print(f"DIVERGENCE, replay with --seed {world} --steps {pair.steps}", file=sys.stderr)  # noqa: T201
                 traceback.print_exception(divergence, limit=-4)
-        done += size
+        done += pair.steps
         refused += pair.refused
         raised += pair.raised
     rate = done / (time.perf_counter() - began)
