@@ -10,12 +10,14 @@ import asyncio
 import atexit
 import os
 import time
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from os import getpid
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -123,24 +125,31 @@ class Database:
         process keeps the file locked, StorageFull, Unavailable, and OutcomeUnknown when a COMMIT failed. A caller cancelled
         before its batch is taken has written nothing.
         """
-        return await self._submit(job, cost, savepoint, deadline, False)
-
-    async def write_plain(self, job: Job[T], *, deadline: float | None = None) -> T:
-        """Run a job in the writer thread outside any transaction: VACUUM, a checkpoint, a pragma."""
-        return await self._submit(job, 0, False, deadline, True)
-
-    async def _submit(self, job: Job[T], cost: int, savepoint: bool, deadline: float | None, plain: bool) -> T:
-        self._check()
         writer = self._writer
-        if writer is None:
-            raise ReadOnly("The database was opened for reading only.")
-        if self._blocked or not self._has_room(writer, cost):
-            await self._wait_for_room(writer, cost, deadline)
+        if self._closing or writer is None or self._blocked or not self._has_room(writer, cost):
+            writer = await self._wait_for_writer(cost, deadline)
+        self._check()
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
         self._put_bytes += cost
-        writer.put(Batch(job, future, cost, savepoint, deadline, plain))
+        writer.put(Batch(job, future, cost, savepoint, deadline))
         return await future
+
+    async def write_plain(self, job: Job[T], *, deadline: float | None = None) -> T:
+        """Run a job in the writer thread outside any transaction: VACUUM, a checkpoint, a pragma."""
+        writer = await self._wait_for_writer(0, deadline)
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._put += 1
+        writer.put(Batch(job, future, 0, False, deadline, plain=True))
+        return await future
+
+    async def _wait_for_writer(self, cost: int, deadline: float | None) -> Writer:
+        self._check()
+        if self._writer is None:
+            raise ReadOnly("The database was opened for reading only.")
+        if self._blocked or not self._has_room(self._writer, cost):
+            await self._wait_for_room(self._writer, cost, deadline)
+        return self._writer
 
     def _has_room(self, writer: Writer, cost: int) -> bool:
         batches, held = self._put - writer.taken, self._put_bytes - writer.taken_bytes
@@ -187,6 +196,10 @@ class Database:
         if self._writer is None:
             raise ReadOnly("The database was opened for reading only.")
         return self._writer.undoable()
+
+    def is_wanted(self) -> bool:
+        """Say, in a job, whether somebody else waits for the writer: a long job may then end early."""
+        return self._writer is not None and self._put > self._writer.taken
 
     def _answered(self, answers: list[Answer]) -> None:
         """Hand the answers of one commit to the event loop; called in the writer thread."""
@@ -342,9 +355,9 @@ class Database:
             _close_writer(self._writer.connection)
 
     def _check(self, *, closed: bool = False) -> None:
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise ConfigError("The database was opened by another process.", hint="Open it again after a fork.")
-        if asyncio.get_running_loop() is not self._loop:
+        if get_running_loop() is not self._loop:
             raise ConfigError("The database belongs to another event loop.", hint="Open one store for each event loop.")
         if self._closing and not closed:
             raise ConfigError("The database is closed.")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import apsw
 
@@ -44,12 +44,8 @@ class Batch(NamedTuple):
     plain: bool = False
 
 
-class Answer(NamedTuple):
-    future: Any
-    result: Any
-    error: BaseException | None
-
-
+# The future, its result, its error; a plain tuple, because one is made for every batch.
+Answer: TypeAlias = "tuple[Any, Any, BaseException | None]"
 Deliver = Callable[[list[Answer]], None]
 
 
@@ -122,7 +118,7 @@ class Writer:
                 # Nothing may end this thread: callers would wait for ever.
                 _log.exception("the writer of a SQLite file failed outside a job")
                 lost = OutcomeUnknown("The writer failed outside a job.")
-                answers = [Answer(left.future, None, lost) for left in (batch, *self._group)]
+                answers = [(left.future, None, lost) for left in (batch, *self._group)]
             self._deliver(answers)
             if self._log_pages >= self._checkpoint_at:
                 self._checkpoint()
@@ -132,9 +128,9 @@ class Writer:
         self.taken += 1
         self.taken_bytes += batch.cost
         if batch.future.done():
-            return Answer(batch.future, None, None)
+            return (batch.future, None, None)
         if batch.deadline is not None and self._clock() > batch.deadline:
-            return Answer(batch.future, None, Throttled("The write queue did not reach this batch before its deadline."))
+            return (batch.future, None, Throttled("The write queue did not reach this batch before its deadline."))
         return None
 
     def _transact(self, first: Batch) -> list[Answer]:
@@ -196,17 +192,17 @@ class Writer:
         """Run one job in the open transaction; undo it alone where it fails. Raises _Lost where that cannot be."""
         try:
             if not batch.savepoint:
-                return Answer(batch.future, batch.job(self.connection), None)
+                return (batch.future, batch.job(self.connection), None)
             with self.undoable():
-                return Answer(batch.future, batch.job(self.connection), None)
+                return (batch.future, batch.job(self.connection), None)
         except Rollback as undone:
-            return Answer(batch.future, undone.result, None)
+            return (batch.future, undone.result, None)
         except LOSES_TRANSACTION as error:
             raise _Lost from error
         except BaseException as error:
             if self.connection.get_autocommit():
                 raise _Lost from error
-            return Answer(batch.future, None, translate(error))
+            return (batch.future, None, translate(error))
 
     @contextmanager
     def undoable(self) -> Iterator[None]:
@@ -242,7 +238,7 @@ class Writer:
             if nothing_written and len(group) > 1:
                 raise _Lost from error
             self._abandon()
-            return [answer if answer.error else Answer(answer.future, None, ours) for answer in answers]
+            return [answer if answer[2] else (answer[0], None, ours) for answer in answers]
         return answers
 
     def _abandon(self) -> None:
@@ -260,21 +256,21 @@ class Writer:
                 result = batch.job(self.connection)
             except Rollback as undone:
                 self._abandon()
-                return Answer(batch.future, undone.result, None)
+                return (batch.future, undone.result, None)
             self._flush()
             committing = True
             self._execute("COMMIT")
-            return Answer(batch.future, result, None)
+            return (batch.future, result, None)
         except BaseException as error:
             self._abandon()
-            return Answer(batch.future, None, translate_commit(error)[0] if committing else translate(error))
+            return (batch.future, None, translate_commit(error)[0] if committing else translate(error))
 
     def _refuse_queued(self, first: Batch, error: BaseException) -> list[Answer]:
         """Answer everything queued with an error: each waiting its own turn would add their waits up."""
         answers: list[Answer] = []
         batch: Batch | None = first
         while batch is not None:
-            answers.append(self._take(batch) or Answer(batch.future, None, translate(error)))
+            answers.append(self._take(batch) or (batch.future, None, translate(error)))
             try:
                 batch = self._queue.get_nowait()
             except queue.Empty:
@@ -287,10 +283,10 @@ class Writer:
         if skipped is not None:
             return [skipped]
         try:
-            return [Answer(batch.future, batch.job(self.connection), None)]
+            return [(batch.future, batch.job(self.connection), None)]
         except BaseException as error:
             self._abandon()
-            return [Answer(batch.future, None, translate(error))]
+            return [(batch.future, None, translate(error))]
 
     def _checkpoint(self) -> None:
         """Copy the log into the file after the answers are out, so that no caller waits for it."""

@@ -228,7 +228,10 @@ def after_prefix(prefix: Any) -> KeyPart | None:
 def page(table: Table, shape: Shape, dialect: Dialect) -> PageText:
     """Return the statement for one page of a read: a range of one index, in its order."""
     where, number, ordered, positions = _where(table, shape, dialect)
-    if shape.after:
+    if shape.after and not ordered:
+        # The whole key is given, so there is nothing after its one record.
+        where.append("1 = 0")
+    elif shape.after:
         sign = "<" if shape.descending else ">"
         marks = [dialect.parameter(number + n) for n in range(len(ordered))]
         number += len(marks)

@@ -7,7 +7,7 @@ to `sqlite_structure`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
 import apsw
@@ -62,8 +62,8 @@ class SqliteRecords:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    async def write(self, writes: WriteSet) -> Written | Refused:
-        return await self._writes.write(writes)
+    def write(self, writes: WriteSet) -> Coroutine[Any, Any, Written | Refused]:
+        return self._writes.write(writes)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

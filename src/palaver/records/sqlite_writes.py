@@ -5,7 +5,7 @@ Guards are judged and records are changed by the same functions as in memory; SQ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -38,7 +38,9 @@ from palaver.values import Record
 
 CREATED, UPDATED, DELETED, EXPIRED = range(4)
 KEY_COLUMNS = 3
-BULK_OPS = 500
+BULK_OPS = 8_000
+BULK_RUN = 250
+BULK_COST = 500
 _PADDING = (None,) * KEY_COLUMNS
 _FEED = "INSERT INTO palaver_changes (entity, kind, revision, key1, key2, key3, more) VALUES "
 _FEED_ROW = "(?, ?, ?, ?, ?, ?, ?)"
@@ -48,12 +50,8 @@ Execute: TypeAlias = Callable[..., Any]
 FeedRow: TypeAlias = "tuple[Any, ...]"
 
 
-class Create(NamedTuple):
-    """A record that most likely is not there yet, ready to be inserted."""
-
-    rows: Rows
-    row: Row
-    op: Put
+# A record that most likely is not there yet, ready to be inserted; a plain tuple, because one is made for every put.
+Create: TypeAlias = "tuple[Rows, Row, Put]"
 
 
 class Writes:
@@ -87,30 +85,32 @@ class Writes:
         """Insert first and ask afterwards: a record that is there already is the rare case."""
         if not writes.ops:
             return Written((), ())
-        now_us, rows_of = writes.now_us, self.rows
+        now_us, tables = writes.now_us, self._rows
         creates: list[Create] = []
         cost = 0
         for op in writes.ops:
-            rows = rows_of(op.at.table)
+            rows = tables.get(op.at.table) or self.rows(op.at.table)
             row = rows.encode(op.record, now_us)  # type: ignore[union-attr]
             cost += rows.weigh(row)
-            creates.append(Create(rows, row, op))  # type: ignore[arg-type]
+            creates.append((rows, row, op))  # type: ignore[arg-type]
+        return await self._database.write(partial(self._create_job, creates, writes), cost=cost, savepoint=False)
 
-        def job(connection: apsw.Connection) -> Written | Refused:
-            if self._insert(connection, creates):
-                for create in creates:
-                    self._publish(create.rows, create.op, CREATED, now_us, writes.cause)
-                return Written([now_us] * len(creates), [None] * len(creates))
+    def _create_job(self, creates: list[Create], writes: WriteSet, connection: apsw.Connection) -> Written | Refused:
+        if not self._insert(connection, creates):
             return self._decide(connection, writes)
+        now_us, cause = writes.now_us, writes.cause
+        for rows, _, op in creates:
+            self._publish(rows, op, CREATED, now_us, cause)
+        return Written([now_us] * len(creates), [None] * len(creates))
 
-        return await self._database.write(job, cost=cost, savepoint=False)
-
-    def _insert(self, connection: apsw.Connection, creates: Sequence[Create]) -> bool:
+    def _insert(self, connection: apsw.Connection, creates: list[Create]) -> bool:
         """Insert all, or nothing where one cannot be; cheaper than a savepoint, which copies every page first."""
-        execute = self._start(connection, [create.op for create in creates])
+        execute = self._execute
         inserted = 0
         try:
             for rows, row, _ in creates:
+                if not rows.id:
+                    execute = self._start(connection, [op for _, _, op in creates])
                 execute(rows.insert, row)
                 inserted += 1
         except LOSES_TRANSACTION:
@@ -148,19 +148,22 @@ class Writes:
     # --- each op alone ----------------------------------------------------------------------------------------------
 
     async def _bulk(self, writes: WriteSet) -> Written:
+        """Write op by op in as few commits as other callers allow: a commit ends early when somebody else waits."""
         revisions: list[int | None] = []
         updated: list[Record | None] = []
         ops = writes.ops
         for op in ops:
             self.rows(op.at.table)
-        for start in range(0, len(ops), BULK_OPS):
-            part = writes._replace(ops=ops[start : start + BULK_OPS])
-            done = await self._database.write(partial(self._bulk_part, writes=part), cost=_cost(part.ops), savepoint=False)
+        while len(revisions) < len(ops):
+            rest = ops[len(revisions) : len(revisions) + BULK_OPS]
+            job = partial(self._bulk_part, writes=writes._replace(ops=rest))
+            done = await self._database.write(job, cost=BULK_COST * len(rest), savepoint=False)
             revisions += done.revisions
             updated += done.updated
         return Written(revisions, updated)
 
     def _bulk_part(self, connection: apsw.Connection, writes: WriteSet) -> Written:
+        """Write some ops, at least one slice of them, and return the outcomes of those written."""
         self._start(connection, writes.ops)
         revisions: list[int | None] = []
         updated: list[Record | None] = []
@@ -174,32 +177,58 @@ class Writes:
             else:
                 revisions += done
                 updated += [None] * len(done)
+            if self._database.is_wanted():
+                break
         return Written(revisions, updated)
 
     def _bulk_puts(self, connection: apsw.Connection, ops: Sequence[Op], writes: WriteSet) -> list[int] | None:
         """Insert records of one table at once; None, and nothing written, where one of them is there already."""
         rows, now_us = self.rows(ops[0].at.table), writes.now_us
         encode = rows.encode
+        tried = 0
+
+        def encoded() -> Iterator[Row]:
+            nonlocal tried
+            for op in ops:
+                row = encode(op.record, now_us)  # type: ignore[union-attr]
+                tried += 1
+                yield row
+
         try:
-            with self._database.undoable():
-                connection.executemany(rows.insert, (encode(op.record, now_us) for op in ops))  # type: ignore[union-attr]
-        except apsw.ConstraintError:
+            connection.executemany(rows.insert, encoded())
+        except LOSES_TRANSACTION:
+            raise
+        except BaseException as error:
+            for op in ops[: max(tried - 1, 0)]:
+                self._execute(rows.delete, op.at.key)
+            if not isinstance(error, apsw.ConstraintError):
+                raise
             return None
-        for op in ops:
-            self._publish(rows, op, CREATED, now_us, writes.cause)
+        self._publish_all(rows, ops, writes)
         return [now_us] * len(ops)
 
     # --- the feed ---------------------------------------------------------------------------------------------------
+
+    def _publish_all(self, rows: Rows, ops: Sequence[Op], writes: WriteSet) -> None:
+        if not rows.table.feed:
+            return
+        if writes.cause != _NOBODY or len(rows.table.key) > KEY_COLUMNS or any(op.released for op in ops):  # type: ignore[union-attr]
+            for op in ops:
+                self._publish(rows, op, CREATED, writes.now_us, writes.cause)
+            return
+        number, now_us = rows.id, writes.now_us
+        padding = (*_PADDING[len(rows.table.key) :], None)
+        self._feed.rows.extend([(number, CREATED, now_us, *op.at.key, *padding) for op in ops])
 
     def _publish(self, rows: Rows, op: Op, kind: int, revision: int, cause: Cause) -> None:
         if not rows.table.feed:
             return
         key = op.at.key
         released: tuple[str, ...] = op.released  # type: ignore[union-attr]
-        more = None
-        if cause != _NOBODY or released or len(key) > KEY_COLUMNS:
-            more = _more(key, cause, released)
-        self._feed.rows.append((rows.id, kind, revision, *(key + _PADDING)[:KEY_COLUMNS], more))
+        if released or cause != _NOBODY or len(key) > KEY_COLUMNS:
+            self._feed.rows.append((rows.id, kind, revision, *(key + _PADDING)[:KEY_COLUMNS], _more(key, cause, released)))
+        else:
+            self._feed.rows.append((rows.id, kind, revision, *key, *_PADDING[len(key) :], None))
 
     def _identify(self, rows: Rows) -> None:
         """Learn the small number that stands for a table in the feed; another process may have given it."""
@@ -309,15 +338,17 @@ def _cost(ops: Sequence[Op]) -> int:
     return total
 
 
-def _runs(ops: Sequence[Op]) -> list[Sequence[Op]]:
-    """Split ops into runs of puts to one table and runs of one other op, in order."""
-    runs: list[list[Op]] = []
-    for op in ops:
-        if runs and type(op) is Put and type(runs[-1][0]) is Put and runs[-1][0].at.table == op.at.table:
-            runs[-1].append(op)
-        else:
-            runs.append([op])
-    return list(runs)
+def _runs(ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
+    """Split ops, in order, into short runs of puts to one table and single other ops."""
+    start = 0
+    while start < len(ops):
+        end = start + 1
+        if type(ops[start]) is Put:
+            table = ops[start].at.table
+            while end < len(ops) and end - start < BULK_RUN and type(ops[end]) is Put and ops[end].at.table == table:
+                end += 1
+        yield ops[start:end]
+        start = end
 
 
 def _more(key: tuple[Any, ...], cause: Cause, released: tuple[str, ...]) -> str:
