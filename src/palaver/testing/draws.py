@@ -176,7 +176,7 @@ class Draws:
         if pick < 0.4 and column.kind in ("int", "number", "float"):
             return Add(name, self.of_kind(column.kind))
         if pick < 0.45 and table.expires:
-            return Set(F(MARK), now_us) if self.chance(0.3) else Remove(F(MARK))
+            return Set(F(MARK), now_us) if self.chance(0.6) else Remove(F(MARK))
         others = [other.name for other in columns if other.kind == column.kind]
         if pick < 0.55 and column.name != table.expires and column.kind != "text":
             return Set(name, F(self.one(others)))

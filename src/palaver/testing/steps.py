@@ -208,7 +208,8 @@ class Pair:
             expected, found = await self.model.trim(place[0]), await self.engine.trim(place[1])  # type: ignore[attr-defined]
             if expected != found:
                 self.diverge("trim", expected, found)
-            self._positions = self._positions[100:]
+            # Some of those just forgotten are kept, to be asked for.
+            self._positions = self._positions[50:]
 
     async def reopen(self, draws: Draws) -> None:
         if self._reopen is not None and draws.chance(0.1):
@@ -328,12 +329,12 @@ _RULES: dict[Callable[[Pair, Draws], Awaitable[None]], int] = {
     Pair.get: 8,
     Pair.query: 18,
     Pair.go_on: 6,
-    Pair.count: 3,
+    Pair.count: 4,
     Pair.scan: 1,
     Pair.tick: 6,
     Pair.sweep: 2,
     Pair.follow: 5,
-    Pair.follow_again: 1,
+    Pair.follow_again: 3,
     Pair.trim: 1,
     Pair.reopen: 1,
 }
