@@ -18,8 +18,9 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -41,10 +42,24 @@ MESSAGES = Table(
     ),
     partition=("conversation_id",),
     sort=("message_id",),
-    indexes=(IndexSpec("by_user", ("user_id",), ("timestamp",)),),
 )
+INDEXED = replace(MESSAGES, indexes=(IndexSpec("by_user", ("user_id",), ("timestamp",)),))
 CREATE = (Guard(Absent(), Origin(0, "create")),)
 WORDS = ("the", "quick", "brown", "fox", "asks", "whether", "its", "order", "has", "been", "shipped", "and", "when", "it", "arrives")
+
+
+class Spent(NamedTuple):
+    """Seconds on the wall, and of this process's own CPU: the latter holds still on a busy machine."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def stamp() -> Spent:
+    return Spent(time.perf_counter(), time.process_time())
 
 
 class Raw:
@@ -158,19 +173,19 @@ class Bench:
         self.raw.many(made)
         await self.engine.write(WriteSet([put(message, ()) for message in made], time.time_ns() // 1000, atomic=False))
 
-    async def create_1(self, n: int) -> tuple[float, float]:
+    async def create_1(self, n: int) -> tuple[Spent, Spent]:
         made = self.messages.list(n)
-        start = time.perf_counter()
+        start = stamp()
         for message in made:
             self.raw.connection.execute("BEGIN IMMEDIATE")
             self.raw.insert(message)
             self.raw.connection.execute("COMMIT")
-        middle = time.perf_counter()
+        middle = stamp()
         for message in made:
             await self.create(message)
-        return middle - start, time.perf_counter() - middle
+        return middle - start, stamp() - middle
 
-    async def create_32(self, n: int) -> tuple[float, float]:
+    async def create_32(self, n: int) -> tuple[Spent, Spent]:
         made = [self.messages.list(n // 32) for _ in range(32)]
         group = self.raw.group(self.loop)
 
@@ -178,67 +193,72 @@ class Bench:
             for message in messages:
                 await store(message)
 
-        start = time.perf_counter()
+        start = stamp()
         await asyncio.gather(*(caller(group.insert, messages) for messages in made))
-        middle = time.perf_counter()
+        middle = stamp()
         await asyncio.gather(*(caller(self.create, messages) for messages in made))
-        end = time.perf_counter()
+        end = stamp()
         group.stop()
         return middle - start, end - middle
 
-    async def last_20(self, n: int) -> tuple[float, float]:
+    async def last_20(self, n: int) -> tuple[Spent, Spent]:
         asked = [self.messages.conversations[k % 64] for k in range(n)]
-        start = time.perf_counter()
+        start = stamp()
         for conversation in asked:
             assert 20 == len(self.raw.last(conversation))
-        middle = time.perf_counter()
+        middle = stamp()
         for conversation in asked:
             page = await self.engine.query(Read("messages", None, (conversation,), descending=True, limit=20))
             assert 20 == len(page.records)
-        return middle - start, time.perf_counter() - middle
+        return middle - start, stamp() - middle
 
-    async def get(self, n: int) -> tuple[float, float]:
+    async def get(self, n: int) -> tuple[Spent, Spent]:
         key = self.messages.one()
         await self.create(key)
         self.raw.insert(key)
         number = self.raw.connection.last_insert_rowid()
         at = [put(key).at]
-        start = time.perf_counter()
+        start = stamp()
         for _ in range(n):
             found: list[Any] = self.raw.reader.execute("SELECT body FROM messages WHERE id = ?", (number,)).fetchall()
             json.loads(found[0][0])
-        middle = time.perf_counter()
+        middle = stamp()
         for _ in range(n):
             await self.engine.get(at)
-        return middle - start, time.perf_counter() - middle
+        return middle - start, stamp() - middle
 
-    async def bulk(self, n: int) -> tuple[float, float]:
+    async def bulk(self, n: int) -> tuple[Spent, Spent]:
         made = self.messages.list(n)
         made.sort(key=lambda message: message["conversation_id"])
-        start = time.perf_counter()
+        start = stamp()
         self.raw.many(made)
-        middle = time.perf_counter()
+        middle = stamp()
         await self.engine.write(WriteSet([put(message, ()) for message in made], time.time_ns() // 1000, atomic=False))
-        return middle - start, time.perf_counter() - middle
+        return middle - start, stamp() - middle
+
+
+def report(name: str, n: int, runs: list[tuple[Spent, Spent]]) -> None:
+    ratios = sorted(raw.wall / ours.wall for raw, ours in runs)
+    raw, ours = ([run[side] for run in runs] for side in (0, 1))
+    print(
+        f"{name:10} ours {n / statistics.median(run.wall for run in ours):9,.0f}/s"
+        f"  raw {n / statistics.median(run.wall for run in raw):9,.0f}/s"
+        f"  ratio {ratios[0]:.2f} - {statistics.median(ratios):.2f} - {ratios[-1]:.2f}"
+        f"  cpu us {statistics.median(run.cpu for run in ours) / n * 1e6:6.1f} / {statistics.median(run.cpu for run in raw) / n * 1e6:6.1f}"
+    )
 
 
 async def main(options: argparse.Namespace) -> None:
     phases = {"create_1": 1_000, "create_32": 9_600, "last_20": 2_000, "get": 5_000, "bulk": 10_000}
+    table = INDEXED if options.indexed else MESSAGES
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-        engine = SqliteRecords(await Database.open(Path(folder) / "ours.db"), (MESSAGES,))
-        await engine.apply(CreateTable(MESSAGES))
+        engine = SqliteRecords(await Database.open(Path(folder) / "ours.db"), (table,))
+        await engine.apply(CreateTable(table))
         bench = Bench(Raw(Path(folder) / "raw.db"), engine, asyncio.get_running_loop())
         await bench.fill()
         for name, n in phases.items():
-            if options.only and name not in options.only.split(","):
-                continue
-            runs = [await getattr(bench, name)(n) for _ in range(options.rounds)]
-            ratios = sorted(raw / ours for raw, ours in runs)
-            ours = n / statistics.median(run[1] for run in runs)
-            print(
-                f"{name:10} ours {ours:9,.0f}/s  raw {n / statistics.median(run[0] for run in runs):9,.0f}/s"
-                f"  ratio {ratios[0]:.2f} - {statistics.median(ratios):.2f} - {ratios[-1]:.2f}"
-            )
+            if not options.only or name in options.only.split(","):
+                report(name, n, [await getattr(bench, name)(n) for _ in range(options.rounds)])
         await engine.aclose()
 
 
@@ -246,5 +266,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default=None)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="phases, separated by commas")
+    parser.add_argument("--indexed", action="store_true", help="with a secondary index, which raw does not have")
     asyncio.run(main(parser.parse_args()))
