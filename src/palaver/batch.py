@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, fields, is_dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias
+
+from pydantic import BaseModel
 
 from palaver.entity import Entity
 from palaver.errors import Validation
@@ -110,3 +113,33 @@ class Batch:
 
     def __iter__(self) -> Iterator[Asked]:
         return iter(self.ops)
+
+
+def asked_at(op: Asked) -> At[Any]:
+    """Return the address an op is about."""
+    return op.entity.address if isinstance(op, Create | Put) else op.at
+
+
+def fingerprint(batch: Batch) -> str:
+    """Return a hash of what the caller set, and of nothing that defaults fill in, so that a retry is a retry.
+
+    The same in every process: it depends on no order of sets and mappings.
+    """
+    return sha256(repr([_given(op) for op in batch.ops]).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _given(value: Any) -> object:
+    """Return nested lists of texts that say what was set, whatever the order it was said in."""
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, BaseModel):
+        return [type(value).__name__, sorted((name, repr(_given(getattr(value, name)))) for name in value.model_fields_set)]
+    if is_dataclass(value):
+        return [type(value).__name__, [_given(getattr(value, part.name)) for part in fields(value)]]
+    if isinstance(value, Mapping):
+        return ["map", sorted((repr(name), repr(_given(inner))) for name, inner in value.items())]
+    if isinstance(value, Set):
+        return ["set", sorted(repr(_given(inner)) for inner in value)]
+    if isinstance(value, list | tuple):
+        return [_given(inner) for inner in value]
+    return repr(value)

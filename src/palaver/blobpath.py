@@ -37,6 +37,8 @@ def blob_key(declared: Declared, marker: Blob, entity: Entity, data: bytes, tena
         path = marker.path.format(**values)
     except (KeyError, ValueError, AttributeError, IndexError, TypeError):
         raise Validation(
-            f"The blob path of {declared.name} could not be filled in.", hint="It may name only fields that have a value.", entity=declared.name
+            f"The blob path of {declared.name} could not be filled in.",
+            hint="It may name only fields that have a value.",
+            entity=declared.name,
         ) from None
     return f"{subject_prefix(tenant, None if subject is None else str(subject))}{path}/{sha256(data).hexdigest()}"

@@ -73,9 +73,7 @@ class EntityCodec:
             for spec in declared.fields.values()
             if spec.name not in blobs
         ]
-        self._decoders = [
-            (spec.name, spec.stored, spec.kind.decode, spec.default, spec.name in blobs) for spec in declared.fields.values()
-        ]
+        self._decoders = [(spec.name, spec.stored, spec.kind.decode, spec.default, spec.name in blobs) for spec in declared.fields.values()]
         self._key = declared.table.key
         self._shadowed = bool(declared.shadows)
         self._fixed_size = 8 + len(REVISION)
@@ -136,7 +134,9 @@ class EntityCodec:
                 f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.", entity=self.name, field=name
             )
         if type(value) is int and not MIN_INT <= value <= MAX_INT:
-            raise NumberRange(f"{self.name}.{name} does not fit a 64-bit integer.", hint="Declare it as Decimal.", entity=self.name, field=name)
+            raise NumberRange(
+                f"{self.name}.{name} does not fit a 64-bit integer.", hint="Declare it as Decimal.", entity=self.name, field=name
+            )
         return size(value, f"{self.name}.{name}")
 
     def _finish(self, entity: Entity, record: Record, now_us: int, tenant: str | None) -> int:
@@ -148,7 +148,7 @@ class EntityCodec:
         if self._shadowed:
             shadows = shadow_values(declared, record, entity)
             record.update(shadows)
-            added += sum(len(name) + (len(part) if type(part) is str else 8) for name, part in shadows.items())  # type: ignore[arg-type]
+            added += sum(len(name) + (len(part) if type(part) is str else 8) for name, part in shadows.items())
         for part in declared.access["key"].parts:
             held = record.get(part.column)
             if type(held) is not str or not held or len(held) > 256 or not held.isascii():
@@ -174,7 +174,10 @@ class EntityCodec:
         expires = record.get(stored)
         if expires is not None and expires > now_us // 1_000_000 + TEN_YEARS_S:  # type: ignore[operator]
             raise Validation(
-                f"{self.name}.{name} is more than ten years ahead.", hint="An expiry is in seconds, not milliseconds.", entity=self.name, field=name
+                f"{self.name}.{name} is more than ten years ahead.",
+                hint="An expiry is in seconds, not milliseconds.",
+                entity=self.name,
+                field=name,
             )
         return 0 if expires is None else len(stored) + 6
 

@@ -17,13 +17,14 @@ from palaver.clock import Clock, SystemClock
 from palaver.cursor import Signer
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, NotProvisioned
-from palaver.feed import Projection, Runner
+from palaver.feed import Projection
 from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
-from palaver.plan import Planner, system
+from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine, SearchIndex
 from palaver.schema import Schema
 from palaver.searching import SearchProjection
 from palaver.store import Core, Store
+from palaver.system import system
 from palaver.upkeep import Released
 
 ProjectionFactory = Callable[[Store], Projection]
@@ -98,7 +99,7 @@ class Opening:
             await self._store.aclose()
 
 
-def open(  # noqa: A001 - the verb people expect, read as palaver.open
+def open(
     url: str | None = None,
     *,
     schema: Schema,
@@ -124,7 +125,9 @@ def open(  # noqa: A001 - the verb people expect, read as palaver.open
         planner = Planner(schema)
         stack = await _stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
         try:
-            return await _assemble(schema, planner, stack, url or parsed.path, clock or SystemClock(), projections, maintain, migrate, actor)
+            return await _assemble(
+                schema, planner, stack, url or parsed.path, clock or SystemClock(), projections, maintain, migrate, actor
+            )
         except BaseException:
             for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
                 await close()
@@ -165,21 +168,26 @@ async def _assemble(
         pid=os.getpid(),
     )
     store = Store(core, actor=actor)
-    if any(declared.blobs for declared in schema.entities.values()):
+    await _remember_schema(core)
+    await _project(store, projections)
+    if stack.embedded if maintain is None else maintain:
+        store.runner().start()
+    return store
+
+
+async def _project(store: Store, projections: Iterable[ProjectionFactory]) -> None:
+    """Put the projections together, and fill search indexes that are new or changed."""
+    core = store.core
+    if any(declared.blobs for declared in core.schema.entities.values()):
         core.projections.append(Released(core))
     fill: list[str] = []
-    searching = SearchProjection(core) if schema.searches else None
+    searching = SearchProjection(core) if core.schema.searches else None
     if searching is not None:
         fill = await searching.prepare()
         core.projections.append(searching)
     core.projections.extend(make(store) for make in projections)
-    await _remember_schema(core)
-    core.runner = Runner(core.records, core.projections, clock, store.core_upkeep().work)
     if fill and searching is not None:
-        await (core.runner.rebuild("search") if await _holds_records(core, searching) else searching.activate())
-    if stack.embedded if maintain is None else maintain:
-        core.runner.start()
-    return store
+        await (store.runner().rebuild("search") if await _holds_records(core, searching) else searching.activate())
 
 
 async def _remember_schema(core: Core) -> None:

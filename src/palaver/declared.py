@@ -96,15 +96,7 @@ def declare(entity: type[Entity]) -> Declared:
     """Compile a declaration. Raises SchemaError with the field or index at fault."""
     fields = _fields(entity)
     tenant = _only(entity, fields, Tenant)
-    key_decl = next((value for name, value in _namespace(entity) if isinstance(value, Key)), None)
-    if key_decl is None:
-        raise SchemaError(f"{entity.__name__} has no key.", hint='Write key = Key("…").', entity=entity.__name__)
-    if not any(name == "key" and isinstance(value, Key) for name, value in _namespace(entity)):
-        raise SchemaError(f"The key of {entity.__name__} must be called key.", hint="Write key = Key(…).", entity=entity.__name__)
-    access: dict[str, AccessPath] = {"key": _access(entity, fields, "key", None, key_decl.partition, key_decl.sort)}
-    for name, value in _namespace(entity):
-        if isinstance(value, Index):
-            access[name] = _index(entity, fields, name, value)
+    access = _paths(entity, fields)
     uniques = {name: _unique(entity, fields, name, value) for name, value in _namespace(entity) if isinstance(value, Unique)}
     history = next((value.keep for _, value in _namespace(entity) if isinstance(value, History)), None)
     refs = tuple(value for _, value in _namespace(entity) if isinstance(value, Ref))
@@ -136,13 +128,23 @@ def declare(entity: type[Entity]) -> Declared:
     return declared
 
 
+def _paths(entity: type[Entity], fields: Mapping[str, FieldSpec]) -> dict[str, AccessPath]:
+    """Compile the key and the indexes."""
+    declarations = _namespace(entity)
+    keys = {name: value for name, value in declarations if isinstance(value, Key)}
+    if not keys:
+        raise SchemaError(f"{entity.__name__} has no key.", hint='Write key = Key("…").', entity=entity.__name__)
+    if set(keys) != {"key"}:
+        raise SchemaError(f"The key of {entity.__name__} must be called key.", hint="Write one key = Key(…).", entity=entity.__name__)
+    access = {"key": _access(entity, fields, "key", None, keys["key"].partition, keys["key"].sort)}
+    access.update({name: _index(entity, fields, name, value) for name, value in declarations if isinstance(value, Index)})
+    return access
+
+
 def _namespace(entity: type[Entity]) -> list[tuple[str, Any]]:
     """Declarations of the class and its bases, nearest definition first, in order of writing."""
-    found: dict[str, Any] = {}
-    for base in reversed(entity.__mro__):
-        for name, value in vars(base).items():
-            if isinstance(value, Key | Index | Unique | Ref | History):
-                found[name] = value
+    kinds = (Key, Index, Unique, Ref, History)
+    found = {name: value for base in reversed(entity.__mro__) for name, value in vars(base).items() if isinstance(value, kinds)}
     return list(found.items())
 
 
@@ -175,11 +177,12 @@ def _fields(entity: type[Entity]) -> dict[str, FieldSpec]:
 def _range(markers: list[Any], kind: Kind) -> tuple[object, ...]:
     if kind.column not in ("int", "float"):
         return ()
-    low = next((marker.ge for marker in markers if isinstance(marker, Ge)), None)
-    high = next((marker.le for marker in markers if isinstance(marker, Le)), None)
+    low: Any = next((marker.ge for marker in markers if isinstance(marker, Ge)), None)
+    high: Any = next((marker.le for marker in markers if isinstance(marker, Le)), None)
     if kind.column == "int":
-        low = next((marker.gt + 1 for marker in markers if isinstance(marker, Gt)), low)
-        high = next((marker.lt - 1 for marker in markers if isinstance(marker, Lt)), high)
+        above: Any = next((marker.gt for marker in markers if isinstance(marker, Gt)), None)
+        below: Any = next((marker.lt for marker in markers if isinstance(marker, Lt)), None)
+        low, high = low if above is None else above + 1, high if below is None else below - 1
     return ("range", low, high) if low is not None or high is not None else ()
 
 
@@ -206,7 +209,10 @@ def _only(entity: type[Entity], fields: Mapping[str, FieldSpec], marker: type[An
 def _index(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str, index: Index) -> AccessPath:
     if not index.partition and not index.shards:
         raise SchemaError(
-            f"{entity.__name__}.{name} has no partition.", hint="Name a field, or spread it with shards=8.", entity=entity.__name__, index=name
+            f"{entity.__name__}.{name} has no partition.",
+            hint="Name a field, or spread it with shards=8.",
+            entity=entity.__name__,
+            index=name,
         )
     if index.shards and not 2 <= index.shards <= 256:
         raise SchemaError(f"{entity.__name__}.{name} has {index.shards} shards.", hint="Use 2 to 256.", entity=entity.__name__, index=name)
@@ -243,12 +249,18 @@ def part(entity: type[Entity], fields: Mapping[str, FieldSpec], where: str, path
     spec = _field(entity, fields, str(steps[0]))
     what = f"{entity.__name__}.{where}"
     if spec.secret:
-        raise SchemaError(f"{what} indexes {path}, which is secret.", hint="Index a hash of it instead.", entity=entity.__name__, index=where)
+        raise SchemaError(
+            f"{what} indexes {path}, which is secret.", hint="Index a hash of it instead.", entity=entity.__name__, index=where
+        )
     stored_steps, kind, unknown = inside(spec.kind, steps[1:])
     if unknown is not None or kind is None:
-        raise SchemaError(f"{what} names {path}, which has no declared type.", hint="Declare it as a field.", entity=entity.__name__, index=where)
+        raise SchemaError(
+            f"{what} names {path}, which has no declared type.", hint="Declare it as a field.", entity=entity.__name__, index=where
+        )
     if key and (spec.optional or len(steps) > 1):
-        raise SchemaError(f"{what} uses {path}, which may be missing.", hint="A key part is a required top-level field.", entity=entity.__name__)
+        raise SchemaError(
+            f"{what} uses {path}, which may be missing.", hint="A key part is a required top-level field.", entity=entity.__name__
+        )
     transform, column_kind = _ordering(kind, what, path)
     simple = len(steps) == 1 and transform is None
     column = spec.stored if simple else "_" + "_".join([spec.stored, *map(str, stored_steps)])
@@ -281,7 +293,9 @@ def _ordering(kind: Kind, what: str, path: str) -> tuple[Callable[[Any], KeyPart
     if kind.column == "float":
         return lambda value: number_key(Decimal(repr(value))), "text"
     raise SchemaError(
-        f"{what} uses {path}, which is a list, map or set and has no order.", hint="Write one record per element and index those.", index=what
+        f"{what} uses {path}, which is a list, map or set and has no order.",
+        hint="Write one record per element and index those.",
+        index=what,
     )
 
 
@@ -342,7 +356,7 @@ def _table(
     key = access["key"]
     keyed = {part.column for part in key.parts}
     columns = [
-        Column(spec.stored, spec.kind.column, required=spec.stored in keyed or not spec.optional and spec.default is None, check=spec.check)  # type: ignore[arg-type]
+        Column(spec.stored, spec.kind.column, spec.stored in keyed or (not spec.optional and spec.default is None), check=spec.check)
         for spec in fields.values()
     ]
     columns += [Column(name, part.column_kind, required=name in keyed, shadow=True) for name, part in shadows.items()]
@@ -380,7 +394,9 @@ def _check_markers(entity: type[Entity], declared: Declared) -> None:
             _field(entity, declared.fields, rule.of)
         if declared.expires.kind.column != "int":
             raise SchemaError(
-                f"{entity.__name__}.{declared.expires.name} must be an Expiry.", hint="Annotate it with Expiry | None.", entity=entity.__name__
+                f"{entity.__name__}.{declared.expires.name} must be an Expiry.",
+                hint="Annotate it with Expiry | None.",
+                entity=entity.__name__,
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from palaver.declared import Declared, declare
 from palaver.errors import Expression, SchemaError
 from palaver.expr import Compare, Condition, In, Path, map_paths, parse_path
-from palaver.fields import inside
+from palaver.fields import Kind, inside
 from palaver.keys import History, Index, Key, Ref, Unique, address
 from palaver.query import At
 
@@ -71,10 +72,12 @@ class Entity(BaseModel):
         found = cls.__dict__.get("__palaver_declared__")
         if found is None:
             if cls.__palaver_table__ is None:
-                raise SchemaError(f"{cls.__name__} has no table.", hint=f'Write class {cls.__name__}(Entity, table="…").', entity=cls.__name__)
+                raise SchemaError(
+                    f"{cls.__name__} has no table.", hint=f'Write class {cls.__name__}(Entity, table="…").', entity=cls.__name__
+                )
             found = declare(cls)
             cls.__palaver_declared__ = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     @classmethod
     def bind(cls, condition: Condition) -> Condition:
@@ -100,38 +103,43 @@ class Entity(BaseModel):
         spec = declared.fields.get(str(first))
         if spec is None:
             raise Expression(
-                f"{cls.__name__} has no field {first}.", hint=did_you_mean(str(first), declared.fields), entity=cls.__name__, field=str(first)
+                f"{cls.__name__} has no field {first}.",
+                hint=did_you_mean(str(first), declared.fields),
+                entity=cls.__name__,
+                field=str(first),
             )
         if spec.secret:
             raise Expression(f"{cls.__name__}.{spec.name} is secret and cannot be asked for.", entity=cls.__name__, field=spec.name)
         steps, kind, unknown = inside(spec.kind, rest)
         if unknown is not None:
             known = kind_names(spec, rest)
-            raise Expression(f"{cls.__name__}.{path} names nothing.", hint=did_you_mean(unknown, known), entity=cls.__name__, field=str(path))
+            raise Expression(
+                f"{cls.__name__}.{path} names nothing.", hint=did_you_mean(unknown, known), entity=cls.__name__, field=str(path)
+            )
         text = spec.stored + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
 
-        def encode(value: Any, op: str) -> Any:
-            if isinstance(value, Path):
-                raise Expression(f"{cls.__name__}.{path} is compared with a path.", hint="Compare it with a value.", entity=cls.__name__)
-            use = kind.element if kind is not None and op == "contains" and kind.element is not None else kind
-            if value is None:
-                raise Expression(
-                    f"{cls.__name__}.{path} is compared with None.", hint="Use .missing() or .exists().", entity=cls.__name__, field=str(path)
-                )
-            if op == "starts_with" or use is None or use.encode is None:
-                return value
-            try:
-                return use.encode(value)
-            except (AttributeError, TypeError, ValueError):
-                return value
-
-        return Path(text), encode
+        return Path(text), partial(_literal, f"{cls.__name__}.{path}", kind)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
         return hash((type(self), self.address.key))
+
+
+def _literal(what: str, kind: Kind | None, value: Any, op: str) -> Any:
+    """Return the stored form of a value that is compared with a field of this kind."""
+    if isinstance(value, Path):
+        raise Expression(f"{what} is compared with a path.", hint="Compare it with a value.")
+    if value is None:
+        raise Expression(f"{what} is compared with None.", hint="Use .missing() or .exists().")
+    use = kind.element if kind is not None and op == "contains" and kind.element is not None else kind
+    if op == "starts_with" or use is None or use.encode is None:
+        return value
+    try:
+        return use.encode(value)
+    except (AttributeError, TypeError, ValueError):
+        return value
 
 
 _RESERVED = frozenset(name for name in dir(Entity) if not name.startswith("__")) | {"declared"}
@@ -141,11 +149,16 @@ def _refuse_taken_names(cls: type[Entity]) -> None:
     for name, info in cls.model_fields.items():
         if isinstance(info.default, Key | Index | Unique | Ref | History):
             raise SchemaError(
-                f"{cls.__name__}.{name} is both a field and a declaration.", hint="Leave out the annotation.", entity=cls.__name__, field=name
+                f"{cls.__name__}.{name} is both a field and a declaration.",
+                hint="Leave out the annotation.",
+                entity=cls.__name__,
+                field=name,
             )
         if name in _RESERVED:
             raise SchemaError(
-                f"{cls.__name__}.{name} has a name every entity uses itself.", hint='Rename it and keep the stored name with Stored("…").', entity=cls.__name__
+                f"{cls.__name__}.{name} has a name every entity uses itself.",
+                hint='Rename it and keep the stored name with Stored("…").',
+                entity=cls.__name__,
             )
         if info.alias is not None and cls.model_config.get("alias_generator") is None:
             raise SchemaError(

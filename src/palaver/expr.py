@@ -96,7 +96,7 @@ class Path:
         return Append(self, items)  # type: ignore[arg-type]
 
 
-def F(path: str) -> Path:  # noqa: N802 - the field's own short name for "field"
+def F(path: str) -> Path:
     """Name a field for a condition, a filter or an update operand."""
     parse_path(Path(path))
     return Path(path)

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from palaver.clock import Clock, to_ms, to_us
 from palaver.errors import Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
 from palaver.ops import Change, Guard, Op, Origin, Put, Unchanged, WriteSet, Written
-from palaver.plan import system
 from palaver.ports import RecordEngine, Wakes
+from palaver.system import system
 from palaver.values import Record
 
 log = logging.getLogger("palaver.feed")

@@ -17,8 +17,9 @@ from uuid import UUID
 from pydantic import BaseModel, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from palaver.clock import EPOCH, from_ms, to_ms, to_us
+from palaver.clock import EPOCH, from_ms, to_ms
 from palaver.markers import Blob, Digits, Instant
+from palaver.ops import KINDS
 from palaver.values import canonical
 
 Codec = Callable[[Any], Any]
@@ -31,7 +32,7 @@ _ORDERED = ("text", "int", "bytes")
 class Kind:
     """A column kind with its codec. `element` is the kind of a list's, set's or map's values; `model` a nested model."""
 
-    column: str
+    column: KINDS
     encode: Codec | None = None
     decode: Codec | None = None
     check: tuple[object, ...] = ()
@@ -164,7 +165,7 @@ def _literal(options: tuple[Any, ...]) -> Kind:
 
 def _enum(enum: type[Enum]) -> Kind:
     values = tuple(member.value for member in enum)
-    column = "int" if all(type(value) is int for value in values) else "text"
+    column: KINDS = "int" if all(type(value) is int for value in values) else "text"
     if column == "text" and not all(isinstance(value, str) for value in values):
         return Kind("text", lambda member: member.name, lambda name: enum[name], ("in", tuple(enum.__members__)))
     return Kind(column, lambda member: member.value, enum, ("in", values))
@@ -173,7 +174,7 @@ def _enum(enum: type[Enum]) -> Kind:
 def _container(bare: Any) -> Kind | None:
     origin, args = get_origin(bare) or bare, get_args(bare)
     if origin in (list, tuple, Sequence) or (isinstance(origin, type) and issubclass(origin, list | tuple)):
-        if origin is tuple and len(args) != 2 and args or (origin is tuple and args and args[1] is not Ellipsis):
+        if (origin is tuple and len(args) != 2 and args) or (origin is tuple and args and args[1] is not Ellipsis):
             return None
         element = kind_of(args[0]) if args else OPEN
         make: Any = tuple if origin is tuple else list
@@ -243,7 +244,8 @@ def _model(model: type[BaseModel]) -> Kind:
                 values[name] = inner if decoder is None or inner is None else decoder(inner)
             else:
                 values[name] = None if info.is_required() else info.get_default(call_default_factory=True, validated_data=values)
-        return build(model, values)
+        instance: BaseModel = build(model, values)
+        return instance
 
     kind = _models[model] = Kind("json", encode, decode, model=model)
     for name, info in model.model_fields.items():

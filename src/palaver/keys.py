@@ -44,7 +44,9 @@ class Part:
     def encode(self, value: object) -> KeyPart:
         """Return the stored form of a value given by a caller; raise KeyType, EmptyKey or KeyTooLong."""
         if value is None:
-            raise EmptyKey(f"{self.entity}.{self.path} is missing.", hint="Every key part needs a value.", entity=self.entity, field=self.path)
+            raise EmptyKey(
+                f"{self.entity}.{self.path} is missing.", hint="Every key part needs a value.", entity=self.entity, field=self.path
+            )
         part = self.accept(value)
         if self.transform is not None:
             part = self.transform(part)
@@ -189,7 +191,9 @@ class BoundUnique(Generic[E]):
         parts = self._entity.declared().uniques[self._name].parts
         if len(values) != len(parts):
             raise Expression(
-                f"{self._entity.__name__}.{self._name} takes {len(parts)} values.", hint="Pass one for each declared field.", entity=self._entity.__name__
+                f"{self._entity.__name__}.{self._name} takes {len(parts)} values.",
+                hint="Pass one for each declared field.",
+                entity=self._entity.__name__,
             )
         return UniqueAt(self._entity, self._name, tuple(part.encode(value) for part, value in zip(parts, values, strict=True)))
 

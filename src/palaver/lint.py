@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from palaver.declared import Declared
@@ -69,16 +70,17 @@ def _lint_path(declared: Declared, path: AccessPath) -> Iterator[Diagnostic]:
     if path.physical is not None and not _NAME.fullmatch(path.physical):
         yield Diagnostic("index_name", "error", where, "Its stored name is not 3 to 255 of A-Z a-z 0-9 _ . -.", "Set name=.")
     if path.physical is not None and not path.shards:
-        for part in path.partition:
-            values = _few_values(declared, part.path)
-            if values:
-                yield Diagnostic(
-                    "hot_partition",
-                    "warning",
-                    where,
-                    f"{part.path} has {values} values, so all writes go to {values} partitions, and a throttled index throttles its table.",
-                    "Spread it with shards=8.",
-                )
+        # One part of many values is enough to spread the whole partition.
+        values = prod(_few_values(declared, part.path) for part in path.partition)
+        if path.partition and 0 < values <= FEW:
+            yield Diagnostic(
+                "hot_partition",
+                "warning",
+                where,
+                f"{' and '.join(part.path for part in path.partition)} has {values} values, so all writes go to {values} partitions, "
+                "and a throttled index throttles its table.",
+                "Spread it with shards=8.",
+            )
     if path.physical is not None:
         key = declared.access["key"]
         if [part.path for part in path.partition] == [part.path for part in key.partition] and [part.path for part in path.sort] == [

@@ -256,6 +256,10 @@ def next_revision(record: Record | None, now_us: int) -> int:
     return now_us if record is None else max(now_us, record[REVISION] + 1)  # type: ignore[operator, return-value]
 
 
+def revision_of(record: Mapping[str, Value]) -> int:
+    return record[REVISION]  # type: ignore[return-value]
+
+
 def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Record:
     """Return the record after an update, REVISION and MARK untouched.
 
@@ -266,16 +270,7 @@ def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Re
     copied: set[str] = set()
     doomed: list[tuple[int, list[Value]]] = []
     for change in changes:
-        steps = parse_path(change.path)
-        for other in taken:
-            short = min(len(other), len(steps))
-            if other[:short] == steps[:short]:
-                raise PathOverlap(f"An update of {table.entity} touches {change.path} twice.", entity=table.entity)
-        taken.append(steps)
-        if steps[0] in table.key or steps[0] == REVISION:
-            raise Expression(
-                f"{table.entity}.{steps[0]} is a key part and cannot be updated.", hint="Put a new record.", entity=table.entity
-            )
+        steps = _claimed(table, change.path, taken)
         holder = _parent(table, after, steps, copied, change.path)
         last = steps[-1]
         match change:
@@ -297,6 +292,19 @@ def apply_update(table: Table, record: Record, changes: Sequence[Change_]) -> Re
         del elements[last : last + 1]
     record_size({name: value for name, value in after.items() if name not in (REVISION, MARK)}, table.entity)
     return after
+
+
+def _claimed(table: Table, path: Path, taken: list[tuple[str | int, ...]]) -> tuple[str | int, ...]:
+    """Return the steps of a path that no other change of the update touches, and that may be changed at all."""
+    steps = parse_path(path)
+    for other in taken:
+        short = min(len(other), len(steps))
+        if other[:short] == steps[:short]:
+            raise PathOverlap(f"An update of {table.entity} touches {path} twice.", entity=table.entity)
+    taken.append(steps)
+    if steps[0] in table.key or steps[0] == REVISION:
+        raise Expression(f"{table.entity}.{steps[0]} is a key part and cannot be updated.", hint="Put a new record.", entity=table.entity)
+    return steps
 
 
 def _parent(table: Table, after: Record, steps: tuple[str | int, ...], copied: set[str], path: Path) -> dict[str, Value] | list[Value]:

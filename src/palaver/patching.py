@@ -87,7 +87,10 @@ class Patcher:
             target = self._target(declared, path)
             if len(parse_path(target.path)) == 1 and not target.spec.optional and target.spec.default is None:
                 raise Expression(
-                    f"{declared.name}.{path} is required and cannot be removed.", hint="Set it to another value.", entity=declared.name, field=path
+                    f"{declared.name}.{path} is required and cannot be removed.",
+                    hint="Set it to another value.",
+                    entity=declared.name,
+                    field=path,
                 )
             yield Remove(target.path)
 
@@ -97,7 +100,10 @@ class Patcher:
             found = self._targets[declared.entity, path] = _compile(declared, path)
         if not key and any(part.path == found.spec.name for part in declared.access["key"].parts):
             raise Expression(
-                f"{declared.name}.{path} is part of the key and never changes.", hint="Create another record.", entity=declared.name, field=path
+                f"{declared.name}.{path} is part of the key and never changes.",
+                hint="Create another record.",
+                entity=declared.name,
+                field=path,
             )
         if not key and declared.tenant is found.spec:
             raise Expression(f"{declared.name}.{path} is the tenant and never changes.", entity=declared.name, field=path)
@@ -108,7 +114,9 @@ def _compile(declared: Declared, path: str) -> Target:
     first, *rest = parse_path(Path(path))
     spec = declared.fields.get(str(first))
     if spec is None:
-        raise Expression(f"{declared.name} has no field {first}.", hint=did_you_mean(str(first), declared.fields), entity=declared.name, field=path)
+        raise Expression(
+            f"{declared.name} has no field {first}.", hint=did_you_mean(str(first), declared.fields), entity=declared.name, field=path
+        )
     steps, kind, unknown = inside(spec.kind, rest)
     if unknown is not None:
         raise Expression(

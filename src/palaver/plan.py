@@ -14,13 +14,12 @@ from hashlib import sha256
 from typing import Any
 
 from palaver import batch as asked
-from palaver.batch import Batch, UnchangedSince
-from palaver.clock import from_us
+from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
 from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared, UniqueSpec
 from palaver.entity import Entity
 from palaver.errors import BatchShape, SchemaError, TenantMismatch
-from palaver.expr import F, Path, evaluate, parse_path
+from palaver.expr import Append, IfAbsent, Path, evaluate
 from palaver.ops import (
     MARK,
     REVISION,
@@ -30,11 +29,9 @@ from palaver.ops import (
     Cause,
     Change_,
     Check,
-    Column,
     Delete,
     Guard,
     Holds,
-    IndexSpec,
     Limits,
     Op,
     Origin,
@@ -46,63 +43,20 @@ from palaver.ops import (
     WriteSet,
     apply_update,
     is_live,
+    next_revision,
+    position,
+    revision_of,
 )
 from palaver.patching import Patcher
 from palaver.query import At
 from palaver.schema import Reference, Schema
-from palaver.values import KeyPart, Record, Value, record_size
+from palaver.system import SYSTEM, history_address, history_table, job_address, key_text, plain_key, system, token_address
+from palaver.values import KeyPart, Record, Value, record_size, size
 
 LIMITS = Limits()
 TOKENS_KEPT = timedelta(hours=24)
 ABSENT, ALIVE = Absent(), Alive()
-
-SYSTEM = Table(
-    name="palaver_system",
-    entity="palaver_system",
-    columns=(
-        Column("scope", "text", required=True),
-        Column("name", "text", required=True),
-        Column("body", "json"),
-        Column("due", "int"),
-        Column("expires", "int"),
-    ),
-    partition=("scope",),
-    sort=("name",),
-    indexes=(IndexSpec("palaver_due", ("scope",), ("due",)),),
-    expires="expires",
-    feed=False,
-)
-
-
-def history_table(declared: Declared) -> Table:
-    """Return the table that keeps images of an entity's records."""
-    return Table(
-        name=f"{declared.table.name}-history",
-        entity=f"{declared.name}History",
-        columns=(
-            Column("record_key", "text", required=True),
-            Column("revision", "int", required=True),
-            Column("kind", "text", required=True),
-            Column("subject", "text"),
-            Column("actor", "text"),
-            Column("image", "json"),
-            Column("expires", "int", required=True),
-        ),
-        partition=("record_key",),
-        sort=("revision",),
-        indexes=(IndexSpec("by_subject", ("subject",), ("revision",)),),
-        expires="expires",
-        feed=False,
-    )
-
-
-def key_text(key: Sequence[KeyPart]) -> str:
-    """Return one text for a key: parts with their lengths, so that no two keys share it."""
-    return "".join(f"{len(part)}:{part}" for part in (part.hex() if isinstance(part, bytes) else str(part) for part in key))
-
-
-def system(scope: str, name: str) -> Address:
-    return Address(SYSTEM.name, (scope, name))
+OPERANDS = (Path, IfAbsent, Append)
 
 
 @dataclass(slots=True)
@@ -177,7 +131,9 @@ class Planner:
             return ()
         if tenant is None:
             raise TenantMismatch(
-                f"{declared.name} belongs to tenants and this store is bound to none.", hint="Use store.for_tenant(…).", entity=declared.name
+                f"{declared.name} belongs to tenants and this store is bound to none.",
+                hint="Use store.for_tenant(…).",
+                entity=declared.name,
             )
         return (tenant,)
 
@@ -220,22 +176,7 @@ class Planner:
         expansion), TenantMismatch.
         """
         draft = _Draft(now_us, tenant, seen)
-        made: list[Entity | None] = []
-        main: list[int | None] = []
-        for number, op in enumerate(batch.ops):
-            match op:
-                case asked.Create(entity):
-                    index, instance = self._store(draft, number, entity, create=True, when=None)
-                case asked.Put(entity, when):
-                    index, instance = self._store(draft, number, entity, create=False, when=when)
-                case asked.Patch():
-                    index, instance = self._patch(draft, number, op), None
-                case asked.Delete(at, when):
-                    index, instance = self._delete(draft, number, at, when), None
-                case asked.Check(at, when):
-                    index, instance = self._check(draft, number, at, when), None
-            made.append(instance)
-            main.append(index)
+        expanded = [self._expand(draft, number, op) for number, op in enumerate(batch.ops)]
         if token is not None:
             self._token(draft, batch, token)
         self._merge_checks(draft)
@@ -247,7 +188,22 @@ class Planner:
         if draft.size > LIMITS.bytes:
             raise BatchShape(f"The batch would write {draft.size:,} bytes; the most is {LIMITS.bytes:,}.", hint="Split it.")
         writes = WriteSet(draft.ops, now_us, Cause(actor, token))
-        return Plan(writes, tuple(draft.uploads), tuple(made), tuple(main), token)
+        return Plan(writes, tuple(draft.uploads), tuple(made for _, made in expanded), tuple(index for index, _ in expanded), token)
+
+    def _expand(self, draft: _Draft, number: int, op: asked.Asked) -> tuple[int | None, Entity | None]:
+        """Add what one asked op becomes; return the position of its write, and the instance where it is known already."""
+        match op:
+            case asked.Create(entity):
+                return self._store(draft, number, entity, create=True, when=None)
+            case asked.Put(entity, when):
+                return self._store(draft, number, entity, create=False, when=when)
+            case asked.Patch():
+                return self._patch(draft, number, op), None
+            case asked.Delete(at, when):
+                return self._delete(draft, number, at, when), None
+            case asked.Check(at, when):
+                self._check(draft, number, at, when)
+                return None, None
 
     def _store(self, draft: _Draft, number: int, entity: Entity, *, create: bool, when: asked.When) -> tuple[int, Entity]:
         codec = self.codec(type(entity))
@@ -256,14 +212,14 @@ class Planner:
             entity = bind_tenant(declared, entity, draft.tenant)
         encoded = codec.encode(entity, draft.now_us, draft.tenant)
         record = encoded.record
-        at = Address(declared.table.name, tuple([record[name] for name in declared.table.key]))  # type: ignore[misc]
+        at = Address(declared.table.name, position(declared.table, None, record))
         guards: list[Guard] = []
         old: Record | None = None
         if create:
             guards.append(Guard(ABSENT, Origin(number, "absent")))
         elif at in draft.seen:
             old = draft.seen[at]
-            guards.append(Guard(Unchanged(old[REVISION] if old else None), Origin(number, "premise")))  # type: ignore[arg-type]
+            guards.append(Guard(Unchanged(revision_of(old) if old else None), Origin(number, "premise")))
         if when is not None:
             guards.append(self._when(declared, number, when))
         released = self._released(codec, old, record)
@@ -295,11 +251,14 @@ class Planner:
         old = draft.seen[at]
         if old is None or not is_live(declared.table, old, draft.now_us):
             return draft.write(Update(at, (), tuple(guards)), declared.name)
-        guards.append(Guard(Unchanged(old[REVISION]), Origin(number, "premise")))  # type: ignore[arg-type]
+        guards.append(Guard(Unchanged(revision_of(old)), Origin(number, "premise")))
         plain = {name: value for name, value in old.items() if name not in (REVISION, MARK)}
         after = apply_update(declared.table, {**plain, REVISION: old[REVISION]}, self._slide(declared, changes))
         encoded = codec.encode(codec.decode(after), draft.now_us, draft.tenant)
-        record = {**{name: value for name, value in plain.items() if name not in declared.by_stored and not name.startswith("_")}, **encoded.record}
+        record = {
+            **{name: value for name, value in plain.items() if name not in declared.by_stored and not name.startswith("_")},
+            **encoded.record,
+        }
         draft.uploads.extend(encoded.uploads)
         index = draft.write(Put(at, record, tuple(guards), self._released(codec, old, record)), declared.name, encoded.size)
         self._around(draft, number, declared, at, old, record, "updated")
@@ -315,9 +274,10 @@ class Planner:
         stored = declared.expires.stored
         if any(change.path.name == stored for change in changes):
             return out
-        for change in changes:
-            if isinstance(change, Set) and change.path.name == source.stored and isinstance(change.to, int) and source.kind.decode is not None:
-                out.append(Set(Path(stored), expiry_seconds(source.kind.decode(change.to), rule)))
+        decode = source.kind.decode
+        moved = [change.to for change in changes if isinstance(change, Set) and change.path.name == source.stored]
+        if decode is not None:
+            out += [Set(Path(stored), expiry_seconds(decode(to), rule)) for to in moved if not isinstance(to, OPERANDS)]
         return out
 
     def _delete(self, draft: _Draft, number: int, target: At[Any], when: asked.When, *, expired: bool = False) -> int:
@@ -328,7 +288,7 @@ class Planner:
         if at not in draft.seen:
             return draft.write(Delete(at, tuple(guards)), declared.name)
         old = draft.seen[at]
-        guards.append(Guard(Unchanged(old[REVISION] if old else None), Origin(number, "premise")))  # type: ignore[arg-type]
+        guards.append(Guard(Unchanged(revision_of(old) if old else None), Origin(number, "premise")))
         if old is None or old.get(MARK) is not None:
             return draft.write(Check(at, tuple(guards)), declared.name)
         if self.cascades(declared):
@@ -340,7 +300,7 @@ class Planner:
     def expire(self, declared: Declared, at: Address, old: Record, now_us: int) -> Plan:
         """Return the plan that removes one expired record: itself, or by mark and job where it has children."""
         draft = _Draft(now_us, None, {at: old})
-        guards = [Guard(Unchanged(old[REVISION]), Origin(0, "premise"))]  # type: ignore[arg-type]
+        guards = [Guard(Unchanged(revision_of(old)), Origin(0, "premise"))]
         if self.cascades(declared):
             self._mark(draft, declared, at, old, guards, True)
         else:
@@ -351,7 +311,7 @@ class Planner:
     def remove_marked(self, declared: Declared, at: Address, old: Record, now_us: int, *, expired: bool) -> Plan:
         """Return the plan that removes a marked record whose children are gone."""
         draft = _Draft(now_us, None, {at: old})
-        guard = Guard(Unchanged(old[REVISION]), Origin(0, "premise"))  # type: ignore[arg-type]
+        guard = Guard(Unchanged(revision_of(old)), Origin(0, "premise"))
         draft.write(Delete(at, (guard,), self.codec(declared.entity).references(old), expired), declared.name)
         self._around(draft, 0, declared, at, old, None, "expired" if expired else "deleted")
         draft.write(Delete(job_address(at)), "job")
@@ -359,7 +319,7 @@ class Planner:
 
     def _mark(self, draft: _Draft, declared: Declared, at: Address, old: Record, guards: list[Guard], expired: bool) -> int:
         index = draft.write(Update(at, (Set(Path(MARK), draft.now_us),), tuple(guards)), declared.name)
-        body: dict[str, Value] = {"table": at.table, "key": _plain(at.key), "expired": expired}
+        body: dict[str, Value] = {"table": at.table, "key": plain_key(at.key), "expired": expired}
         job = {"scope": "cascade", "name": job_address(at).key[1], "body": body, "due": draft.now_us // 1000}
         draft.write(Put(job_address(at), job), "job", 200)  # type: ignore[arg-type]
         return index
@@ -409,7 +369,7 @@ class Planner:
             draft.write(Delete(before), "reservation")
         if after is not None:
             guards = () if before == after else (Guard(ABSENT, Origin(number, f"unique:{unique.name}")),)
-            record: Record = {"scope": "unique", "name": after.key[1], "body": {"table": at.table, "key": _plain(at.key)}}
+            record: Record = {"scope": "unique", "name": after.key[1], "body": {"table": at.table, "key": plain_key(at.key)}}
             if expires is not None:
                 record["expires"] = expires
             draft.write(Put(after, record, guards), f"{declared.name}.{unique.name}", 200)
@@ -418,10 +378,8 @@ class Planner:
         """Return the address that holds a record's claim to its unique values; None where it claims none."""
         if record is None or (unique.when is not None and not evaluate(declared.entity.bind(unique.when), record)):
             return None
-        values = tuple(record.get(part.column) for part in unique.parts)
-        if any(value is None for value in values):
-            return None
-        return self.claim(declared, unique, values, tenant)  # type: ignore[arg-type]
+        values: Any = tuple(record.get(part.column) for part in unique.parts)
+        return None if None in values else self.claim(declared, unique, values, tenant)
 
     def claim(self, declared: Declared, unique: UniqueSpec, values: Sequence[KeyPart], tenant: str | None) -> Address:
         digest = sha256(key_text(values).encode()).hexdigest()
@@ -430,15 +388,15 @@ class Planner:
     def _reference_checks(self, draft: _Draft, number: int, declared: Declared, record: Mapping[str, Value]) -> None:
         for reference in self._refs[declared.name]:
             stored = [declared.fields[name].stored for name in reference.ref.fields]
-            if any(record.get(name) is None for name in stored):
+            key: Any = tuple(record.get(name) for name in stored)
+            if None in key:
                 continue
-            key = self.tenant_key(reference.parent, draft.tenant) + tuple(record[name] for name in stored)  # type: ignore[operator]
-            at = Address(reference.parent.table.name, key)
+            at = Address(reference.parent.table.name, self.tenant_key(reference.parent, draft.tenant) + key)
             draft.checks.setdefault(at, []).append(Guard(ALIVE, Origin(number, f"ref:{reference.ref.name}")))
 
     def _image(self, draft: _Draft, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str) -> None:
         assert declared.history is not None
-        revision = max(draft.now_us, (old[REVISION] + 1) if old else 0)  # type: ignore[operator]
+        revision = next_revision(old, draft.now_us)
         subject = declared.subject.stored if declared.subject else None
         record: Record = {
             "record_key": key_text(at.key),
@@ -451,8 +409,7 @@ class Planner:
         whose = (new or old or {}).get(subject) if subject else None
         if whose is not None:
             record["subject"] = whose
-        table = f"{declared.table.name}-history"
-        draft.write(Put(Address(table, (str(record["record_key"]), revision)), record), "image", record_size(record, declared.name))
+        draft.write(Put(history_address(declared, at, revision), record), "image", record_size(record, declared.name))
 
     def _merge_checks(self, draft: _Draft) -> None:
         """A check on a record the batch also writes becomes part of that write; the rest become Check ops."""
@@ -470,75 +427,29 @@ class Planner:
     def _token(self, draft: _Draft, batch: Batch, token: str) -> None:
         body: dict[str, Value] = {"hash": fingerprint(batch)}
         expires = draft.now_us // 1_000_000 + int(TOKENS_KEPT.total_seconds())
-        record: Record = {"scope": "token", "name": token_name(draft.tenant, token), "body": body, "expires": expires}
-        guard = Guard(ABSENT, Origin(-1, "token"))
-        draft.write(Put(token_address(draft.tenant, token), record, (guard,)), "token", 150)
-
-
-def asked_at(op: asked.Asked) -> At[Any]:
-    return op.entity.address if isinstance(op, asked.Create | asked.Put) else op.at
+        at = token_address(draft.tenant, token)
+        record: Record = {"scope": at.key[0], "name": at.key[1], "body": body, "expires": expires}
+        draft.write(Put(at, record, (Guard(ABSENT, Origin(-1, "token")),)), "token", 150)
 
 
 def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entity:
     assert declared.tenant is not None
     if getattr(entity, declared.tenant.name) != tenant:
         raise TenantMismatch(
-            f"This {declared.name} belongs to another tenant than the store.", hint="Use store.for_tenant(…) with its tenant.", entity=declared.name
+            f"This {declared.name} belongs to another tenant than the store.",
+            hint="Use store.for_tenant(…) with its tenant.",
+            entity=declared.name,
         )
     return entity
 
 
-def job_address(at: Address) -> Address:
-    return system("cascade", f"{at.table}/{sha256(key_text(at.key).encode()).hexdigest()}")
-
-
-def token_name(tenant: str | None, token: str) -> str:
-    return sha256(f"{tenant or ''}\x1f{token}".encode()).hexdigest()
-
-
-def token_address(tenant: str | None, token: str) -> Address:
-    return system("token", token_name(tenant, token))
-
-
-def fingerprint(batch: Batch) -> str:
-    """Return a hash of what the caller set, and of nothing that defaults fill in, so that a retry is a retry."""
-    parts: list[object] = []
-    for op in batch.ops:
-        match op:
-            case asked.Create(entity) | asked.Put(entity):
-                given = sorted((name, repr(getattr(entity, name))) for name in entity.model_fields_set)
-                parts.append((type(op).__name__, type(entity).__name__, given))
-            case asked.Patch(at, set_, add, remove):
-                parts.append(("Patch", at.entity.__name__, at.key, sorted(map(repr, set_.items())), sorted(map(repr, add.items())), remove))
-            case _:
-                parts.append((type(op).__name__, op.at.entity.__name__, op.at.key))
-    return sha256(repr(parts).encode()).hexdigest()
-
-
-def when_now(now_us: int) -> str:
-    return from_us(now_us).isoformat()
-
-
-def _plain(key: Sequence[KeyPart]) -> list[Value]:
-    return [{"hex": part.hex()} if isinstance(part, bytes) else part for part in key]
-
-
-def key_from_plain(parts: Sequence[Any]) -> tuple[KeyPart, ...]:
-    return tuple(bytes.fromhex(part["hex"]) if isinstance(part, dict) else part for part in parts)
-
-
 def _values_set(declared: Declared, changes: Sequence[Change_]) -> dict[str, Value]:
-    return {change.path.name: change.to for change in changes if isinstance(change, Set)}  # type: ignore[misc]
+    return {change.path.name: change.to for change in changes if isinstance(change, Set) and not isinstance(change.to, OPERANDS)}
 
 
 def _change_size(change: Change_) -> int:
-    from palaver.values import size
-
     match change:
-        case Set(path, to) if not isinstance(to, Path) and not hasattr(to, "path"):
-            return len(path.name) + size(to, "an update")  # type: ignore[arg-type]
+        case Set(path, to) if not isinstance(to, OPERANDS):
+            return len(path.name) + size(to, "an update")
         case _:
             return len(change.path.name) + 8
-
-
-__all__ = ["SYSTEM", "F", "Plan", "Planner", "parse_path"]

@@ -109,7 +109,9 @@ class Query(Generic[E]):
         parts = self.path.sort
         if len(self.fixed) >= len(parts):
             raise Expression(
-                f"{self!r} has no sort part left to narrow.", hint="Add sort= to the declaration, or pass fewer values.", index=self.path.name
+                f"{self!r} has no sort part left to narrow.",
+                hint="Add sort= to the declaration, or pass fewer values.",
+                index=self.path.name,
             )
         return parts[len(self.fixed)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from palaver import batch as asked
-from palaver.batch import Batch
+from palaver.batch import Batch, asked_at
 from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import (
@@ -16,7 +16,7 @@ from palaver.errors import (
     TransactionCancelled,
 )
 from palaver.ops import MARK, Failure, Refused
-from palaver.plan import Planner, asked_at
+from palaver.plan import Planner
 
 
 def moved(refused: Refused) -> bool:
@@ -49,7 +49,9 @@ def _reason(planner: Planner, op: asked.Asked, failure: Failure) -> PalaverError
     role, _, name = failure.guard.origin.role.partition(":")
     match role:
         case "absent" if failure.found is not None and failure.found.get(MARK) is not None:
-            return Conflict(f"This {declared.name} is being deleted with its children.", hint="Try again in a moment.", entity=declared.name)
+            return Conflict(
+                f"This {declared.name} is being deleted with its children.", hint="Try again in a moment.", entity=declared.name
+            )
         case "absent":
             return AlreadyExists(
                 f"A {declared.name} with this key exists.",
@@ -59,17 +61,16 @@ def _reason(planner: Planner, op: asked.Asked, failure: Failure) -> PalaverError
             )
         case "alive":
             return ConditionFailed(
-                f"There is no {declared.name} with this key to change.", hint="Create it first; it may have expired or been deleted.", entity=declared.name
+                f"There is no {declared.name} with this key to change.",
+                hint="Create it first; it may have expired or been deleted.",
+                entity=declared.name,
             )
         case "unique":
             return Duplicate(
                 f"Another {declared.name} has the same {name}.", hint="Choose another value.", entity=declared.name, index=name
             )
         case "ref":
-            parent = next(reference.parent.name for reference in planner.schema.references if reference.ref.name == name and reference.child is declared)
-            return ReferenceBroken(
-                f"{declared.name}.{name} refers to a {parent} that does not exist.", hint=f"Create the {parent} first.", entity=declared.name
-            )
+            return _broken(planner, declared, name)
         case _:
             return ConditionFailed(
                 f"The condition on this {declared.name} did not hold.",
@@ -77,6 +78,14 @@ def _reason(planner: Planner, op: asked.Asked, failure: Failure) -> PalaverError
                 found=_found(planner, declared, failure),
                 entity=declared.name,
             )
+
+
+def _broken(planner: Planner, declared: Declared, name: str) -> ReferenceBroken:
+    references = planner.schema.references
+    parent = next(reference.parent.name for reference in references if reference.ref.name == name and reference.child is declared)
+    return ReferenceBroken(
+        f"{declared.name}.{name} refers to a {parent} that does not exist.", hint=f"Create the {parent} first.", entity=declared.name
+    )
 
 
 def _found(planner: Planner, declared: Declared, failure: Failure) -> Entity | None:

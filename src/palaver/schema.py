@@ -111,7 +111,9 @@ class Schema:
         found = self.entities.get(entity.__name__)
         if found is None or found.entity is not entity:
             raise SchemaError(
-                f"{entity.__name__} is not in schema {self.name}.", hint=did_you_mean(entity.__name__, self.entities), entity=entity.__name__
+                f"{entity.__name__} is not in schema {self.name}.",
+                hint=did_you_mean(entity.__name__, self.entities),
+                entity=entity.__name__,
             )
         return found
 
@@ -119,7 +121,9 @@ class Schema:
         """Return a declaration by its class name or table name."""
         found = self.entities.get(name) or self.tables.get(name)
         if found is None:
-            raise SchemaError(f"Schema {self.name} has no entity {name}.", hint=did_you_mean(name, [*self.entities, *self.tables]), entity=name)
+            raise SchemaError(
+                f"Schema {self.name} has no entity {name}.", hint=did_you_mean(name, [*self.entities, *self.tables]), entity=name
+            )
         return found
 
     def children(self, parent: Declared) -> list[Reference]:
@@ -181,7 +185,9 @@ class Schema:
                 stored, kind = _stored_path(search, declared, path)
                 known = filters.setdefault(path, kind)
                 if known != kind:
-                    raise SchemaError(f"Search {search.name} filters {path} by two different types.", hint="Rename one.", search=search.name)
+                    raise SchemaError(
+                        f"Search {search.name} filters {path} by two different types.", hint="Rename one.", search=search.name
+                    )
                 narrowed.append((path, stored, kind))
             texts.update(dict.fromkeys(text_fields))
             sources.append(CompiledSource(declared, text, tuple(narrowed)))
@@ -219,7 +225,9 @@ def _stored_path(search: Search, declared: Declared, path: str) -> tuple[tuple[s
     spec = declared.fields.get(str(first))
     if spec is None:
         raise SchemaError(
-            f"Search {search.name}: {declared.name} has no field {first}.", hint=did_you_mean(str(first), declared.fields), search=search.name
+            f"Search {search.name}: {declared.name} has no field {first}.",
+            hint=did_you_mean(str(first), declared.fields),
+            search=search.name,
         )
     if spec.marker(Secret):
         raise SchemaError(f"Search {search.name}: {declared.name}.{first} is secret.", hint="Leave it out.", search=search.name)

@@ -40,7 +40,9 @@ async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     sync = url.options.get("sync", "full")
     if sync not in ("full", "normal"):
         raise ConfigError("The option sync is full or normal.", hint="full survives a power cut; normal loses the last commits then.")
-    options = SqliteOptions(synchronous=sync, create=_flag(url, "create", True), read_only=_flag(url, "read_only", False))
+    options = SqliteOptions(
+        synchronous="full" if sync == "full" else "normal", create=_flag(url, "create", True), read_only=_flag(url, "read_only", False)
+    )
     database = await Database.open(url.path, options=options)
     blobs = ObjectBlobs(url.options.get("blobs") or f"file:{beside(url.path)}")
     return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose])

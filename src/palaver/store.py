@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
 from palaver import evolve
-from palaver.batch import At, Batch, When, at
-from palaver.clock import Clock, SystemClock, to_us
-from palaver.codec import BlobRef, EntityCodec
+from palaver.batch import Batch, When, asked_at, at, fingerprint
+from palaver.clock import Clock, to_us
 from palaver.cursor import Signer
-from palaver.declared import Declared
 from palaver.entity import Entity
-from palaver.errors import ConfigError, Conflict, Corruption, IdempotencyMismatch, NotFound, Validation
+from palaver.errors import ConfigError, Conflict, IdempotencyMismatch, NotFound
 from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Projection, Runner
-from palaver.ops import REVISION, Address, Cause, Put, Read, Refused, Step, WriteSet, Written, is_live, position
-from palaver.plan import Plan, Planner, asked_at, fingerprint, key_from_plain, token_address
+from palaver.ops import REVISION, Address, Cause, Put, Refused, Step, WriteSet, Written, is_live
+from palaver.plan import Plan, Planner
 from palaver.ports import BlobStore, Counts, RecordEngine, SearchIndex
-from palaver.query import Query, UniqueAt
+from palaver.query import At, Query, UniqueAt
+from palaver.reading import fetch_blobs, merged, read_of, reads_of
 from palaver.refusal import blame, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
+from palaver.system import key_from_plain, token_address
 from palaver.upkeep import Swept, Upkeep
 from palaver.values import KeyPart, Record
 
@@ -140,14 +138,16 @@ class Store:
             return None
         entity: E = codec.decode(record)
         if codec.declared.blobs:
-            await self._fetch_blobs(codec, [entity])
+            await fetch_blobs(self._core.blobs, codec, [entity])
         return entity
 
     async def get(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E:
         """Return the record; raise NotFound where there is none."""
         found = await self.find(target, consistent=consistent)
         if found is None:
-            raise NotFound(f"There is no such {target.entity.__name__}.", hint="It may have expired or been deleted.", entity=target.entity.__name__)
+            raise NotFound(
+                f"There is no such {target.entity.__name__}.", hint="It may have expired or been deleted.", entity=target.entity.__name__
+            )
         return found
 
     async def query(self, query: Query[E]) -> AsyncIterator[E]:
@@ -181,10 +181,9 @@ class Store:
     async def count(self, query: Query[Any]) -> int:
         """Return how many live records match, exactly."""
         self._here()
-        codec = self._planner.codec(query.entity)
         if query.condition is None and query.most is None and isinstance(self._records, Counts):
             now_us = to_us(self._core.clock.now())
-            return sum([await self._records.count(read, now_us) for read in self._reads(codec.declared, query, PAGE, None)])
+            return sum([await self._records.count(read, now_us) for read in reads_of(self._planner, query, self._tenant, PAGE, None)])
         total = 0
         async for _ in self.query(query):
             total += 1
@@ -195,58 +194,19 @@ class Store:
         codec = self._planner.codec(query.entity)
         declared = codec.declared
         if query.path.shards:
-            records, last = await self._merge_shards(declared, query, limit, after)
+            page = await merged(self._records, self._planner, query, self._tenant, limit, after)
         else:
-            page = await self._records.query(self._read(declared, query, limit, after))
-            records, last = page.records, page.last
+            page = await self._records.query(read_of(self._planner, query, self._tenant, limit, after))
         table, condition, decode = declared.table, query.condition, codec.decode
         now_us = to_us(self._core.clock.now())
         items = [
-            decode(record) for record in records if is_live(table, record, now_us) and (condition is None or evaluate(condition, record))
+            decode(record)
+            for record in page.records
+            if is_live(table, record, now_us) and (condition is None or evaluate(condition, record))
         ]
         if declared.blobs:
-            await self._fetch_blobs(codec, items)
-        return items, last
-
-    def _read(
-        self, declared: Declared, query: Query[Any], limit: int, after: tuple[KeyPart, ...] | None, shard: tuple[int, ...] = ()
-    ) -> Read:
-        tenant = self._planner.tenant_key(declared, self._tenant) if declared.tenant else ()
-        path = query.path
-        return Read(
-            declared.table.name,
-            path.physical,
-            tenant + query.partition + shard,
-            query.fixed,
-            query.bounds,
-            query.descending,
-            limit,
-            after,
-            path.physical is None,
-        )
-
-    def _reads(self, declared: Declared, query: Query[Any], limit: int, after: tuple[KeyPart, ...] | None) -> list[Read]:
-        if not query.path.shards:
-            return [self._read(declared, query, limit, after)]
-        before = len(query.partition) + (1 if declared.tenant else 0)
-        return [
-            self._read(declared, query, limit, after and (*after[:before], shard, *after[before + 1 :]), (shard,))
-            for shard in range(query.path.shards)
-        ]
-
-    async def _merge_shards(
-        self, declared: Declared, query: Query[Any], limit: int, after: tuple[KeyPart, ...] | None
-    ) -> tuple[list[Record], tuple[KeyPart, ...] | None]:
-        """Read a page of every shard and merge them; a record's place is its sort values, then its key."""
-        pages = await asyncio.gather(*(self._records.query(read) for read in self._reads(declared, query, limit, after)))
-        spec = declared.table.index(str(query.path.physical))
-        order = spec.sort + declared.table.key
-        merged = heapq.merge(
-            *(page.records for page in pages), key=lambda record: [_sortable(record[name]) for name in order], reverse=query.descending
-        )
-        records = [record for record, _ in zip(merged, range(limit), strict=False)]
-        more = any(page.last is not None for page in pages) or sum(len(page.records) for page in pages) > len(records)
-        return records, position(declared.table, query.path.physical, records[-1]) if more and records else None
+            await fetch_blobs(self._core.blobs, codec, items)
+        return items, page.last
 
     async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
         declared = self._planner.codec(target.entity).declared
@@ -257,26 +217,6 @@ class Store:
         body: Any = record["body"]
         key = key_from_plain(body["key"])
         return At(target.entity, key[1:] if declared.tenant else key)
-
-    async def _fetch_blobs(self, codec: EntityCodec, entities: Sequence[Any]) -> None:
-        wanted = [
-            (entity, spec.name, entity.__dict__[spec.name])
-            for entity in entities
-            for spec in codec.declared.blobs
-            if isinstance(entity.__dict__[spec.name], BlobRef)
-        ]
-        if not wanted:
-            return
-        for (entity, name, ref), data in zip(wanted, await asyncio.gather(*(self._blob(codec, ref) for _, _, ref in wanted)), strict=True):
-            entity.__dict__[name] = codec.unpack(name, ref, data)
-
-    async def _blob(self, codec: EntityCodec, ref: BlobRef) -> bytes:
-        try:
-            return await self._core.blobs.get(ref.key)
-        except NotFound:
-            raise Corruption(
-                f"An object that a {codec.name} refers to is missing.", hint="Restore the blob folder or bucket; `palaver doctor` lists all.", entity=codec.name
-            ) from None
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -399,7 +339,7 @@ class Store:
             return None
         entity: Entity = codec.decode(record)
         if codec.declared.blobs:
-            await self._fetch_blobs(codec, [entity])
+            await fetch_blobs(self._core.blobs, codec, [entity])
         return entity
 
     async def _replay(self, batch: Batch, token: str, earlier: Record | None) -> tuple[Entity | None, ...]:
@@ -425,11 +365,12 @@ class Store:
         """Return what would be sent to the engine, without sending it; premises of a batch are read."""
         self._here()
         if isinstance(what, Query):
-            declared = self._planner.codec(what.entity).declared
-            return explain_query(self._core, what, self._reads(declared, what, what.most or PAGE, None))
+            return explain_query(self._core, what, reads_of(self._planner, what, self._tenant, what.most or PAGE, None))
         premises = self._planner.premises(what, self._tenant)
         seen = dict(zip(premises, await self._records.get(premises), strict=True)) if premises else {}
-        return explain_batch(self._core, premises, self._planner.plan(what, seen, self._core.now_us(), tenant=self._tenant, actor=self._actor))
+        return explain_batch(
+            self._core, premises, self._planner.plan(what, seen, self._core.now_us(), tenant=self._tenant, actor=self._actor)
+        )
 
     async def migrate(self, *, dry_run: bool = False) -> list[Step]:
         """Bring the database up to the schema by steps that only add; return them.
@@ -534,13 +475,4 @@ async def _each(entities: Iterable[Entity] | AsyncIterable[Entity]) -> AsyncIter
             yield entity
 
 
-def _sortable(value: Any) -> Any:
-    return value.encode() if isinstance(value, str) else value
-
-
-def system_clock() -> Clock:
-    return SystemClock()
-
-
-HOUR = timedelta(hours=1)
 __all__ = ["Core", "Page", "Refused", "Store", "stamped"]

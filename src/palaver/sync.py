@@ -17,10 +17,8 @@ from palaver.store import Store
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
-_VERBS = frozenset(
-    ("find", "get", "page", "count", "create", "put", "patch", "delete", "write", "bulk", "search", "explain", "migrate", "settle")
-    + ("sweep", "rebuild", "health")
-)
+_VERBS = {"find", "get", "page", "count", "create", "put", "patch", "delete", "write", "bulk"}
+_VERBS |= {"search", "explain", "migrate", "settle", "sweep", "rebuild", "health"}
 
 
 class SyncStore:

@@ -10,11 +10,29 @@ from palaver.clock import to_us
 from palaver.declared import Declared
 from palaver.errors import ReferenceBroken
 from palaver.markers import Blob
-from palaver.ops import MARK, Address, Bound, Cause, Change, Delete, Op, Put, Read, Refused, WriteSet, is_live
-from palaver.plan import SYSTEM, key_from_plain, system
+from palaver.ops import (
+    MARK,
+    Address,
+    Bound,
+    Cause,
+    Change,
+    Delete,
+    Guard,
+    Op,
+    Origin,
+    Put,
+    Read,
+    Refused,
+    Unchanged,
+    WriteSet,
+    is_live,
+    position,
+    revision_of,
+)
 from palaver.ports import FindsExpired
 from palaver.query import At
 from palaver.schema import Reference
+from palaver.system import SYSTEM, key_from_plain, system
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
@@ -85,11 +103,9 @@ class Upkeep:
 
     async def _expire_plain(self, table: str, found: Sequence[Address], now_us: int) -> int:
         """Delete in one batch, each guarded by the revision seen, so that a record extended meanwhile stays."""
-        from palaver.ops import Guard, Origin, Unchanged
-
         records = await self._records.get(found)
         ops: list[Op] = [
-            Delete(at, (Guard(Unchanged(old["_revision"]), Origin(number, "premise")),), (), True)  # type: ignore[arg-type]
+            Delete(at, (Guard(Unchanged(revision_of(old)), Origin(number, "premise")),), (), True)
             for number, (at, old) in enumerate(zip(found, records, strict=True))
             if old is not None and not is_live(self._planner.tables[table], old, now_us)
         ]
@@ -143,7 +159,7 @@ class Upkeep:
             now_us = self._core.now_us()
             fresh = [record for record in page if record.get(MARK) is None]
             waiting = waiting or len(fresh) < len(page)
-            addresses = [Address(child.table.name, tuple(record[name] for name in child.table.key)) for record in fresh]  # type: ignore[misc]
+            addresses = [Address(child.table.name, position(child.table, None, record)) for record in fresh]
             if plain:
                 if addresses:
                     await self._records.write(WriteSet([Delete(at, (), (), expired) for at in addresses], now_us, Cause("cascade")))
@@ -247,7 +263,11 @@ class Released:
                 due = now_ms
                 if change.kind == "expired":
                     due = max(due, change.revision // 1000 + self._kept_ms(change.table))
-                body = {"table": change.table, "key": [part.hex() if isinstance(part, bytes) else part for part in change.key], "blob": blob}
+                body = {
+                    "table": change.table,
+                    "key": [part.hex() if isinstance(part, bytes) else part for part in change.key],
+                    "blob": blob,
+                }
                 ops[name] = Put(system("blob", name), {"scope": "blob", "name": name, "body": body, "due": due})  # type: ignore[dict-item]
         return list(ops.values())
 

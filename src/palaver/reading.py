@@ -1,0 +1,90 @@
+"""From a query to engine reads and their merging, and from records that refer to objects to whole instances."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+from palaver.codec import BlobRef, EntityCodec
+from palaver.errors import Corruption, NotFound
+from palaver.ops import Read, RecordPage, position
+from palaver.plan import Planner
+from palaver.ports import BlobStore, RecordEngine
+from palaver.query import Query
+from palaver.values import KeyPart
+
+After = tuple[KeyPart, ...] | None
+
+
+def read_of(planner: Planner, query: Query[Any], tenant: str | None, limit: int, after: After, shard: tuple[int, ...] = ()) -> Read:
+    """Return the read of one page of a query, of one shard where its index has shards."""
+    declared = planner.codec(query.entity).declared
+    own = planner.tenant_key(declared, tenant) if declared.tenant else ()
+    path = query.path
+    return Read(
+        declared.table.name,
+        path.physical,
+        own + query.partition + shard,
+        query.fixed,
+        query.bounds,
+        query.descending,
+        limit,
+        after,
+        path.physical is None,
+    )
+
+
+def reads_of(planner: Planner, query: Query[Any], tenant: str | None, limit: int, after: After) -> list[Read]:
+    """Return the reads of one page of a query: one, or one a shard."""
+    if not query.path.shards:
+        return [read_of(planner, query, tenant, limit, after)]
+    before = len(query.partition) + (1 if planner.codec(query.entity).declared.tenant else 0)
+    return [
+        read_of(planner, query, tenant, limit, after and (*after[:before], shard, *after[before + 1 :]), (shard,))
+        for shard in range(query.path.shards)
+    ]
+
+
+async def merged(records: RecordEngine, planner: Planner, query: Query[Any], tenant: str | None, limit: int, after: After) -> RecordPage:
+    """Read a page of every shard and merge them; a record's place is its sort values, then its key."""
+    table = planner.codec(query.entity).declared.table
+    pages = await asyncio.gather(*(records.query(read) for read in reads_of(planner, query, tenant, limit, after)))
+    order = table.index(str(query.path.physical)).sort + table.key
+    together = heapq.merge(
+        *(page.records for page in pages), key=lambda record: [_sortable(record[name]) for name in order], reverse=query.descending
+    )
+    taken = [record for record, _ in zip(together, range(limit), strict=False)]
+    more = any(page.last is not None for page in pages) or sum(len(page.records) for page in pages) > len(taken)
+    return RecordPage(taken, position(table, query.path.physical, taken[-1]) if more and taken else None)
+
+
+def _sortable(value: Any) -> Any:
+    return value.encode() if isinstance(value, str) else value
+
+
+async def fetch_blobs(blobs: BlobStore, codec: EntityCodec, entities: Sequence[Any]) -> None:
+    """Put the values in that lie in objects. Raises Corruption where an object is missing."""
+    wanted = [
+        (entity, spec.name, entity.__dict__[spec.name])
+        for entity in entities
+        for spec in codec.declared.blobs
+        if isinstance(entity.__dict__[spec.name], BlobRef)
+    ]
+    if not wanted:
+        return
+    found = await asyncio.gather(*(_fetch(blobs, codec, ref) for _, _, ref in wanted))
+    for (entity, name, ref), data in zip(wanted, found, strict=True):
+        entity.__dict__[name] = codec.unpack(name, ref, data)
+
+
+async def _fetch(blobs: BlobStore, codec: EntityCodec, ref: BlobRef) -> bytes:
+    try:
+        return await blobs.get(ref.key)
+    except NotFound:
+        raise Corruption(
+            f"An object that a {codec.name} refers to is missing.",
+            hint="Restore the blob folder or bucket; `palaver doctor` lists all.",
+            entity=codec.name,
+        ) from None
