@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
@@ -72,7 +72,7 @@ class Page(Generic[T]):
 
     __slots__ = ("_make", "items")
 
-    def __init__(self, items: list[T], make: Any) -> None:
+    def __init__(self, items: list[T], make: Callable[[], str] | None) -> None:
         self.items = items
         self._make = make
 
@@ -80,7 +80,7 @@ class Page(Generic[T]):
     def cursor(self) -> str | None:
         return None if self._make is None else self._make()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[T]:
         return iter(self.items)
 
     def __len__(self) -> int:
