@@ -7,6 +7,7 @@ stored in the same commit as the ops it returns, so those happen exactly once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,8 @@ log = logging.getLogger("palaver.feed")
 LEASE_MS = 10_000
 CHUNK = 500
 IDLE_S = 1.0
+# Changes of this long are taken together: a position is a durable write, and one for each change would double them.
+GATHER_S = 0.02
 
 
 class Projection(Protocol):
@@ -64,6 +67,8 @@ class Runner:
         self._errors: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._running = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._upkeep_at = 0.0
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -85,20 +90,36 @@ class Runner:
             moved = 0
             try:
                 moved = await self.step()
-                if self._upkeep is not None:
-                    await self._upkeep()
+                await self._keep_up()
             except PalaverError as error:
                 log.warning("projections wait: %s", error.code)
                 await asyncio.sleep(IDLE_S)
             if not moved:
                 await self._idle()
+            elif moved < CHUNK:
+                await asyncio.sleep(GATHER_S)
+
+    def poke(self) -> None:
+        """Let upkeep run at once: a write left something to finish."""
+        self._upkeep_at = 0.0
+        self._woken.set()
+
+    async def _keep_up(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._upkeep is not None and now >= self._upkeep_at:
+            self._upkeep_at = now + IDLE_S
+            await self._upkeep()
 
     async def _idle(self) -> None:
-        seen = min((lease.position or 0 for lease in self._leases.values()), default=0)
-        if isinstance(self._records, Wakes):
-            await self._records.wait_for_change(seen, IDLE_S)
-        else:
-            await asyncio.sleep(IDLE_S)
+        self._woken.clear()
+        if isinstance(self._records, Wakes) and self.projections and self._upkeep_at:
+            # From the head, not from a position: a projection another process runs would make this spin.
+            head = (await self._records.changes(None, 0)).head
+            if all((lease.position or 0) >= head for lease in self._leases.values()):
+                await self._records.wait_for_change(head, IDLE_S)
+        elif self._upkeep_at:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), IDLE_S)
 
     async def step(self) -> int:
         """Run every projection whose lease can be had over one chunk of changes; return how many changes moved."""

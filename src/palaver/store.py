@@ -253,6 +253,8 @@ class Store:
         """
         await self.core_upkeep().refuse_if_referenced(self, at(target))
         await self.write(Batch().delete(target, when=when), token=token)
+        if self._core.runner is not None:
+            self._core.runner.poke()
 
     async def write(self, batch: Batch, *, token: str | None = None) -> tuple[Entity | None, ...]:
         """Write all ops or none; durable when this returns. Gives one entity per create, put and patch, else None.
