@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, assert_type
 
 from pydantic import Field
-from typing_extensions import assert_type
 
 from palaver import (
     At,
