@@ -60,7 +60,7 @@ class SqliteOptions:
     pool: int = 2
     page_size: int = 4096
     cache_bytes: int = 32 * 1024 * 1024
-    mmap_bytes: int = 256 * 1024 * 1024
+    mmap_bytes: int = 0
     checkpoint_pages: int = 1_000
 
 
@@ -198,8 +198,8 @@ class Database:
         return self._writer.undoable()
 
     def is_wanted(self) -> bool:
-        """Say, in a job, whether somebody else waits for the writer: a long job may then end early."""
-        return self._writer is not None and self._put > self._writer.taken
+        """Say, in a job, whether somebody else waits, in the queue or for this group's commit: a long job may then end early."""
+        return self._writer is not None and (self._put > self._writer.taken or self._writer.shares())
 
     def _answered(self, answers: list[Answer]) -> None:
         """Hand the answers of one commit to the event loop; called in the writer thread."""

@@ -100,6 +100,10 @@ class Writer:
     def close(self) -> None:
         self._queue.put(None)
 
+    def shares(self) -> bool:
+        """Say whether the open transaction holds several batches."""
+        return len(self._group) > 1
+
     def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         if pages < self._log_pages:
             self._checkpoint_at = self._pace.checkpoint_pages
