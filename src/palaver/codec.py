@@ -75,6 +75,7 @@ class EntityCodec:
         ]
         self._decoders = [(spec.name, spec.stored, spec.kind.decode, spec.default, spec.name in blobs) for spec in declared.fields.values()]
         self._key = declared.table.key
+        self._names = set(declared.fields)
         self._shadowed = bool(declared.shadows)
         self._fixed_size = 8 + len(REVISION)
         rule: Expires | None = declared.expires.marker(Expires) if declared.expires else None
@@ -249,7 +250,8 @@ class EntityCodec:
                 values[name] = ref
             else:
                 values[name] = decode(value)
-        return build(self.declared.entity, values, {"_revision": record[REVISION]})
+        values["_revision"] = record[REVISION]
+        return build(self.declared.entity, values, self._names)
 
 
 def expiry_seconds(start: datetime, rule: Expires) -> int:

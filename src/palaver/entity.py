@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict
 
 from palaver.declared import Declared, declare
 from palaver.errors import Expression, SchemaError
@@ -33,7 +33,6 @@ class Entity(BaseModel):
 
     __palaver_table__: ClassVar[str | None] = None
     __palaver_declared__: ClassVar[Declared | None] = None
-    _revision: int = PrivateAttr(default=0)
 
     def __init_subclass__(cls, *, table: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,7 +52,8 @@ class Entity(BaseModel):
     @property
     def revision(self) -> int:
         """The number of the stored version this was read from; it grows with every write."""
-        return self._revision
+        # Beside the fields, as a cached property would be: a private attribute costs more than the rest of the instance.
+        return self.__dict__.get("_revision", 0)  # type: ignore[no-any-return]
 
     @classmethod
     def at(cls, *key: object) -> At[Self]:
@@ -121,7 +121,10 @@ class Entity(BaseModel):
         return Path(text), partial(_literal, f"{cls.__name__}.{path}", kind)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.__dict__ == other.__dict__
+        if type(self) is not type(other):
+            return False
+        mine, theirs = self.__dict__, other.__dict__
+        return all(mine[name] == theirs[name] for name in type(self).model_fields)
 
     def __hash__(self) -> int:
         return hash((type(self), self.address.key))

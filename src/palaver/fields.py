@@ -257,13 +257,19 @@ def _model(model: type[BaseModel]) -> Kind:
 _set = object.__setattr__
 
 
-def build(model: type[BaseModel], values: dict[str, Any], private: dict[str, Any] | None = None) -> Any:
-    """Make an instance without validating: only for values that were validated when they were stored."""
+def build(model: type[BaseModel], values: dict[str, Any], names: set[str] | None = None) -> Any:
+    """Make an instance without validating: only for values that were validated when they were stored.
+
+    `names` are the fields to count as set (default: all of `values`); one set may serve many instances, which are
+    frozen or never look at it.
+    """
+    if model.__private_attributes__:
+        return model.model_construct(names, **values)
     instance = model.__new__(model)
     _set(instance, "__dict__", values)
-    _set(instance, "__pydantic_fields_set__", set(values))
+    _set(instance, "__pydantic_fields_set__", set(values) if names is None else names)
     _set(instance, "__pydantic_extra__", None)
-    _set(instance, "__pydantic_private__", private)
+    _set(instance, "__pydantic_private__", None)
     return instance
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,10 @@ class Ids:
 
     def __init__(self, clock: Clock | None = None, rng: random.Random | None = None) -> None:
         self._clock = clock
-        self._bits = rng.getrandbits if rng else secrets.randbits
+        # A generator of our own: the system's is a call that lets other threads in, and ids are not secrets.
+        self._rng = rng or random.Random(os.urandom(32))
+        if rng is None and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: self._rng.seed(os.urandom(32)))
         self._lock = threading.Lock()
         self._last_ms = -1
         self._tail = 0
@@ -32,12 +35,12 @@ class Ids:
         with self._lock:
             if ms > self._last_ms:
                 self._last_ms = ms
-                self._tail = self._bits(73)
+                self._tail = self._rng.getrandbits(73)
             else:
-                self._tail += self._bits(32) + 1
+                self._tail += self._rng.getrandbits(32) + 1
                 if self._tail >> 74:
                     self._last_ms += 1
-                    self._tail = self._bits(73)
+                    self._tail = self._rng.getrandbits(73)
             ms, tail = self._last_ms, self._tail
         value = (ms << 80) | (7 << 76) | ((tail >> 62) << 64) | (2 << 62) | (tail & ((1 << 62) - 1))
         text = f"{value:032x}"

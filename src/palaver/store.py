@@ -459,12 +459,12 @@ class Store:
 
 
 def stamped(entity: E, revision: int) -> E:
-    """Return the same instance content with a revision; entities are frozen, so content may be shared."""
+    """Return the same instance content with a revision."""
     copy = entity.__class__.__new__(entity.__class__)
-    object.__setattr__(copy, "__dict__", entity.__dict__)
+    object.__setattr__(copy, "__dict__", {**entity.__dict__, "_revision": revision})
     object.__setattr__(copy, "__pydantic_fields_set__", entity.__pydantic_fields_set__)
     object.__setattr__(copy, "__pydantic_extra__", None)
-    object.__setattr__(copy, "__pydantic_private__", {"_revision": revision})
+    object.__setattr__(copy, "__pydantic_private__", entity.__pydantic_private__)
     return copy
 
 

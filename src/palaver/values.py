@@ -29,6 +29,7 @@ MIN_INT = -(2**63)
 EXACT = Context(prec=38, Emin=-130, Emax=125, traps=[Inexact, InvalidOperation, Overflow])
 _LARGEST = Decimal("9.9999999999999999999999999999999999999E+125")
 _SMALLEST = Decimal("1E-130")
+_LARGEST_FLOAT = 9.99e125
 
 
 def text_size(text: str, what: str) -> int:
@@ -95,17 +96,19 @@ def number_from_key(text: str) -> Decimal:
 
 
 def number_size(number: int | float | Decimal, what: str) -> int:
-    if type(number) is int:
-        if MIN_INT <= number <= MAX_INT:
-            return (len(str(abs(number)).rstrip("0") or "0") + 1) // 2 + 1
-        digits = canonical(Decimal(number), what)
-    elif type(number) is float:
-        if not math.isfinite(number):
-            raise NumberRange(f"{what} is not finite.")
-        digits = canonical(Decimal(repr(number)), what)
+    """Return the metered bytes of a number: one for two significant digits, and one more."""
+    kind = type(number)
+    if kind is int and MIN_INT <= number <= MAX_INT:
+        digits = len(str(abs(number)).rstrip("0") or "0")
+    elif kind is float and (number == 0 or 1e-130 <= abs(number) <= _LARGEST_FLOAT):
+        # A float has at most 17 digits, so its own text says how many.
+        digits = len(repr(abs(number)).partition("e")[0].replace(".", "").strip("0") or "0")
+    elif kind is float and not math.isfinite(number):
+        raise NumberRange(f"{what} is not finite.")
     else:
-        digits = canonical(Decimal(number), what)
-    return (len(digits.as_tuple().digits) + 1) // 2 + 1
+        exact = canonical(Decimal(repr(number)) if kind is float else Decimal(number), what)
+        digits = len(exact.as_tuple().digits)
+    return (digits + 1) // 2 + 1
 
 
 def size(value: Value, what: str = "the value", depth: int = 0) -> int:
@@ -126,7 +129,11 @@ def size(value: Value, what: str = "the value", depth: int = 0) -> int:
         for name, inner in value.items():  # type: ignore[union-attr]
             if type(name) is not str:
                 raise Validation(f"{what} has a map key that is not text.")
-            total += 1 + text_size(name, f"a map key in {what}") + size(inner, what, depth + 1)
+            total += 1 + (len(name) if name.isascii() and "\0" not in name else text_size(name, f"a map key in {what}"))
+            if type(inner) is str and inner.isascii() and "\0" not in inner:
+                total += len(inner)
+            else:
+                total += size(inner, what, depth + 1)
         return total
     if kind is list:
         total = 3
