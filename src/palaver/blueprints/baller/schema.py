@@ -25,10 +25,10 @@ from palaver.schema import Schema, Search, Source
 AppMode = Literal["development", "beta", "production"]
 Environment = Literal["development", "production"]
 MessageType = Literal["user", "assistant"]
-Purpose = Literal["main_response", "relevance_check", "evaluation"]
+Purpose = Literal["main_response", "relevance_check", "intent_detection", "summary", "evaluation"]
 Rating = Literal["positive", "negative"]
 EntityType = Literal["team", "competition", "player"]
-Status = Literal["received", "in_progress", "answered", "failed"]
+Status = Literal["received", "in_progress", "answered", "unanswered", "failed"]
 
 GLOBAL = "@global"
 """The server of preferences that hold everywhere, and of direct messages, which have no server."""
@@ -39,6 +39,7 @@ SHARDS = 8
 API_OBJECT = "baller-api-responses/{timestamp:%Y/%m/%d}/{conversation_id}/{message_id}/{api_call_id}.json"
 LLM_OBJECT = "baller-llm-interactions/{timestamp:%Y/%m/%d}/{conversation_id}/{message_id}/{llm_call_id}.json"
 CONTEXT_OBJECT = "baller-message-contexts/{timestamp:%Y/%m/%d}/{conversation_id}/{message_id}/context.json"
+RELEVANCE_OBJECT = "baller-message-contexts/{timestamp:%Y/%m/%d}/{conversation_id}/{message_id}/relevance.json"
 OBJECTS_KEPT = days(30)
 
 
@@ -107,13 +108,18 @@ class ExtractedEntity(Part):
 
 
 class ProcessingMetadata(Part):
-    """Milliseconds of each step, and how far the answer came: a turn that died shows its last finished step."""
+    """Milliseconds of each step, and how far the answer came: a turn that died shows its last finished step.
+
+    "in_progress" long after the last step means the process died; "unanswered" that the bot chose not to reply.
+    """
 
     processing_time: float | None = None
     relevance_check_time: float | None = None
     intent_detection_time: float | None = None
     api_call_time: float | None = None
     llm_generation_time: float | None = None
+    api_calls: int = 0
+    llm_calls: int = 0
     status: Status = "received"
     last_step: str = "message"
     stopped_at: str | None = None
@@ -142,6 +148,7 @@ class Message(Entity, table="baller-messages"):
     entities: list[ExtractedEntity] = Field(default_factory=list)
     context_used: bool = False
     context: Annotated[dict[str, JsonValue] | None, Personal(), Blob(CONTEXT_OBJECT, keep=OBJECTS_KEPT), Stored("s3_references")] = None
+    relevance_response: Annotated[str | None, Personal(), Blob(RELEVANCE_OBJECT, keep=OBJECTS_KEPT)] = None
     processing_metadata: ProcessingMetadata = ProcessingMetadata()
 
     key = Key("conversation_id", sort="message_id")
@@ -324,6 +331,7 @@ class Metric(Entity, table="baller-metrics"):
     min: Decimal | None = None
     max: Decimal | None = None
     buckets: dict[str, int] = Field(default_factory=dict)
+    counted_to: int = 0
 
     key = Key("metric_date", "metric_id")
     by_date = Index("metric_date", sort="metric_id", shards=SHARDS, name="DateIndex")
@@ -384,7 +392,7 @@ SEARCHES = (
         "baller-conversations",
         Source(
             Message,
-            text=("content", "entities.normalized_name"),
+            text=("content", "entities.name"),
             filters=(
                 "user_id",
                 "server_id",
@@ -394,6 +402,7 @@ SEARCHES = (
                 "timestamp",
                 "intent.name",
                 "entities.normalized_name",
+                "entities.id",
                 "entities.type",
                 "relevance_check.is_relevant",
             ),

@@ -1,0 +1,34 @@
+"""Identifiers of the platform's form for messages it did not number: replies, imports, tests."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+from palaver.clock import Clock, to_ms
+
+PLATFORM_EPOCH_MS = 1_420_070_400_000
+"""The first second of 2015, from which the platform counts."""
+
+
+class Snowflakes:
+    """A source of snowflakes: 42 bits of milliseconds, then 22 bits that grow within one millisecond.
+
+    They sort among the platform's own by time. Two processes may meet on one number within a millisecond, once in
+    millions; storing with create() shows it, and the next number is free.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def new(self, *, above: str | None = None) -> str:
+        """Return a number above every one given before, and above a given one: an answer sorts after its question."""
+        ms = max(0, to_ms(self._clock.now()) - PLATFORM_EPOCH_MS)
+        with self._lock:
+            # The low 21 bits start at random, so that processes do not count alike; the rest leaves room to grow.
+            fresh = (ms << 22) + secrets.randbits(21)
+            step = 1 + secrets.randbits(4)
+            self._last = max(fresh, self._last + step, int(above) + step if above else 0)
+            return str(self._last)

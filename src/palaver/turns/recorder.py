@@ -1,0 +1,266 @@
+"""The recorder of one turn: it measures each step, hands it to the blueprint's book, and says where a turn stopped.
+
+Each step is stored before its line or block returns, so what is stored after a crash is how far the turn had come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from pydantic import JsonValue
+
+from palaver.clock import Clock
+from palaver.errors import PalaverError, Validation
+from palaver.ids import new_id
+from palaver.turns.steps import ApiCalled, Beginning, Book, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Usage
+
+
+class Turn:
+    """One user message and everything until its reply.
+
+    `duplicate` is true when the platform delivered the message before: then nothing is stored, not even by the steps,
+    and `answered` says whether the first delivery got its reply; if it stopped halfway, `resume()` takes it up again.
+    """
+
+    def __init__(self, book: Book, clock: Clock) -> None:
+        self._book, self._clock = book, clock
+        self._beginning: Beginning | None = None
+        self._silent = False
+        self._arrived = self._marked = 0.0
+        self._under_way: str | None = None
+        self._replied = False
+
+    # --- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def conversation_id(self) -> str:
+        return self._begun().conversation_id
+
+    @property
+    def message_id(self) -> str:
+        return self._begun().message_id
+
+    @property
+    def duplicate(self) -> bool:
+        return self._begun().duplicate
+
+    @property
+    def answered(self) -> bool:
+        """Whether a reply is stored."""
+        return self._replied or self._begun().answered
+
+    def resume(self) -> None:
+        """Record the steps of a duplicate after all, because its first delivery stopped before the reply."""
+        if self._begun().answered:
+            raise Validation("The turn has its reply; there is nothing to resume.", hint="Look at turn.answered first.")
+        self._silent = False
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    async def relevance(
+        self, *, is_relevant: bool, confidence: float | None = None, explanation: str | None = None, raw_response: str | None = None
+    ) -> None:
+        """Record the relevance check; its time counts from the message's arrival."""
+        await self._decided("relevance", lambda took: Relevance(is_relevant, confidence, explanation, raw_response, took))
+
+    async def intent(
+        self,
+        name: str,
+        *,
+        confidence: float | None = None,
+        api_resource: str | None = None,
+        api_params: Mapping[str, JsonValue] | None = None,
+        entities: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Record the intent and the entities named; its time counts from the step before."""
+        await self._decided("intent", lambda took: IntentFound(name, confidence, api_resource, api_params or {}, entities, took))
+
+    async def context(self, content: Mapping[str, JsonValue]) -> None:
+        """Record what the model is told beside the question: history, preferences, entities."""
+        await self.record(ContextUsed(content))
+
+    def api_call(self, endpoint: str, parameters: Mapping[str, JsonValue] | None = None) -> ApiCall:
+        """Measure and record a call of an outside service: `async with turn.api_call(...) as call: call.response(200, body)`."""
+        return ApiCall(self, endpoint, parameters or {})
+
+    def llm_call(self, *, provider: str, model: str, purpose: str) -> LlmCall:
+        """Measure and record a call of a language model: `async with turn.llm_call(...) as call: call.result(...)`."""
+        return LlmCall(self, provider, model, purpose)
+
+    async def reply(self, content: str, *, message_id: str | None = None) -> str:
+        """Store the reply and mark the turn answered; return the reply's identifier, empty in a duplicate.
+
+        A second reply is a further part of the same answer and is not counted as another.
+        """
+        if self._silent:
+            return ""
+        self._under_way = "reply"
+        elapsed = None if self._replied else self.elapsed()
+        reply_id = await self._book.answer(Reply(content, message_id, elapsed))
+        self._replied, self._under_way = True, None
+        return reply_id
+
+    async def record(self, step: Step) -> None:
+        """Store one finished step."""
+        if not self._silent:
+            await self._book.record(step)
+
+    async def _decided(self, name: str, make: Any) -> None:
+        self._under_way = name
+        await self.record(make(milliseconds(self._clock.monotonic() - self._marked)))
+        # Storing the step is not part of the next one.
+        self._marked, self._under_way = self._clock.monotonic(), None
+
+    def elapsed(self) -> float:
+        """Return milliseconds since the message arrived."""
+        return milliseconds(self._clock.monotonic() - self._arrived)
+
+    # --- beginning and end ------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._arrived = self._clock.monotonic()
+        self._beginning = await self._book.begin()
+        self._silent = self._beginning.duplicate
+        self._marked = self._clock.monotonic()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._silent or (error is None and self._replied):
+            return
+        try:
+            await self._book.stop(self._under_way, None if kind is None else kind.__name__, self.elapsed())
+        except PalaverError as failure:
+            if error is None:
+                raise
+            # What went wrong first is what the caller has to see.
+            error.add_note(f"The end of the turn could not be stored: {failure.code}.")
+
+    def begin_block(self, name: str) -> float:
+        self._begun()
+        self._under_way = name
+        return self._clock.monotonic()
+
+    async def end_block(self, step: Step, error: BaseException | None) -> None:
+        if error is None:
+            await self.record(step)
+            self._under_way = None
+            return
+        try:
+            await self.record(step)
+        except PalaverError as failure:
+            error.add_note(f"The failed call could not be stored: {failure.code}.")
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def _begun(self) -> Beginning:
+        if self._beginning is None:
+            raise Validation("The turn has not begun.", hint="Use it as `async with ….turn(...) as turn`.")
+        return self._beginning
+
+
+class ApiCall:
+    """One call of an outside service, from entering the block to leaving it."""
+
+    def __init__(self, turn: Turn, endpoint: str, parameters: Mapping[str, JsonValue]) -> None:
+        self._turn, self._endpoint, self._parameters = turn, endpoint, parameters
+        self.id = new_id()
+        self._status: int | None = None
+        self._body: JsonValue = None
+        self._size: int | None = None
+
+    def response(self, status_code: int, body: JsonValue = None, *, size: int | None = None) -> None:
+        """Note the answer; a status from 400 on is a failure. `size` is that of the body as received, if known."""
+        self._status, self._body = status_code, body
+        self._size = size if size is not None else _size(body)
+
+    async def __aenter__(self) -> Self:
+        self._at = self._turn.clock.now()
+        self._started = self._turn.begin_block("api_call")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        took = milliseconds(self._turn.clock.monotonic() - self._started)
+        answered = self._status is not None and self._status < 400
+        reason = kind.__name__ if kind else None if answered else f"HTTP {self._status}" if self._status else "NoResponse"
+        step = ApiCalled(
+            self.id,
+            self._endpoint,
+            self._parameters,
+            self._at,
+            self._status,
+            reason is None,
+            reason,
+            self._body,
+            self._size,
+            took,
+        )
+        await self._turn.end_block(step, error)
+
+
+class LlmCall:
+    """One call of a language model, from entering the block to leaving it."""
+
+    def __init__(self, turn: Turn, provider: str, model: str, purpose: str) -> None:
+        self._turn, self._provider, self._model, self._purpose = turn, provider, model, purpose
+        self.id = new_id()
+        self._prompt: JsonValue = None
+        self._response: JsonValue = None
+        self._usage = Usage()
+        self._metadata: Mapping[str, JsonValue] = {}
+        self._answered = False
+
+    def prompt(self, prompt: JsonValue) -> None:
+        """Note what is sent, so that it is stored even when no answer comes."""
+        self._prompt = prompt
+
+    def result(
+        self,
+        prompt: JsonValue,
+        response: JsonValue,
+        usage: Usage | Mapping[str, Any] | object | None = None,
+        *,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """Note what was sent, what came back, and the tokens it took."""
+        self._prompt, self._response, self._usage = prompt, response, Usage.of(usage)
+        self._metadata, self._answered = metadata or {}, True
+
+    async def __aenter__(self) -> Self:
+        self._at = self._turn.clock.now()
+        self._started = self._turn.begin_block("llm_call")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        took = milliseconds(self._turn.clock.monotonic() - self._started)
+        reason = kind.__name__ if kind else None if self._answered else "NoResponse"
+        step = LlmCalled(
+            self.id,
+            self._provider,
+            self._model,
+            self._purpose,
+            self._at,
+            self._prompt,
+            self._response,
+            self._usage,
+            reason is None,
+            reason,
+            took,
+            self._metadata,
+        )
+        await self._turn.end_block(step, error)
+
+
+def milliseconds(seconds: float) -> float:
+    """Return milliseconds to the microsecond."""
+    return round(seconds * 1000, 3)
+
+
+def _size(body: JsonValue) -> int | None:
+    if body is None:
+        return None
+    return len(body.encode("utf-8", "surrogatepass")) if isinstance(body, str) else len(orjson.dumps(body))

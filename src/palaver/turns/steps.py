@@ -1,0 +1,155 @@
+"""The steps between a question and its answer, as values; a blueprint's book says how each is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+
+from pydantic import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call of a language model."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    @classmethod
+    def of(cls, given: Usage | Mapping[str, Any] | object | None) -> Usage:
+        """Read what providers call usage: a mapping or an object that counts prompt or input, completion or output tokens."""
+        if isinstance(given, Usage):
+            return given
+        prompt = _count(given, "prompt_tokens", "input_tokens")
+        completion = _count(given, "completion_tokens", "output_tokens")
+        return cls(prompt, completion, _count(given, "total_tokens") or prompt + completion)
+
+
+def _count(given: object, *names: str) -> int:
+    for name in names:
+        found = given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
+        if found is not None:
+            return int(found)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """Whether the message is any business of the bot's."""
+
+    is_relevant: bool
+    confidence: float | None
+    explanation: str | None
+    raw_response: str | None
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class IntentFound:
+    """What the user wants, and the entities named."""
+
+    name: str
+    confidence: float | None
+    api_resource: str | None
+    api_params: Mapping[str, JsonValue]
+    entities: Sequence[Mapping[str, Any]]
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContextUsed:
+    """What the model was told beside the question: history, preferences, entities."""
+
+    content: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCalled:
+    """One call of an outside service, ended or failed. `error` is a class or reason name, never a text with values."""
+
+    id: str
+    endpoint: str
+    parameters: Mapping[str, JsonValue]
+    at: datetime
+    status_code: int | None
+    success: bool
+    error: str | None
+    response: JsonValue
+    size: int | None
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class LlmCalled:
+    """One call of a language model, ended or failed."""
+
+    id: str
+    provider: str
+    model: str
+    purpose: str
+    at: datetime
+    prompt: JsonValue
+    response: JsonValue
+    usage: Usage
+    success: bool
+    error: str | None
+    latency: float
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+Step: TypeAlias = Relevance | IntentFound | ContextUsed | ApiCalled | LlmCalled
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the user got. `elapsed` counts from the arrival of the question; None for a later part of the same answer."""
+
+    content: str
+    message_id: str | None
+    elapsed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a turn began: `duplicate` when the same message was delivered before, `answered` when it has its reply."""
+
+    conversation_id: str
+    message_id: str
+    duplicate: bool = False
+    answered: bool = False
+
+
+class Book(Protocol):
+    """Where a blueprint writes one turn. Each method is durable when it returns, in one commit."""
+
+    async def begin(self) -> Beginning:
+        """Store the message, once however often it is delivered."""
+        ...
+
+    async def record(self, step: Step) -> None: ...
+
+    async def answer(self, reply: Reply) -> str:
+        """Store the reply and mark the turn answered; return the reply's identifier."""
+        ...
+
+    async def stop(self, at: str | None, error: str | None, elapsed: float) -> None:
+        """Mark a turn that ended without a reply: `at` names the step under way, `error` the class of the exception."""
+        ...
+
+
+def step_name(step: Step) -> str:
+    """Return what a stored turn calls this step."""
+    match step:
+        case Relevance():
+            return "relevance"
+        case IntentFound():
+            return "intent"
+        case ContextUsed():
+            return "context"
+        case ApiCalled():
+            return "api_call"
+        case LlmCalled():
+            return "llm_call"
