@@ -81,6 +81,8 @@ class Database:
         self._poller: asyncio.TimerHandle | None = None
         self._reader = _reader(path, options)
         self._limit = 0.0
+        # Waiting for a lock is for the pool as well: here it would hold up the event loop.
+        self._reader.set_busy_timeout(0)
         self._reader.set_progress_handler(self._is_late, _STEPS)
         self._version = self._data_version()
         self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
@@ -232,7 +234,7 @@ class Database:
         self._limit = time.perf_counter() + _INLINE_S
         try:
             return job(self._reader)
-        except apsw.InterruptError:
+        except (apsw.InterruptError, apsw.BusyError):
             _end(self._reader)
         except (apsw.Error, OverflowError) as error:
             _end(self._reader)

@@ -201,6 +201,8 @@ class Writer:
                 return (batch.future, batch.job(self.connection), None)
         except Rollback as undone:
             return (batch.future, undone.result, None)
+        except _Lost:
+            raise
         except LOSES_TRANSACTION as error:
             raise _Lost from error
         except BaseException as error:
@@ -218,11 +220,18 @@ class Writer:
         except BaseException:
             for deferred, mark in zip(self.deferred, marks, strict=True):
                 del deferred.rows[mark:]
-            if not self.connection.get_autocommit():
-                self._execute("ROLLBACK TO job")
-                self._execute("RELEASE job")
+            self._undo()
             raise
         self._execute("RELEASE job")
+
+    def _undo(self) -> None:
+        if self.connection.get_autocommit():
+            return
+        try:
+            self._execute("ROLLBACK TO job")
+            self._execute("RELEASE job")
+        except BaseException as error:
+            raise _Lost from error
 
     def _flush(self) -> None:
         for deferred in self.deferred:
@@ -267,7 +276,8 @@ class Writer:
             return (batch.future, result, None)
         except BaseException as error:
             self._abandon()
-            return (batch.future, None, translate_commit(error)[0] if committing else translate(error))
+            cause = error.__cause__ or error if isinstance(error, _Lost) else error
+            return (batch.future, None, translate_commit(cause)[0] if committing else translate(cause))
 
     def _refuse_queued(self, first: Batch, error: BaseException) -> list[Answer]:
         """Answer everything queued with an error: each waiting its own turn would add their waits up."""

@@ -63,7 +63,7 @@ def create_table(table: Table, dialect: Dialect) -> str:
     """Return the statement that makes a table; comments in it keep what types cannot say, so that it can be read back."""
     about = json.dumps({"entity": table.entity, "partition": len(table.partition), "expires": table.expires, "feed": table.feed})
     lines = [f"/* {about} */"]
-    lines += [column_definition(column, dialect, required=column.required or column.name in table.key) for column in table.columns]
+    lines += [column_definition(column, dialect, required=is_always_there(table, column)) for column in table.columns]
     lines += [f"{quoted(REVISION)} {dialect.types['int']} NOT NULL", f"{quoted(MARK)} {dialect.types['int']}"]
     lines += [f"PRIMARY KEY ({commas(table.key)})"]
     lines += [
@@ -129,8 +129,13 @@ def drop_index(table: Table, index: str) -> str:
 
 def optional(table: Table, names: Sequence[str]) -> list[str]:
     """Return the columns among these that a record may lack."""
-    required = {column.name for column in table.columns if column.required} | set(table.key)
+    required = {column.name for column in table.columns if is_always_there(table, column)}
     return [name for name in distinct(names) if name not in required]
+
+
+def is_always_there(table: Table, column: Column) -> bool:
+    """Say whether every record has the column; a shadow may have been added to records stored before it was declared."""
+    return column.name in table.key or (column.required and not column.shadow)
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
