@@ -29,7 +29,7 @@ from palaver.ops import (
     position,
     revision_of,
 )
-from palaver.ports import FindsExpired
+from palaver.ports import FindsExpired, TrimsFeed
 from palaver.query import At
 from palaver.schema import Reference
 from palaver.system import SYSTEM, key_from_plain, system
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from palaver.store import Core, Store
 
 BATCH = 100
+SWEEP_EVERY_S = 60.0
+SWEEP_AT_ONCE = 1_000
+TRIM_PAGE = 1_000
 
 
 @dataclass
@@ -63,8 +66,33 @@ class Upkeep:
         self._planner = core.planner
 
     async def work(self) -> int:
-        """Finish waiting cascades and due objects; called by the runner between changes."""
+        """Finish waiting cascades and due objects, and now and then sweep a little; called by the runner between changes."""
+        core = self._core
+        if core.clock.monotonic() >= core.next_sweep:
+            core.next_sweep = core.clock.monotonic() + SWEEP_EVERY_S
+            await self.trim()
+            return (await self.sweep(SWEEP_AT_ONCE)).total
         return await self.cascade() + await self.collect()
+
+    async def trim(self) -> int:
+        """Forget changes that are older than the feed's retention and seen by every projection of this store; return how many."""
+        if not isinstance(self._records, TrimsFeed):
+            return 0
+        oldest_us = self._core.now_us() - self._records.limits.feed_retention_s * 1_000_000
+        runner = self._core.runner
+        seen = min((await runner.positions()).values(), default=None) if runner is not None else None
+        gone = 0
+        after: int | None = None
+        while True:
+            page = await self._records.changes(after, TRIM_PAGE)
+            # A revision is the instant of its write, or a little more where writes came faster than the clock.
+            old = [change for change in page.changes if change.revision < oldest_us and (seen is None or change.position <= seen)]
+            if not old:
+                return gone
+            after = old[-1].position
+            gone += await self._records.trim(after + 1)
+            if len(old) < len(page.changes):
+                return gone
 
     async def sweep(self, limit: int | None = None) -> Swept:
         """Remove expired records of every table through their expiry index, then cascades and due objects."""
