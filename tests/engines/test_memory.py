@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from palaver.clock import ManualClock
-from palaver.ops import Address, Table, position
+from palaver.ops import Address, CreateIndex, IndexSpec, Read, Table, position
 from palaver.ports import RecordEngine
 from palaver.records.memory import MemoryRecords, copied
 from palaver.testing import RecordEngineTests
-from palaver.testing.records.base import NOW, TABLES, ids, put_note, read_kind, read_notes, written
+from palaver.testing.records.base import COUNTERS, NOW, TABLES, ids, put, put_note, read_kind, read_notes, written
 from palaver.values import Record
 
 
@@ -69,3 +69,16 @@ async def test_a_lag_that_is_taken_away_shows_everything() -> None:
     await written(engine, put_note("u", "1", kind="k", stamp=1))
     engine.index_lag = 0
     assert ["1"] == ids((await engine.query(read_kind("k"))).records)
+
+
+async def test_a_new_index_of_a_lagging_engine_is_complete_and_stays_right() -> None:
+    engine = MemoryRecords(TABLES, index_lag=100)
+    index = IndexSpec("by_hits", ("text",), ("hits",))
+    read = Read(COUNTERS.name, "by_hits", ("t",))
+    await written(engine, put(COUNTERS, {"name": "a", "text": "t", "hits": 1}))
+    await engine.apply(CreateIndex(COUNTERS, index))
+    assert [1] == [record["hits"] for record in (await engine.query(read)).records]
+    await written(engine, put(COUNTERS, {"name": "a", "text": "t", "hits": 2}))
+    assert [1] == [record["hits"] for record in (await engine.query(read)).records]
+    engine.index_lag = 0
+    assert [2] == [record["hits"] for record in (await engine.query(read)).records]

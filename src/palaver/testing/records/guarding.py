@@ -234,3 +234,30 @@ class Races(RecordSuite):
 
         mixed = [each for n in range(60) for each in (transfer(n), balance())]
         assert {None, 400} == set(await asyncio.gather(*mixed))
+
+    async def test_a_cancelled_write_is_written_whole_or_not_at_all(self, engine: RecordEngine) -> None:
+        for n in range(30):
+            task = asyncio.create_task(attempt(engine, put_note("u", f"{n:02d}a"), put_note("u", f"{n:02d}b")))
+            for _ in range(n % 6):
+                await asyncio.sleep(0 if n < 15 else 0.0005)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        # A write of its own comes after all that were cancelled.
+        await written(engine, put_note("u", "last"))
+        found = [str(record["id"]) for record in await self.all_of(engine, read_notes("u"))]
+        assert "last" == found.pop()
+        assert [id for id in found if id.endswith("a")] == [id[:2] + "a" for id in found if id.endswith("b")]
+        assert sorted([*found, "last"]) == sorted(str(change.key[1]) for change in await all_changes(engine))
+
+    async def test_readers_see_whole_batches_while_writers_write(self, engine: RecordEngine) -> None:
+        async def write() -> None:
+            for n in range(20):
+                await written(engine, put_note("u", "a", stamp=n), put_note("u", "b", stamp=n))
+
+        async def read() -> None:
+            for _ in range(40):
+                a, b = await engine.get([address(NOTES, "u", "a"), address(NOTES, "u", "b")], snapshot=True)
+                assert (a["stamp"] if a else None) == (b["stamp"] if b else None)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(write(), read(), read())

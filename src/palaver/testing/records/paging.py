@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from palaver.errors import NotProvisioned
 from palaver.expr import F
 from palaver.ops import MARK, Bound, Read, Set
 from palaver.ports import RecordEngine
@@ -156,6 +157,14 @@ class Pages(RecordSuite):
             assert {5} == {len(page) for page in pages if page}
             assert all(sum(record_size(record, "Note") for record in page) <= 1024 * 1024 for page in pages)
 
+    async def test_a_page_is_full_at_exactly_a_megabyte(self, engine: RecordEngine) -> None:
+        rest = record_size({"owner": "u", "id": "0", "text": ""}, "Note")
+        for extra, expected in ((0, [4, 1]), (1, [3, 2])):
+            for n in range(5):
+                size = 1024 * 1024 // 4 + (extra if n == 3 else 0)
+                await written(engine, put_note("u", f"{n}", text="x" * (size - rest)))
+            assert expected == [len(page) for page in await self.pages(engine, read_notes("u")) if page]
+
     async def test_a_page_holds_at_least_one_record(self, engine: RecordEngine) -> None:
         for n in range(3):
             await written(engine, put_note("u", f"{n}", text="x" * 400_000))
@@ -250,6 +259,12 @@ class Counting(RecordSuite):
         assert 3 == await self.counted(engine, read_kind("k", Bound(">=", 6)))
         assert 1 == await self.counted(engine, read_notes("u", Bound("prefix", "7")))
         assert 0 == await self.counted(engine, read_notes("nobody"))
+
+    async def test_counting_in_an_unknown_table_or_index_is_not_provisioned(self, engine: RecordEngine) -> None:
+        with pytest.raises(NotProvisioned):
+            await self.counted(engine, read_notes("u")._replace(table="nowhere"))
+        with pytest.raises(NotProvisioned):
+            await self.counted(engine, read_notes("u")._replace(index="nowhere"))
 
     async def test_a_count_ignores_limit_position_and_page_size(self, engine: RecordEngine) -> None:
         await written(engine, *(put_note("u", f"{n:03d}") for n in range(100)))
