@@ -18,7 +18,7 @@ from palaver.clock import from_us
 from palaver.declared import Declared, shadow_values, shard_of
 from palaver.entity import Entity
 from palaver.errors import ItemTooLarge, KeyTooLong, NumberRange, Validation
-from palaver.fields import build
+from palaver.fields import Kind, build
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION
 from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, key_part_size, size, text_size
@@ -69,7 +69,7 @@ class EntityCodec:
         self.name = declared.name
         blobs = {spec.name for spec in declared.blobs}
         self._fields = [
-            (spec.name, spec.stored, spec.kind.encode, None if spec.kind.column == "json" else _TYPES[spec.kind.column], len(spec.stored))
+            (spec.name, spec.stored, spec.kind.encode, _types(spec.kind), len(spec.stored))
             for spec in declared.fields.values()
             if spec.name not in blobs
         ]
@@ -121,7 +121,7 @@ class EntityCodec:
     def _encoded(self, name: str, encode: Callable[[Any], Any], value: Any) -> Any:
         try:
             return encode(value)
-        except (AttributeError, TypeError, ValueError, KeyError):
+        except (AttributeError, TypeError, ValueError, KeyError, ArithmeticError):
             raise Validation(
                 f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.",
                 hint="model_copy() does not validate; use patch, or build the instance anew.",
@@ -252,6 +252,12 @@ class EntityCodec:
                 values[name] = decode(value)
         values["_revision"] = record[REVISION]
         return build(self.declared.entity, values, self._names)
+
+
+def _types(kind: Kind) -> tuple[type, ...] | None:
+    if kind.column != "json":
+        return _TYPES[kind.column]
+    return None if kind.form is None else (kind.form,)
 
 
 def expiry_seconds(start: datetime, rule: Expires) -> int:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
 from palaver.expr import Condition, F, Path, parse_path, resolve
-from palaver.fields import Kind, inside, kind_of, stored_name, unwrap
+from palaver.fields import Kind, inside, kind_of, reason_of, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
 from palaver.ops import Column, IndexSpec, Table
@@ -327,8 +327,7 @@ def _acceptor(what: str, path: str, spec: FieldSpec, kind: Kind, top: bool) -> C
         try:
             checked = adapter.validate_python(value, strict=not isinstance(value, str))
         except ValidationError as error:
-            reason = error.errors(include_input=False, include_url=False)[0]["msg"]
-            raise KeyType(f"{what} cannot take this value for {path}: {reason}.", index=what, field=path) from None
+            raise KeyType(f"{what} cannot take this value for {path}: {reason_of(error)}.", index=what, field=path) from None
         return checked if encode is None else encode(checked)
 
     return accept

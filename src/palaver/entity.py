@@ -29,7 +29,9 @@ class Entity(BaseModel):
     number of the stored version an instance was read from, 0 for one that was never stored.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(Key, Index, Unique, Ref, History), validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ignored_types=(Key, Index, Unique, Ref, History), validate_default=True, hide_input_in_errors=True
+    )
 
     __palaver_table__: ClassVar[str | None] = None
     __palaver_declared__: ClassVar[Declared | None] = None

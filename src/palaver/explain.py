@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from palaver.draft import Plan
 from palaver.ops import Address, Delete, Put, Read, Update, WriteSet
-from palaver.plan import Plan
 from palaver.query import Query
 
 if TYPE_CHECKING:

@@ -156,6 +156,10 @@ class Append:
 Operand: TypeAlias = "Value | Path | IfAbsent | Append"
 
 
+OPERANDS = (Path, IfAbsent, Append)
+"""Values of `set` that read the record as it is stored."""
+
+
 def parse_path(path: Path) -> tuple[str | int, ...]:
     """Return the steps of a path: names and list positions. Raises Expression where it cannot be read."""
     steps: list[str | int] = []

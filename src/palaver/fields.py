@@ -8,16 +8,17 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, JsonValue, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from palaver.clock import EPOCH, from_ms, to_ms
+from palaver.errors import SchemaError
 from palaver.markers import Blob, Digits, Instant
 from palaver.ops import KINDS
 from palaver.values import canonical
@@ -30,7 +31,10 @@ _ORDERED = ("text", "int", "bytes")
 
 @dataclass(frozen=True)
 class Kind:
-    """A column kind with its codec. `element` is the kind of a list's, set's or map's values; `model` a nested model."""
+    """A column kind with its codec. `element` is the kind of a list's, set's or map's values; `model` a nested model.
+
+    `form` is the type a nested value has when it is stored; None: any of them.
+    """
 
     column: KINDS
     encode: Codec | None = None
@@ -39,6 +43,7 @@ class Kind:
     element: Kind | None = None
     model: type[BaseModel] | None = None
     open: bool = False
+    form: type | None = None
 
     @property
     def ordered(self) -> bool:
@@ -55,6 +60,16 @@ def _decimal(number: Decimal) -> Decimal:
     return canonical(number)
 
 
+def _uuid(value: UUID) -> str:
+    if not isinstance(value, UUID):
+        raise TypeError
+    return str(value)
+
+
+def _date(value: date) -> str:
+    return date.isoformat(value)
+
+
 def _seconds(at: datetime) -> int:
     return -((EPOCH - at) // timedelta(seconds=1))
 
@@ -64,11 +79,13 @@ def _from_seconds(seconds: int) -> datetime:
 
 
 def _instant_text(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if at.tzinfo is None:
+        raise ValueError
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _from_instant_text(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def _digits(text: str) -> str:
@@ -91,9 +108,10 @@ _SCALARS: Mapping[Any, Kind] = {
     bytes: BYTES,
     Decimal: Kind("number", _decimal),
     datetime: Kind("text", _instant_text, _from_instant_text),
-    date: Kind("text", date.isoformat, date.fromisoformat),
+    AwareDatetime: Kind("text", _instant_text, _from_instant_text),
+    date: Kind("text", _date, date.fromisoformat),
     timedelta: Kind("int", _microseconds, lambda us: timedelta(microseconds=us)),
-    UUID: Kind("text", str, UUID),
+    UUID: Kind("text", _uuid, UUID),
 }
 _INSTANTS = {
     "ms": Kind("int", to_ms, from_ms),
@@ -129,7 +147,10 @@ def unwrap(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[Any, list[Any
 
 
 def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
-    """Return how values of this annotation are stored; unions of several types go through pydantic's JSON form."""
+    """Return how values of this annotation are stored.
+
+    Unions of several types go through pydantic's JSON form; raises SchemaError where that could not be told apart again.
+    """
     bare, markers, _ = unwrap(annotation, metadata)
     for marker in markers:
         if isinstance(marker, Instant):
@@ -152,7 +173,7 @@ def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
 
 
 def _blob(inner: Kind) -> Kind:
-    return Kind("json", inner.encode, inner.decode, element=inner.element, model=inner.model, open=inner.open)
+    return Kind("json", inner.encode, inner.decode, element=inner.element, model=inner.model, open=inner.open, form=inner.form)
 
 
 def _literal(options: tuple[Any, ...]) -> Kind:
@@ -160,6 +181,8 @@ def _literal(options: tuple[Any, ...]) -> Kind:
         return Kind("text", check=("in", options))
     if all(type(option) is int for option in options):
         return Kind("int", check=("in", options))
+    if any(isinstance(option, Enum) for option in options):
+        return _by_pydantic(Literal[options])
     return OPEN
 
 
@@ -178,16 +201,20 @@ def _container(bare: Any) -> Kind | None:
             return None
         element = kind_of(args[0]) if args else OPEN
         make: Any = tuple if origin is tuple else list
-        return Kind("json", _each(element.encode, list, make is tuple), _each(element.decode, make, make is tuple), element=element)
+        exact = origin is list
+        decode = _each(element.decode, make, make is tuple)
+        return Kind("json", _each(element.encode, list, not exact), decode, element=element, form=list)
     if origin in (set, frozenset):
         element = kind_of(args[0]) if args else TEXT
+        if element.column not in ("text", "int", "number", "bytes"):
+            raise SchemaError("A set holds texts, integers, Decimals or bytes.", hint="Declare a list.")
         decode = _each(element.decode, origin, True)
-        return Kind("json", _each(element.encode, frozenset, origin is set), decode, element=element)
+        return Kind("json", _each(element.encode, frozenset, origin is set), decode, element=element, form=frozenset)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, dict)):
         if args and unwrap(args[0])[0] is not str:
             return None
         element = kind_of(args[1]) if args else OPEN
-        return Kind("json", _values(element.encode), _values(element.decode), element=element, open=True)
+        return Kind("json", _values(element.encode), _values(element.decode), element=element, open=True, form=dict)
     return None
 
 
@@ -205,7 +232,15 @@ def _values(codec: Codec | None) -> Codec | None:
 
 def _by_pydantic(annotation: Any) -> Kind:
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    return Kind("json", lambda value: adapter.dump_python(value, mode="json"), adapter.validate_python, open=True)
+    arms = [unwrap(arg)[0] for arg in get_args(unwrap(annotation)[0])]
+    if str in arms and any(arm in _AS_TEXT for arm in arms):
+        raise SchemaError("A union of text with a type that is stored as text cannot be told apart.", hint="Declare two fields.")
+
+    def encode(value: Any) -> Any:
+        # Without the check a value of another type would be stored as well as it can be, and be lost.
+        return adapter.dump_python(adapter.validate_python(value, strict=True), mode="json", warnings="error")
+
+    return Kind("json", encode, adapter.validate_python, open=True)
 
 
 def stored_name(name: str, info: FieldInfo) -> str:
@@ -213,6 +248,9 @@ def stored_name(name: str, info: FieldInfo) -> str:
     return info.serialization_alias or info.alias or name
 
 
+_AS_TEXT = {datetime, date, time, timedelta, UUID, Decimal, bytes}
+
+ModelPart = tuple[str, str, Codec | None, Codec | None, FieldInfo]
 _models: dict[type[BaseModel], Kind] = {}
 
 
@@ -220,9 +258,20 @@ def _model(model: type[BaseModel]) -> Kind:
     """Compile a nested model. A model that contains itself refers to its own codec, found when it runs."""
     if model in _models:
         return _models[model]
-    parts: list[tuple[str, str, Codec | None, Codec | None, FieldInfo]] = []
+    parts: list[ModelPart] = []
+    kind = _models[model] = Kind("json", _model_encoder(model, parts), _model_decoder(model, parts), model=model, form=dict)
+    for name, info in model.model_fields.items():
+        inner = kind_of(info.annotation, info.metadata)
+        parts.append((name, stored_name(name, info), inner.encode, inner.decode, info))
+    return kind
+
+
+def _model_encoder(model: type[BaseModel], parts: list[ModelPart]) -> Codec:
+    extra = model.model_config.get("extra") == "allow"
 
     def encode(value: Any) -> dict[str, Any]:
+        if type(value) is not model:
+            raise TypeError
         out: dict[str, Any] = {}
         held = value.__dict__
         for name, stored, encoder, _, info in parts:
@@ -232,9 +281,15 @@ def _model(model: type[BaseModel]) -> Kind:
                     out[stored] = None
             else:
                 out[stored] = inner if encoder is None else encoder(inner)
-        if value.__pydantic_extra__:
-            out.update(value.__pydantic_extra__)
+        if extra:
+            out.update(value.__pydantic_extra__ or {})
         return out
+
+    return encode
+
+
+def _model_decoder(model: type[BaseModel], parts: list[ModelPart]) -> Codec:
+    extra = model.model_config.get("extra") == "allow"
 
     def decode(stored_value: Mapping[str, Any]) -> BaseModel:
         values: dict[str, Any] = {}
@@ -245,13 +300,16 @@ def _model(model: type[BaseModel]) -> Kind:
             else:
                 values[name] = None if info.is_required() else info.get_default(call_default_factory=True, validated_data=values)
         instance: BaseModel = build(model, values)
+        if extra:
+            _set(instance, "__pydantic_extra__", _others(stored_value, parts))
         return instance
 
-    kind = _models[model] = Kind("json", encode, decode, model=model)
-    for name, info in model.model_fields.items():
-        inner = kind_of(info.annotation, info.metadata)
-        parts.append((name, stored_name(name, info), inner.encode, inner.decode, info))
-    return kind
+    return decode
+
+
+def _others(stored: Mapping[str, Any], parts: list[ModelPart]) -> dict[str, Any]:
+    known = {name for _, name, _, _, _ in parts}
+    return {name: value for name, value in stored.items() if name not in known}
 
 
 _set = object.__setattr__
@@ -300,3 +358,9 @@ def inside(kind: Kind, steps: Sequence[str | int]) -> tuple[list[str | int], Kin
         else:
             return out, None, str(step)
     return out, here, None
+
+
+def reason_of(error: ValidationError) -> str:
+    """Return why a value was refused, in words that never hold the value: what a validator of the user's says is left out."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    return "a validator refuses it" if first["type"] in ("value_error", "assertion_error") else first["msg"][:1].lower() + first["msg"][1:]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Annotated, Any
 
+from annotated_types import BaseMetadata
 from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from palaver.batch import Patch
 from palaver.declared import Declared, FieldSpec
 from palaver.entity import did_you_mean, kind_names
 from palaver.errors import Expression, Validation
-from palaver.expr import Append, IfAbsent, Path, parse_path
-from palaver.fields import Kind, inside, unwrap
-from palaver.markers import Expires
+from palaver.expr import OPERANDS, Append, IfAbsent, Path, parse_path, paths, resolve
+from palaver.fields import Kind, inside, reason_of, unwrap
+from palaver.markers import Blob, Expires
 from palaver.ops import Add, Change_, Remove, Set
-from palaver.values import size
+from palaver.values import Record, canonical, key_part_size, size
+
+LONG = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,8 @@ class Target:
     kind: Kind | None
     adapter: TypeAdapter[Any] | None
     element: TypeAdapter[Any] | None
+    bounded: bool = False
+    most: int = 0
 
 
 class Patcher:
@@ -37,16 +44,52 @@ class Patcher:
         self._targets: dict[tuple[type, str], Target] = {}
         self._reading: dict[type, frozenset[str]] = {}
 
-    def needs_old(self, declared: Declared, op: Patch) -> bool:
+    def needs_old(self, declared: Declared, rule: Expires | None, op: Patch) -> bool:
         """Say whether a patch can only be planned knowing the record: it touches policy that depends on old values."""
         if declared.history is not None:
             return True
         touched = self._reading.get(declared.entity)
         if touched is None:
             touched = self._reading[declared.entity] = frozenset(_depends_on_old(declared))
-        if not touched:
-            return False
-        return any(path.split(".")[0].split("[")[0] in touched for path in (*op.set, *op.add, *op.remove))
+        if touched and any(_first(path) in touched for path in (*op.set, *op.add, *op.remove)):
+            return True
+        if rule is not None and rule.after is not None and _unsets_expiry(declared, rule, op):
+            return True
+        return any(self._computed(declared, path, value, path in op.add) for path, value in (*op.set.items(), *op.add.items()))
+
+    def _computed(self, declared: Declared, path: str, value: Any, added: bool) -> bool:
+        """Say whether a value has to be checked after it was computed from what is stored, or against the whole record."""
+        target = self._target(declared, path)
+        if target.most and (isinstance(value, OPERANDS) or (isinstance(value, str | bytes) and len(value) > LONG)):
+            return True
+        return target.bounded and (added or isinstance(value, OPERANDS))
+
+    def split(self, declared: Declared, op: Patch) -> tuple[dict[str, Any], Patch | None]:
+        """Return the blob fields a patch sets, with their values, and what remains of the patch.
+
+        They are kept out of the record until they were split off: a large one would not fit in.
+        """
+        names = {spec.name for spec in declared.blobs}
+        blobs = {path: self._value(declared, path, value) for path, value in op.set.items() if path in names}
+        if not blobs:
+            return {}, op
+        rest = {path: value for path, value in op.set.items() if path not in names}
+        return blobs, replace(op, set=rest) if rest or op.add or op.remove else None
+
+    def recheck(self, declared: Declared, op: Patch, after: Record) -> None:
+        """Check computed values against the constraints of their fields."""
+        for path, value in (*op.set.items(), *op.add.items()):
+            target = self._target(declared, path)
+            if target.bounded and target.adapter is not None and (isinstance(value, OPERANDS) or path in op.add):
+                stored = resolve(after, parse_path(target.path))
+                decode = target.kind.decode if target.kind is not None else None
+                _validated(declared, target, target.adapter, stored if decode is None or stored is None else decode(stored))
+
+    def _value(self, declared: Declared, path: str, value: Any) -> Any:
+        target = self._target(declared, path)
+        if isinstance(value, OPERANDS):
+            raise Expression(f"{declared.name}.{path} is a blob and can only be set to a value.", entity=declared.name, field=path)
+        return value if target.adapter is None else _validated(declared, target, target.adapter, value)
 
     def changes(self, declared: Declared, op: Patch) -> list[Change_]:
         """Return the stored changes of a patch. Raises Expression for names, Validation for values."""
@@ -59,28 +102,33 @@ class Patcher:
             target = self._target(declared, path)
             match value:
                 case Path():
-                    yield Set(target.path, self._target(declared, value.name, key=True).path)
+                    yield Set(target.path, self._source(declared, target, value))
                 case IfAbsent(source, default):
-                    yield Set(target.path, IfAbsent(self._target(declared, source.name).path, _checked(declared, target, default)))
+                    yield Set(target.path, IfAbsent(self._source(declared, target, source), _checked(declared, target, default)))
                 case Append(source, items):
                     encoded = tuple(_element(declared, target, item) for item in items)
-                    yield Set(target.path, Append(self._target(declared, source.name).path, encoded))
+                    yield Set(target.path, Append(self._source(declared, target, source), encoded))
                 case None if len(parse_path(target.path)) == 1:
                     _checked(declared, target, None)
                     yield Remove(target.path)
                 case _:
-                    yield Set(target.path, _checked(declared, target, value))
+                    yield Set(target.path, self._entry(declared, target, _checked(declared, target, value)))
 
     def _adds(self, declared: Declared, adds: Mapping[str, Any]) -> Iterator[Change_]:
         for path, amount in adds.items():
             target = self._target(declared, path)
-            if isinstance(amount, set | frozenset):
+            if isinstance(amount, set | frozenset) and (target.kind is None or target.kind.form is frozenset):
                 yield Add(target.path, frozenset(_element(declared, target, item) for item in amount))
-            elif isinstance(amount, bool) or not hasattr(amount, "__add__") or isinstance(amount, str | bytes | list):
-                raise Expression(f"{declared.name}.{path} can be added a number or a set.", entity=declared.name, field=path)
+            elif not _adds(target.kind, amount):
+                raise Expression(
+                    f"{declared.name}.{path} cannot be added a {type(amount).__name__}.",
+                    hint="A number is added to a number of its kind, a set to a set.",
+                    entity=declared.name,
+                    field=path,
+                )
             else:
                 size(amount, f"{declared.name}.{path}")
-                yield Add(target.path, amount)
+                yield Add(target.path, canonical(amount) if isinstance(amount, Decimal) else amount)
 
     def _removes(self, declared: Declared, removes: tuple[str, ...]) -> Iterator[Change_]:
         for path in removes:
@@ -93,6 +141,22 @@ class Patcher:
                     field=path,
                 )
             yield Remove(target.path)
+
+    def _source(self, declared: Declared, target: Target, path: Path) -> Path:
+        """Return the stored path of an operand; what is copied must be of the same kind, and never a secret made readable."""
+        source = self._target(declared, path.name, key=True)
+        same = source.kind is None or target.kind is None or source.kind == target.kind or _form(source.kind) == _form(target.kind)
+        if not same or (source.spec.secret and not target.spec.secret) or source.spec.marker(Blob):
+            raise Expression(
+                f"{declared.name}.{path} cannot be copied to {target.path}.", hint="Copy between fields of one type.", entity=declared.name
+            )
+        return source.path
+
+    def _entry(self, declared: Declared, target: Target, value: Any) -> Any:
+        """Return the value, checked as a part of an index where it is one."""
+        if target.most and value is not None:
+            key_part_size(value, f"{declared.name}.{target.path}", target.most)
+        return value
 
     def _target(self, declared: Declared, path: str, *, key: bool = False) -> Target:
         found = self._targets.get((declared.entity, path))
@@ -117,6 +181,8 @@ def _compile(declared: Declared, path: str) -> Target:
         raise Expression(
             f"{declared.name} has no field {first}.", hint=did_you_mean(str(first), declared.fields), entity=declared.name, field=path
         )
+    if rest and spec.marker(Blob):
+        raise Expression(f"{declared.name}.{path} lies inside a blob.", hint="Set the whole field.", entity=declared.name, field=path)
     steps, kind, unknown = inside(spec.kind, rest)
     if unknown is not None:
         raise Expression(
@@ -126,7 +192,10 @@ def _compile(declared: Declared, path: str) -> Target:
     annotation = _annotation(spec, rest)
     adapter: TypeAdapter[Any] | None = None if annotation is None else TypeAdapter(annotation)
     inner = None if annotation is None else _element_annotation(annotation)
-    return Target(Path(stored), spec, kind, adapter, None if inner is None else TypeAdapter(inner))
+    parts = [part for access in declared.access.values() for part in access.parts if part.column == stored]
+    bounded = annotation is not None and any(isinstance(marker, BaseMetadata | FieldInfo) for marker in unwrap(annotation)[1])
+    element = None if inner is None else TypeAdapter(inner)
+    return Target(Path(stored), spec, kind, adapter, element, bounded, min((part.most for part in parts), default=0))
 
 
 def _annotation(spec: FieldSpec, rest: list[str | int]) -> Any:
@@ -165,17 +234,50 @@ def _element(declared: Declared, target: Target, value: Any) -> Any:
 
 def _encode(declared: Declared, target: Target, adapter: TypeAdapter[Any] | None, kind: Kind | None, value: Any) -> Any:
     if adapter is not None:
-        try:
-            value = adapter.validate_python(value)
-        except ValidationError as error:
-            reason = error.errors(include_input=False, include_url=False)[0]["msg"]
-            raise Validation(
-                f"{declared.name}.{target.path} cannot take this value: {reason}.", entity=declared.name, field=str(target.path)
-            ) from None
+        value = _validated(declared, target, adapter, value)
     if value is not None and kind is not None and kind.encode is not None:
         value = kind.encode(value)
     size(value, f"{declared.name}.{target.path}")
     return value
+
+
+def _validated(declared: Declared, target: Target, adapter: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reason = reason_of(error)
+        raise Validation(
+            f"{declared.name}.{target.path} cannot take this value: {reason}.", entity=declared.name, field=str(target.path)
+        ) from None
+
+
+def _adds(kind: Kind | None, amount: Any) -> bool:
+    if isinstance(amount, bool) or not isinstance(amount, int | float | Decimal):
+        return False
+    if kind is None:
+        return True
+    if kind.column == "number":
+        return not isinstance(amount, float)
+    if kind.encode is not None or isinstance(amount, Decimal):
+        return False
+    return kind.column == "float" or (kind.column == "int" and type(amount) is int)
+
+
+def _form(kind: Kind) -> tuple[object, ...]:
+    return (kind.column, kind.form, kind.encode, kind.model, kind.element and _form(kind.element))
+
+
+def _first(path: str) -> str:
+    return str(parse_path(Path(path))[0])
+
+
+def _unsets_expiry(declared: Declared, rule: Expires, op: Patch) -> bool:
+    """Say whether the expiry has to be computed from the record: it is unset, or what it counts from is copied."""
+    assert declared.expires is not None
+    name = declared.expires.name
+    if name in op.remove or (name in op.set and op.set[name] is None):
+        return True
+    return rule.of is not None and isinstance(op.set.get(rule.of), OPERANDS)
 
 
 def _depends_on_old(declared: Declared) -> Iterator[str]:
@@ -185,6 +287,8 @@ def _depends_on_old(declared: Declared) -> Iterator[str]:
     for unique in declared.uniques.values():
         for part in unique.parts:
             yield str(part.steps[0])
+        if unique.when is not None:
+            yield from (_first(path.name) for path in paths(unique.when))
     if declared.uniques and declared.expires is not None:
         yield declared.expires.name
         rule: Expires = declared.expires.marker(Expires)

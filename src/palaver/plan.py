@@ -7,8 +7,7 @@ world moved: the store reads again and plans again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -17,9 +16,10 @@ from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
 from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared, UniqueSpec
+from palaver.draft import Draft, Plan, bind_tenant, change_size, job, premise
 from palaver.entity import Entity
 from palaver.errors import BatchShape, SchemaError, TenantMismatch
-from palaver.expr import Append, IfAbsent, Path, evaluate
+from palaver.expr import OPERANDS, Path, evaluate
 from palaver.ops import (
     MARK,
     REVISION,
@@ -33,9 +33,9 @@ from palaver.ops import (
     Guard,
     Holds,
     Limits,
-    Op,
     Origin,
     Put,
+    Remove,
     Set,
     Table,
     Unchanged,
@@ -45,51 +45,16 @@ from palaver.ops import (
     is_live,
     next_revision,
     position,
-    revision_of,
 )
 from palaver.patching import Patcher
 from palaver.query import At
 from palaver.schema import Reference, Schema
 from palaver.system import SYSTEM, history_address, history_table, job_address, key_text, plain_key, system, token_address
-from palaver.values import KeyPart, Record, Value, record_size, size
+from palaver.values import KeyPart, Record, Value, record_size
 
 LIMITS = Limits()
 TOKENS_KEPT = timedelta(hours=24)
-ABSENT, ALIVE = Absent(), Alive()
-OPERANDS = (Path, IfAbsent, Append)
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a batch becomes: objects to upload first, one write set, and what each asked op made."""
-
-    writes: WriteSet
-    uploads: tuple[tuple[str, bytes], ...]
-    made: tuple[Entity | None, ...]
-    main: tuple[int | None, ...]
-    token: str | None = None
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A plan being made."""
-
-    now_us: int
-    tenant: str | None
-    seen: Mapping[Address, Record | None]
-    ops: list[Op] = field(default_factory=list)
-    size: int = 0
-    uploads: list[tuple[str, bytes]] = field(default_factory=list)
-    at: dict[Address, int] = field(default_factory=dict)
-    checks: dict[Address, list[Guard]] = field(default_factory=dict)
-
-    def write(self, op: Op, what: str, size: int = 0) -> int:
-        if op.at in self.at:
-            raise BatchShape(f"A batch writes one {what} twice.", hint="Make it one write, or two batches.")
-        self.at[op.at] = len(self.ops)
-        self.ops.append(op)
-        self.size += size
-        return len(self.ops) - 1
+ABSENT, ALIVE, NOTHING = Absent(), Alive(), Unchanged(None)
 
 
 class Planner:
@@ -99,10 +64,10 @@ class Planner:
         self.schema = schema
         self.codecs: dict[type[Entity], EntityCodec] = {d.entity: EntityCodec(d, schema.retention) for d in schema.entities.values()}
         self.patcher = Patcher()
-        self._parents: dict[str, list[Reference]] = {d.name: schema.children(d) for d in schema.entities.values()}
-        self._refs: dict[str, list[Reference]] = {
-            d.name: [reference for reference in schema.references if reference.child is d] for d in schema.entities.values()
-        }
+        declarations = schema.entities.values()
+        self._refs = {d.name: [reference for reference in schema.references if reference.child is d] for d in declarations}
+        self._cascades = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "cascade"] for d in declarations}
+        self._restricts = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "restrict"] for d in declarations}
         self.tables: dict[str, Table] = {d.table.name: d.table for d in schema.entities.values()}
         self.tables[SYSTEM.name] = SYSTEM
         for declared in schema.entities.values():
@@ -118,8 +83,12 @@ class Planner:
         return codec
 
     def cascades(self, declared: Declared) -> list[Reference]:
-        """Return the references whose children go with, or hold back, a record of this entity."""
-        return [reference for reference in self._parents[declared.name] if reference.ref.on_delete != "keep"]
+        """Return the references whose children go with a record of this entity."""
+        return self._cascades[declared.name]
+
+    def restricts(self, declared: Declared) -> list[Reference]:
+        """Return the references whose children hold back the deletion of a record of this entity."""
+        return self._restricts[declared.name]
 
     def address(self, target: At[Any], tenant: str | None) -> Address:
         """Return the stored address; the tenant comes first."""
@@ -149,12 +118,13 @@ class Planner:
                 return False
             case asked.Put(entity):
                 declared = self.codec(type(entity)).declared
-                return bool(declared.uniques or declared.blobs or declared.history or self._parents[declared.name])
+                return bool(declared.uniques or declared.blobs or declared.history or self.cascades(declared) or self.restricts(declared))
             case asked.Patch(at):
-                return self.patcher.needs_old(self.codec(at.entity).declared, op)
+                codec = self.codec(at.entity)
+                return self.patcher.needs_old(codec.declared, codec.rule, op)
             case asked.Delete(at):
                 declared = self.codec(at.entity).declared
-                return bool(declared.uniques or declared.blobs or declared.history or self.cascades(declared))
+                return bool(declared.uniques or declared.blobs or declared.history or self.cascades(declared) or self.restricts(declared))
             case asked.Check():
                 return False
 
@@ -169,13 +139,16 @@ class Planner:
         tenant: str | None = None,
         token: str | None = None,
         actor: str | None = None,
+        closed: Collection[Address] = (),
     ) -> Plan:
         """Return what the batch becomes at this instant, given what was seen.
+
+        `closed` are records this batch deletes that the store has marked already, so that no child can join them.
 
         Raises Validation (a value, a key, a size), BatchShape (two writes to one record, over 100 ops or 4 MB after
         expansion), TenantMismatch.
         """
-        draft = _Draft(now_us, tenant, seen)
+        draft = Draft(now_us, tenant, seen, closed)
         expanded = [self._expand(draft, number, op) for number, op in enumerate(batch.ops)]
         if token is not None:
             self._token(draft, batch, token)
@@ -190,7 +163,7 @@ class Planner:
         writes = WriteSet(draft.ops, now_us, Cause(actor, token))
         return Plan(writes, tuple(draft.uploads), tuple(made for _, made in expanded), tuple(index for index, _ in expanded), token)
 
-    def _expand(self, draft: _Draft, number: int, op: asked.Asked) -> tuple[int | None, Entity | None]:
+    def _expand(self, draft: Draft, number: int, op: asked.Asked) -> tuple[int | None, Entity | None]:
         """Add what one asked op becomes; return the position of its write, and the instance where it is known already."""
         match op:
             case asked.Create(entity):
@@ -205,7 +178,7 @@ class Planner:
                 self._check(draft, number, at, when)
                 return None, None
 
-    def _store(self, draft: _Draft, number: int, entity: Entity, *, create: bool, when: asked.When) -> tuple[int, Entity]:
+    def _store(self, draft: Draft, number: int, entity: Entity, *, create: bool, when: asked.When) -> tuple[int, Entity]:
         codec = self.codec(type(entity))
         declared = codec.declared
         if declared.tenant is not None:
@@ -213,20 +186,25 @@ class Planner:
         encoded = codec.encode(entity, draft.now_us, draft.tenant)
         record = encoded.record
         at = Address(declared.table.name, position(declared.table, None, record))
-        guards: list[Guard] = []
-        old: Record | None = None
-        if create:
-            guards.append(Guard(ABSENT, Origin(number, "absent")))
-        elif at in draft.seen:
-            old = draft.seen[at]
-            guards.append(Guard(Unchanged(revision_of(old) if old else None), Origin(number, "premise")))
+        old = None if create else draft.seen.get(at)
+        guards = [] if create or at not in draft.seen else [premise(number, old)]
+        fresh = create or not is_live(declared.table, old, draft.now_us)
+        if fresh:
+            guards += self._absent(declared, number, old, create=create)
         if when is not None:
-            guards.append(self._when(declared, number, when))
+            guards += self._when(declared, number, when)
         released = self._released(codec, old, record)
         index = draft.write(Put(at, record, tuple(guards), released), declared.name, encoded.size)
         draft.uploads.extend(encoded.uploads)
-        self._around(draft, number, declared, at, old, record, "created" if old is None else "updated")
+        self._around(draft, number, declared, at, old, record, "created" if fresh else "updated")
         return index, self.filled(codec, entity, record)
+
+    def _absent(self, declared: Declared, number: int, old: Record | None, *, create: bool) -> list[Guard]:
+        """Return what a new record demands of its address: no live record, and none whose children are still there."""
+        origin = Origin(number, "absent")
+        if self.cascades(declared):
+            return [Guard(NOTHING, origin)]
+        return [Guard(ABSENT, origin)] if create or (old is not None and old.get(MARK) is not None) else []
 
     def filled(self, codec: EntityCodec, entity: Entity, record: Record) -> Entity:
         """Return the instance with the expiry the planner computed."""
@@ -236,33 +214,43 @@ class Planner:
         assert spec.kind.decode is not None
         return entity.model_copy(update={spec.name: spec.kind.decode(record[spec.stored])})
 
-    def _patch(self, draft: _Draft, number: int, op: asked.Patch) -> int:
+    def _patch(self, draft: Draft, number: int, op: asked.Patch) -> int:
         codec = self.codec(op.at.entity)
         declared = codec.declared
-        changes = self.patcher.changes(declared, op)
         at = self.address(op.at, draft.tenant)
         guards = [Guard(ALIVE, Origin(number, "alive"))]
         if op.when is not None:
-            guards.append(self._when(declared, number, op.when))
+            guards += self._when(declared, number, op.when)
         if at not in draft.seen:
-            changes = self._slide(declared, changes)
-            self._reference_checks(draft, number, declared, _values_set(declared, changes))
-            return draft.write(Update(at, tuple(changes), tuple(guards)), declared.name, sum(map(_change_size, changes)))
+            changes = self._slide(declared, self.patcher.changes(declared, op))
+            return draft.write(Update(at, tuple(changes), tuple(guards)), declared.name, sum(map(change_size, changes)))
         old = draft.seen[at]
         if old is None or not is_live(declared.table, old, draft.now_us):
-            return draft.write(Update(at, (), tuple(guards)), declared.name)
-        guards.append(Guard(Unchanged(revision_of(old)), Origin(number, "premise")))
-        plain = {name: value for name, value in old.items() if name not in (REVISION, MARK)}
-        after = apply_update(declared.table, {**plain, REVISION: old[REVISION]}, self._slide(declared, changes))
-        encoded = codec.encode(codec.decode(after), draft.now_us, draft.tenant)
-        record = {
-            **{name: value for name, value in plain.items() if name not in declared.by_stored and not name.startswith("_")},
-            **encoded.record,
-        }
+            # The premise first: a record made since it was read is to be patched, not refused.
+            return draft.write(Update(at, (), (premise(number, old), *guards)), declared.name)
+        guards.append(premise(number, old))
+        encoded = codec.encode(self._patched(codec, op, old), draft.now_us, draft.tenant)
+        unknown = {name: value for name, value in old.items() if name not in declared.by_stored and not name.startswith("_")}
+        record = {**unknown, **encoded.record}
         draft.uploads.extend(encoded.uploads)
         index = draft.write(Put(at, record, tuple(guards), self._released(codec, old, record)), declared.name, encoded.size)
-        self._around(draft, number, declared, at, old, record, "updated")
+        self._around(draft, number, declared, at, old, record, "updated", patched=True)
         return index
+
+    def _patched(self, codec: EntityCodec, op: asked.Patch, old: Record) -> Entity:
+        """Return the instance after a patch; its expiry is unset where it is to be computed anew."""
+        declared = codec.declared
+        blobs, plain = self.patcher.split(declared, op)
+        changes = self.patcher.changes(declared, plain) if plain is not None else []
+        after = apply_update(declared.table, old, changes)
+        expires = declared.expires.stored if declared.expires else ""
+        source = declared.fields[codec.rule.of].stored if codec.rule and codec.rule.after and codec.rule.of else ""
+        if after.get(source) != old.get(source) and not any(change.path.name == expires for change in changes):
+            after.pop(expires, None)
+        self.patcher.recheck(declared, op, after)
+        entity: Entity = codec.decode(after)
+        entity.__dict__.update(blobs)
+        return entity
 
     def _slide(self, declared: Declared, changes: Sequence[Change_]) -> list[Change_]:
         """Move the expiry along with the field it counts from, unless the caller set it."""
@@ -280,63 +268,85 @@ class Planner:
             out += [Set(Path(stored), expiry_seconds(decode(to), rule)) for to in moved if not isinstance(to, OPERANDS)]
         return out
 
-    def _delete(self, draft: _Draft, number: int, target: At[Any], when: asked.When, *, expired: bool = False) -> int:
+    def _delete(self, draft: Draft, number: int, target: At[Any], when: asked.When) -> int:
         codec = self.codec(target.entity)
         declared = codec.declared
         at = self.address(target, draft.tenant)
-        guards = [] if when is None else [self._when(declared, number, when)]
+        closed = at in draft.closed
+        guards = [] if when is None or closed else self._when(declared, number, when)
         if at not in draft.seen:
             return draft.write(Delete(at, tuple(guards)), declared.name)
         old = draft.seen[at]
-        guards.append(Guard(Unchanged(revision_of(old) if old else None), Origin(number, "premise")))
-        if old is None or old.get(MARK) is not None:
+        guards.append(premise(number, old))
+        if old is None or (old.get(MARK) is not None and not closed):
             return draft.write(Check(at, tuple(guards)), declared.name)
+        if closed:
+            old = {name: value for name, value in old.items() if name != MARK}
         if self.cascades(declared):
-            return self._mark(draft, declared, at, old, guards, expired)
-        index = draft.write(Delete(at, tuple(guards), codec.references(old), expired), declared.name)
-        self._around(draft, number, declared, at, old, None, "expired" if expired else "deleted")
+            return self._mark(draft, number, declared, at, old, guards, expired=False)
+        index = draft.write(Delete(at, tuple(guards), codec.references(old)), declared.name)
+        self._around(draft, number, declared, at, old, None, "deleted")
+        if closed:
+            draft.write(Delete(job_address(at)), "job")
         return index
 
-    def expire(self, declared: Declared, at: Address, old: Record, now_us: int) -> Plan:
-        """Return the plan that removes one expired record: itself, or by mark and job where it has children."""
-        draft = _Draft(now_us, None, {at: old})
-        guards = [Guard(Unchanged(revision_of(old)), Origin(0, "premise"))]
+    def expire(self, declared: Declared, at: Address, old: Record, now_us: int, *, expired: bool = True) -> Plan:
+        """Return the plan that removes one record behind the writes: itself, or by mark and job where it has children."""
+        draft = Draft(now_us, self._tenant_of(declared, at), {at: old})
         if self.cascades(declared):
-            self._mark(draft, declared, at, old, guards, True)
+            self._mark(draft, 0, declared, at, old, [premise(0, old)], expired=expired)
         else:
-            draft.write(Delete(at, tuple(guards), self.codec(declared.entity).references(old), True), declared.name)
-            self._around(draft, 0, declared, at, old, None, "expired")
-        return Plan(WriteSet(draft.ops, now_us, Cause("sweep")), (), (None,), (0,))
+            self._gone(draft, declared, at, old, expired)
+        return Plan(WriteSet(draft.ops, now_us, Cause("sweep" if expired else "cascade")), (), (None,), (0,))
 
     def remove_marked(self, declared: Declared, at: Address, old: Record, now_us: int, *, expired: bool) -> Plan:
         """Return the plan that removes a marked record whose children are gone."""
-        draft = _Draft(now_us, None, {at: old})
-        guard = Guard(Unchanged(revision_of(old)), Origin(0, "premise"))
-        draft.write(Delete(at, (guard,), self.codec(declared.entity).references(old), expired), declared.name)
-        self._around(draft, 0, declared, at, old, None, "expired" if expired else "deleted")
+        draft = Draft(now_us, self._tenant_of(declared, at), {at: old})
+        self._gone(draft, declared, at, old, expired)
         draft.write(Delete(job_address(at)), "job")
         return Plan(WriteSet(draft.ops, now_us, Cause("cascade")), (), (None,), (0,))
 
-    def _mark(self, draft: _Draft, declared: Declared, at: Address, old: Record, guards: list[Guard], expired: bool) -> int:
+    def close(self, at: Address, old: Record, now_us: int, until_ms: int) -> WriteSet:
+        """Return the writes that hide a record for a moment, so that no child can join while its children are looked for.
+
+        The job opens it again should nobody be left to decide.
+        """
+        mark = Update(at, (Set(Path(MARK), now_us),), (premise(0, old),))
+        return WriteSet((mark, Put(job_address(at), job(at, until_ms, reopen=True))), now_us, Cause("delete"))
+
+    def reopen(self, at: Address, old: Record, now_us: int) -> WriteSet:
+        """Return the writes that undo `close`."""
+        return WriteSet((Update(at, (Remove(Path(MARK)),), (premise(0, old),)), Delete(job_address(at))), now_us, Cause("delete"))
+
+    def _gone(self, draft: Draft, declared: Declared, at: Address, old: Record, expired: bool) -> None:
+        draft.write(Delete(at, (premise(0, old),), self.codec(declared.entity).references(old), expired), declared.name)
+        self._around(draft, 0, declared, at, old, None, "expired" if expired else "deleted")
+
+    def _mark(self, draft: Draft, number: int, declared: Declared, at: Address, old: Record, guards: list[Guard], *, expired: bool) -> int:
         index = draft.write(Update(at, (Set(Path(MARK), draft.now_us),), tuple(guards)), declared.name)
-        body: dict[str, Value] = {"table": at.table, "key": plain_key(at.key), "expired": expired}
-        job = {"scope": "cascade", "name": job_address(at).key[1], "body": body, "due": draft.now_us // 1000}
-        draft.write(Put(job_address(at), job), "job", 200)  # type: ignore[arg-type]
+        for unique in declared.uniques.values():
+            self._reserve(draft, number, declared, unique, at, old, None)
+        draft.write(Put(job_address(at), job(at, 0, expired=expired)), "job", 200)
         return index
 
-    def _check(self, draft: _Draft, number: int, target: At[Any], when: asked.When) -> None:
+    def _tenant_of(self, declared: Declared, at: Address) -> str | None:
+        return str(at.key[0]) if declared.tenant is not None else None
+
+    def _check(self, draft: Draft, number: int, target: At[Any], when: asked.When) -> None:
         declared = self.codec(target.entity).declared
         at = self.address(target, draft.tenant)
         guards = draft.checks.setdefault(at, [])
         guards.append(Guard(ALIVE, Origin(number, "alive")))
         if when is not None:
-            guards.append(self._when(declared, number, when))
+            guards += self._when(declared, number, when)
 
-    def _when(self, declared: Declared, number: int, when: asked.When) -> Guard:
+    def _when(self, declared: Declared, number: int, when: asked.When) -> list[Guard]:
+        origin = Origin(number, "when")
         if isinstance(when, UnchangedSince):
-            return Guard(Unchanged(when.revision), Origin(number, "when"))
+            # Its revision alone would let an expired record, which exists for no verb, be written.
+            return [Guard(Unchanged(when.revision), origin), Guard(ALIVE, origin)]
         assert when is not None
-        return Guard(Holds(declared.entity.bind(when)), Origin(number, "when"))
+        return [Guard(Holds(declared.entity.bind(when)), origin)]
 
     def _released(self, codec: EntityCodec, old: Record | None, new: Record) -> tuple[str, ...]:
         if old is None or not codec.declared.blobs:
@@ -347,20 +357,30 @@ class Planner:
     # --- what a write brings with it --------------------------------------------------------------------------------
 
     def _around(
-        self, draft: _Draft, number: int, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str
+        self,
+        draft: Draft,
+        number: int,
+        declared: Declared,
+        at: Address,
+        old: Record | None,
+        new: Record | None,
+        kind: str,
+        *,
+        patched: bool = False,
     ) -> None:
         """Add reservations, reference checks and history to one write."""
         for unique in declared.uniques.values():
             self._reserve(draft, number, declared, unique, at, old, new)
         if new is not None:
-            self._reference_checks(draft, number, declared, new)
+            self._reference_checks(draft, number, declared, new, old if patched else None)
         if declared.history is not None:
             self._image(draft, declared, at, old, new, kind)
 
     def _reserve(
-        self, draft: _Draft, number: int, declared: Declared, unique: UniqueSpec, at: Address, old: Record | None, new: Record | None
+        self, draft: Draft, number: int, declared: Declared, unique: UniqueSpec, at: Address, old: Record | None, new: Record | None
     ) -> None:
-        before = self.reservation(declared, unique, old, draft.tenant)
+        # The claim of an expired record ends with it, and somebody else may hold the same one by now.
+        before = self.reservation(declared, unique, old, draft.tenant) if is_live(declared.table, old, draft.now_us) else None
         after = self.reservation(declared, unique, new, draft.tenant)
         expires = new.get(declared.expires.stored) if new is not None and declared.expires else None
         if before == after and (new is None or old is None or declared.expires is None):
@@ -383,18 +403,21 @@ class Planner:
 
     def claim(self, declared: Declared, unique: UniqueSpec, values: Sequence[KeyPart], tenant: str | None) -> Address:
         digest = sha256(key_text(values).encode()).hexdigest()
-        return system("unique", f"{tenant or ''}/{declared.name}/{unique.name}/{digest}")
+        return system("unique", f"{tenant if declared.tenant and tenant else ''}/{declared.name}/{unique.name}/{digest}")
 
-    def _reference_checks(self, draft: _Draft, number: int, declared: Declared, record: Mapping[str, Value]) -> None:
+    def _reference_checks(
+        self, draft: Draft, number: int, declared: Declared, record: Mapping[str, Value], old: Mapping[str, Value] | None
+    ) -> None:
+        """Demand the parents of a record; of a patched one only those it did not have before."""
         for reference in self._refs[declared.name]:
             stored = [declared.fields[name].stored for name in reference.ref.fields]
             key: Any = tuple(record.get(name) for name in stored)
-            if None in key:
+            if None in key or (old is not None and key == tuple(old.get(name) for name in stored)):
                 continue
             at = Address(reference.parent.table.name, self.tenant_key(reference.parent, draft.tenant) + key)
             draft.checks.setdefault(at, []).append(Guard(ALIVE, Origin(number, f"ref:{reference.ref.name}")))
 
-    def _image(self, draft: _Draft, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str) -> None:
+    def _image(self, draft: Draft, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str) -> None:
         assert declared.history is not None
         revision = next_revision(old, draft.now_us)
         subject = declared.subject.stored if declared.subject else None
@@ -411,45 +434,24 @@ class Planner:
             record["subject"] = whose
         draft.write(Put(history_address(declared, at, revision), record), "image", record_size(record, declared.name))
 
-    def _merge_checks(self, draft: _Draft) -> None:
-        """A check on a record the batch also writes becomes part of that write; the rest become Check ops."""
+    def _merge_checks(self, draft: Draft) -> None:
+        """A reference check on a record the batch also writes becomes part of that write; the rest become Check ops."""
         for at, guards in draft.checks.items():
             if at not in draft.at:
                 draft.write(Check(at, tuple(guards)), "check")
                 continue
+            if any(not guard.origin.role.startswith("ref:") for guard in guards):
+                raise BatchShape("A batch checks a record that it also writes.", hint="Give the write the condition: when=.")
             op = draft.ops[draft.at[at]]
-            if isinstance(op, Delete):
+            if isinstance(op, Delete) or (isinstance(op, Update) and any(change.path.name == MARK for change in op.changes)):
                 raise BatchShape("A batch deletes a record that another op of it refers to.", hint="Leave one of them out.")
-            if isinstance(op, Put) and any(guard.when == ABSENT for guard in op.guards):
-                continue
-            draft.ops[draft.at[at]] = op._replace(guards=op.guards + tuple(guards))
+            # After a put the record exists, whether or not it did before.
+            if not isinstance(op, Put):
+                draft.ops[draft.at[at]] = op._replace(guards=op.guards + tuple(guards))
 
-    def _token(self, draft: _Draft, batch: Batch, token: str) -> None:
+    def _token(self, draft: Draft, batch: Batch, token: str) -> None:
         body: dict[str, Value] = {"hash": fingerprint(batch)}
         expires = draft.now_us // 1_000_000 + int(TOKENS_KEPT.total_seconds())
-        at = token_address(draft.tenant, token)
+        at = token_address(draft.tenant if self.schema.tenanted else None, token)
         record: Record = {"scope": at.key[0], "name": at.key[1], "body": body, "expires": expires}
         draft.write(Put(at, record, (Guard(ABSENT, Origin(-1, "token")),)), "token", 150)
-
-
-def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entity:
-    assert declared.tenant is not None
-    if getattr(entity, declared.tenant.name) != tenant:
-        raise TenantMismatch(
-            f"This {declared.name} belongs to another tenant than the store.",
-            hint="Use store.for_tenant(…) with its tenant.",
-            entity=declared.name,
-        )
-    return entity
-
-
-def _values_set(declared: Declared, changes: Sequence[Change_]) -> dict[str, Value]:
-    return {change.path.name: change.to for change in changes if isinstance(change, Set) and not isinstance(change.to, OPERANDS)}
-
-
-def _change_size(change: Change_) -> int:
-    match change:
-        case Set(path, to) if not isinstance(to, OPERANDS):
-            return len(path.name) + size(to, "an update")
-        case _:
-            return len(change.path.name) + 8

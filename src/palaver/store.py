@@ -14,13 +14,14 @@ from palaver import evolve
 from palaver.batch import Batch, When, asked_at, at, fingerprint
 from palaver.clock import Clock, to_us
 from palaver.cursor import Signer
+from palaver.draft import Plan
 from palaver.entity import Entity
 from palaver.errors import ConfigError, Conflict, IdempotencyMismatch, NotFound
 from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Projection, Runner
 from palaver.ops import REVISION, Address, Cause, Put, Refused, Step, WriteSet, Written, is_live
-from palaver.plan import Plan, Planner
+from palaver.plan import Planner
 from palaver.ports import BlobStore, Counts, RecordEngine, SearchIndex
 from palaver.query import At, Query, UniqueAt
 from palaver.reading import fetch_blobs, merged, read_of, reads_of
@@ -54,6 +55,7 @@ class Core:
     runner: Runner | None = None
     closers: list[Any] = field(default_factory=list)
     last_us: int = 0
+    next_sweep: float = 0.0
     loop: asyncio.AbstractEventLoop | None = None
     pid: int = 0
     closed: bool = False

@@ -71,7 +71,7 @@ def job_address(at: Address) -> Address:
 
 def token_address(tenant: str | None, token: str) -> Address:
     """Return where a token is remembered; the text itself is not kept."""
-    return system("token", sha256(f"{tenant or ''}\x1f{token}".encode()).hexdigest())
+    return system("token", sha256(key_text((tenant or "", token)).encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def plain_key(key: Sequence[KeyPart]) -> list[Value]:
