@@ -185,7 +185,7 @@ async def search(
     newest_first: str | None = None,
 ) -> Results:
     """Ask one index and hydrate its hits; see `Store.search`."""
-    from palaver.search.text import highlight
+    from palaver.search.excerpt import highlight
 
     core = store.core
     declared = core.schema.searches.get(index)
