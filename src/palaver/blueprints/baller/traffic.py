@@ -13,6 +13,7 @@ from typing import Any, Literal
 from palaver.blueprints.baller import phrases
 from palaver.blueprints.baller.facts import Club, Competition, Facts, Match
 from palaver.blueprints.baller.names import normalized
+from palaver.blueprints.baller.schema import AppMode
 
 Size = Literal["s", "m", "l"]
 DIALOGUES: Mapping[str, int] = {"s": 60, "m": 400, "l": 2_000}
@@ -20,7 +21,7 @@ SPAN_S = 6 * 86_400
 """The traffic ends now and began this long ago: within the seven days that calls are kept."""
 
 SERVERS = (("Kop End", 3), ("Südkurve", 2), ("La Grada", 2), (None, 1))
-MODES = (("production", 8), ("beta", 2), ("development", 1))
+MODES: tuple[tuple[AppMode, int], ...] = (("production", 8), ("beta", 2), ("development", 1))
 MODELS = (("deepseek", "deepseek-chat", 5), ("anthropic", "claude-sonnet-4-5", 2), ("openai", "gpt-5-mini", 2))
 
 
@@ -91,7 +92,7 @@ class Dialogue:
     username: str
     server: int | None
     place: str | None
-    app_mode: str
+    app_mode: AppMode
     starts: float
     exchanges: Sequence[Exchange]
 
