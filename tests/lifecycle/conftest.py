@@ -1,0 +1,56 @@
+"""The lifecycle schema, opened on the engines that need no service; the test runs projections by `settle`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import palaver
+from palaver.clock import ManualClock
+from palaver.store import Store
+from tests.lifecycle.app import SCHEMA
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where every file of the store lies."""
+    return tmp_path
+
+
+@pytest.fixture
+def url(engine: str, folder: Path) -> str:
+    return f"memory:?blobs=file:{folder}/blobs" if engine == "memory" else f"sqlite:///{folder}/lifecycle.db"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 3, 10, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+async def opened(url: str, clock: ManualClock) -> AsyncIterator[Opened]:
+    async with AsyncExitStack() as stack:
+
+        async def make(*projections: Any, schema: Any = SCHEMA, **options: Any) -> Store:
+            opening = palaver.open(url, schema=schema, clock=clock, projections=projections, maintain=False, **options)
+            return await stack.enter_async_context(opening)
+
+        yield make
+
+
+@pytest.fixture
+async def store(opened: Opened) -> Store:
+    made: Store = await opened()
+    return made
