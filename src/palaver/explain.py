@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Explains(Protocol):
-    """An engine that can show its own requests."""
+class ExplainsReads(Protocol):
+    """An engine that can show what it would send for a read."""
 
     def explain_read(self, read: Read) -> list[str]: ...
+
+
+@runtime_checkable
+class ExplainsWrites(Protocol):
+    """An engine that can show what it would send for a write set."""
 
     def explain_write(self, writes: WriteSet) -> list[str]: ...
 
@@ -62,7 +67,7 @@ def explain_query(core: Core, query: Query[Any], reads: Sequence[Read]) -> Expla
     if path.physical is not None:
         steps.append("index reads are eventual on cloud engines")
     requests: tuple[str, ...] = ()
-    if isinstance(core.records, Explains):
+    if isinstance(core.records, ExplainsReads):
         requests = tuple(core.records.explain_read(reads[0]))
     detail = {"table": table.name, "index": path.physical, "descending": query.descending, "reads": len(reads)}
     return Explanation(f"{declared.name}.{path.name}", tuple(steps), requests, tuple(warnings), detail)
@@ -76,7 +81,7 @@ def explain_batch(core: Core, premises: Sequence[Address], plan: Plan) -> Explan
         verb = "expire" if isinstance(op, Delete) and op.expired else type(op).__name__.lower()
         steps.append(f"{verb} {op.at.table}{f' if {guards}' if guards else ''}{_detail(op)}")
     requests: tuple[str, ...] = ()
-    if isinstance(core.records, Explains):
+    if isinstance(core.records, ExplainsWrites):
         requests = tuple(core.records.explain_write(plan.writes))
     return Explanation(f"a batch of {len(plan.made)}", tuple(steps), requests, (), {"ops": len(plan.writes.ops)})
 

@@ -47,6 +47,7 @@ _CHANGES = (
 )
 _TRIM = "DELETE FROM palaver_changes WHERE position < ? AND position < (SELECT min(position) FROM palaver_changes) + ?"
 _TRIM_ROWS = 1_000
+_FETCHED_AT_ONCE = 32
 _NOBODY = Cause()
 
 
@@ -93,6 +94,10 @@ class SqliteRecords:
             return _page(connection, rows, text, parameters, read.index, read.limit)
 
         return await self.database.read(job)
+
+    def explain_read(self, read: Read) -> list[str]:
+        """Return the statement a read becomes; its values are bound, not written into it."""
+        return [_known(self._writes.rows(read.table), read).page_of(read)[0]]
 
     async def scan(self, table: str, *, after: tuple[KeyPart, ...] | None, limit: int, segment: tuple[int, int] = (0, 1)) -> RecordPage:
         rows = self._writes.rows(table)
@@ -170,7 +175,8 @@ def _known(rows: Rows, read: Read) -> Rows:
 def _page(connection: apsw.Connection, rows: Rows, text: str, parameters: Any, index: str | None, limit: int) -> RecordPage:
     cursor = connection.execute(text, parameters)
     try:
-        records, size, more = rows.page(cursor)
+        # Fetching first is faster; row by row keeps a long page of large records out of memory.
+        records, size, more = rows.page(cursor.fetchall() if limit <= _FETCHED_AT_ONCE else cursor)
     finally:
         cursor.close(True)
     if size > PAGE_BYTES // 4 and len(records) > 1:
