@@ -5,6 +5,7 @@ Two SQLite libraries in one process break each other's locks, so the backdoor mu
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import subprocess
 import sys
@@ -48,8 +49,7 @@ class TestSqlite(RecordEngineTests):
         with TemporaryDirectory() as folder:
             engine = SqliteRecords(await Database.open(Path(folder) / "suite.db"), tables)
             self.opened: list[SqliteRecords] = [engine]
-            for table in tables:
-                await engine.apply(CreateTable(table))
+            await asyncio.gather(*(engine.apply(CreateTable(table)) for table in tables))
             yield engine
             for each in self.opened:
                 await each.aclose()

@@ -293,7 +293,11 @@ class Database:
         return _pragma(self._reader, "data_version")
 
     def _noticed(self) -> bool:
-        version = self._data_version()
+        try:
+            version = self._data_version()
+        except apsw.BusyError:
+            # Somebody holds the whole file; what they commit is seen by the next look.
+            return False
         changed = version != self._version
         self._version = version
         return changed

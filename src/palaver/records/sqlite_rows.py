@@ -65,11 +65,15 @@ def nested(value: Value) -> str | None:
 _ENCODE = {"int": "whole", "float": "real", "number": "exact", "json": "nested"}
 _DECODE = {"bool": "{} == 1", "number": "Decimal({})", "json": "loads({})"}
 _LONG = ("text", "bytes", "json")
-_SCOPE = {"whole": whole, "real": real, "exact": exact, "nested": nested, "Decimal": Decimal, "loads": loads, "PAGE_BYTES": PAGE_BYTES}
+_SCOPE = {"whole": whole, "real": real, "exact": exact, "nested": nested, "Decimal": Decimal, "loads": loads, "READ_BYTES": 2 * PAGE_BYTES}
 
 
 class Rows:
-    """A compiled table. `encode(record, revision)` gives the stored columns; `page(rows)` gives records until they are 1 MB."""
+    """A compiled table: statements and generated functions.
+
+    `encode(record, revision)` gives the stored columns; `page(rows)` gives the records, about how many characters they hold,
+    and whether it stopped early because that was far over a page.
+    """
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -167,32 +171,39 @@ def _encode_text(table: Table) -> str:
 
 
 def _page_text(table: Table) -> str:
-    """The loop counts characters, which are cheap; whoever calls it measures exactly where these come near the limit."""
-    names = [f"v{n}" for n in range(len(table.columns))]
-    by_name = {column.name: name for column, name in zip(table.columns, names, strict=True)}
-    base = sum(len(column.name) + 9 for column in table.columns)
-    first = ", ".join(f"{name!r}: {by_name[name]}" for name in table.key)
+    """Return the loop from rows to records, written for speed: columns that are there are set at once, the others one by one.
+
+    It counts characters, which are cheap; whoever calls it measures exactly where these come near the limit.
+    """
+    columns = [(column, f"v{n}", _DECODE.get(column.kind, "{}").format(f"v{n}")) for n, column in enumerate(table.columns)]
+    there = [each for each in columns if sql.is_always_there(table, each[0])]
+    longs = [value for column, value, _ in there if column.kind in _LONG]
+    parts = [
+        f"{column.name!r}: {value if column.name in table.key else f'None if {value} is None else {text}'}" for column, value, text in there
+    ]
     lines = [
         "def made(rows):",
         " records = []",
         " add = records.append",
         " size = 0",
-        f" for {', '.join(names)}, revision, mark in rows:",
-        f"  record = {{{first}}}",
-        f"  size += {base}" + "".join(f" + len({by_name[c.name]})" for c in table.columns if c.name in table.key and c.kind in _LONG),
+        f" for {', '.join(value for _, value, _ in columns)}, revision, mark in rows:",
+        f"  record = {{{', '.join(parts)}, {REVISION!r}: revision}}",
     ]
-    for column, name in zip(table.columns, names, strict=True):
-        if column.name in table.key:
-            continue
-        lines.append(f"  if {name} is not None:")
-        lines.append(f"   record[{column.name!r}] = {_DECODE.get(column.kind, '{}').format(name)}")
-        if column.kind in _LONG:
-            lines.append(f"   size += len({name})")
+    for column, value, _ in there:
+        if column.name not in table.key:
+            lines += [f"  if {value} is None:", f"   del record[{column.name!r}]"]
+            lines += [f"   {value} = ''"] if value in longs else []
+    lines.append(
+        f"  size += {' + '.join([str(sum(len(column.name) + 9 for column, _, _ in columns)), *(f'len({value})' for value in longs)])}"
+    )
+    for column, value, text in columns:
+        if not sql.is_always_there(table, column):
+            lines += [f"  if {value} is not None:", f"   record[{column.name!r}] = {text}"]
+            lines += [f"   size += len({value})"] if column.kind in _LONG else []
     lines += [
-        f"  record[{REVISION!r}] = revision",
         "  if mark is not None:",
         f"   record[{MARK!r}] = mark",
-        "  if size > PAGE_BYTES and records:",
+        "  if size > READ_BYTES and records:",
         "   return records, size, True",
         "  add(record)",
         " return records, size, False",
