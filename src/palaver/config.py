@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from palaver import evolve
 from palaver.clock import Clock, SystemClock
+from palaver.core import Core
 from palaver.cursor import Signer
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, NotProvisioned
@@ -23,7 +24,7 @@ from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine, SearchIndex
 from palaver.schema import Schema
 from palaver.searching import SearchProjection
-from palaver.store import Core, Store
+from palaver.store import Store
 from palaver.system import system
 from palaver.upkeep import Released
 

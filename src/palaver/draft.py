@@ -22,7 +22,7 @@ class Plan:
     uploads: tuple[tuple[str, bytes], ...]
     made: tuple[Entity | None, ...]
     main: tuple[int | None, ...]
-    token: str | None = None
+    jobs: bool = False
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Draft:
     uploads: list[tuple[str, bytes]] = field(default_factory=list)
     at: dict[Address, int] = field(default_factory=dict)
     checks: dict[Address, list[Guard]] = field(default_factory=dict)
+    jobs: bool = False
 
     def write(self, op: Op, what: str, size: int = 0) -> int:
         if op.at in self.at:

@@ -11,7 +11,7 @@ from palaver.ops import Address, Delete, Put, Read, Update, WriteSet
 from palaver.query import Query
 
 if TYPE_CHECKING:
-    from palaver.store import Core
+    from palaver.core import Core
 
 
 @runtime_checkable

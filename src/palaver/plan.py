@@ -45,6 +45,7 @@ from palaver.ops import (
     is_live,
     next_revision,
     position,
+    revision_of,
 )
 from palaver.patching import Patcher
 from palaver.query import At
@@ -90,6 +91,18 @@ class Planner:
         """Return the references whose children hold back the deletion of a record of this entity."""
         return self._restricts[declared.name]
 
+    def has_children(self, declared: Declared) -> bool:
+        return bool(self._cascades[declared.name] or self._restricts[declared.name])
+
+    def held(self, batch: Batch, tenant: str | None) -> list[tuple[Declared, Address]]:
+        """Return the records a batch deletes that children may hold back."""
+        found = [(self.codec(op.at.entity).declared, op) for op in batch.ops if isinstance(op, asked.Delete)]
+        return [(declared, self.address(op.at, tenant)) for declared, op in found if self._restricts[declared.name]]
+
+    def deleted(self, batch: Batch, tenant: str | None) -> set[Address]:
+        """Return every record a batch deletes."""
+        return {self.address(op.at, tenant) for op in batch.ops if isinstance(op, asked.Delete)}
+
     def address(self, target: At[Any], tenant: str | None) -> Address:
         """Return the stored address; the tenant comes first."""
         declared = self.codec(target.entity).declared
@@ -118,15 +131,19 @@ class Planner:
                 return False
             case asked.Put(entity):
                 declared = self.codec(type(entity)).declared
-                return bool(declared.uniques or declared.blobs or declared.history or self.cascades(declared) or self.restricts(declared))
+                return self._depends(declared)
             case asked.Patch(at):
                 codec = self.codec(at.entity)
                 return self.patcher.needs_old(codec.declared, codec.rule, op)
             case asked.Delete(at):
                 declared = self.codec(at.entity).declared
-                return bool(declared.uniques or declared.blobs or declared.history or self.cascades(declared) or self.restricts(declared))
+                return self._depends(declared)
             case asked.Check():
                 return False
+
+    def _depends(self, declared: Declared) -> bool:
+        """Say whether writing a whole record, or deleting it, takes knowing what is stored."""
+        return bool(declared.uniques or declared.blobs or declared.history or self.has_children(declared))
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +178,7 @@ class Planner:
         if draft.size > LIMITS.bytes:
             raise BatchShape(f"The batch would write {draft.size:,} bytes; the most is {LIMITS.bytes:,}.", hint="Split it.")
         writes = WriteSet(draft.ops, now_us, Cause(actor, token))
-        return Plan(writes, tuple(draft.uploads), tuple(made for _, made in expanded), tuple(index for index, _ in expanded), token)
+        return Plan(writes, tuple(draft.uploads), tuple(made for _, made in expanded), tuple(index for index, _ in expanded), draft.jobs)
 
     def _expand(self, draft: Draft, number: int, op: asked.Asked) -> tuple[int | None, Entity | None]:
         """Add what one asked op becomes; return the position of its write, and the instance where it is known already."""
@@ -281,7 +298,9 @@ class Planner:
         if old is None or (old.get(MARK) is not None and not closed):
             return draft.write(Check(at, tuple(guards)), declared.name)
         if closed:
-            old = {name: value for name, value in old.items() if name != MARK}
+            old, before = {name: value for name, value in old.items() if name != MARK}, old[MARK]
+            if not _was(declared, old, before, when):
+                guards.append(Guard(NOTHING, Origin(number, "when")))
         if self.cascades(declared):
             return self._mark(draft, number, declared, at, old, guards, expired=False)
         index = draft.write(Delete(at, tuple(guards), codec.references(old)), declared.name)
@@ -309,9 +328,10 @@ class Planner:
     def close(self, at: Address, old: Record, now_us: int, until_ms: int) -> WriteSet:
         """Return the writes that hide a record for a moment, so that no child can join while its children are looked for.
 
+        The mark is the revision it had: a condition on the deletion is about that one.
         The job opens it again should nobody be left to decide.
         """
-        mark = Update(at, (Set(Path(MARK), now_us),), (premise(0, old),))
+        mark = Update(at, (Set(Path(MARK), revision_of(old)),), (premise(0, old),))
         return WriteSet((mark, Put(job_address(at), job(at, until_ms, reopen=True))), now_us, Cause("delete"))
 
     def reopen(self, at: Address, old: Record, now_us: int) -> WriteSet:
@@ -327,6 +347,7 @@ class Planner:
         for unique in declared.uniques.values():
             self._reserve(draft, number, declared, unique, at, old, None)
         draft.write(Put(job_address(at), job(at, 0, expired=expired)), "job", 200)
+        draft.jobs = True
         return index
 
     def _tenant_of(self, declared: Declared, at: Address) -> str | None:
@@ -455,3 +476,10 @@ class Planner:
         at = token_address(draft.tenant if self.schema.tenanted else None, token)
         record: Record = {"scope": at.key[0], "name": at.key[1], "body": body, "expires": expires}
         draft.write(Put(at, record, (Guard(ABSENT, Origin(-1, "token")),)), "token", 150)
+
+
+def _was(declared: Declared, old: Record, revision: object, when: asked.When) -> bool:
+    """Say whether a condition is true of a record that only this batch has hidden."""
+    if when is None:
+        return True
+    return revision == when.revision if isinstance(when, UnchangedSince) else evaluate(declared.entity.bind(when), old)

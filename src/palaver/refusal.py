@@ -15,13 +15,25 @@ from palaver.errors import (
     ReferenceBroken,
     TransactionCancelled,
 )
-from palaver.ops import MARK, Failure, Refused
+from palaver.ops import MARK, Address, Failure, Refused, WriteSet, is_live
 from palaver.plan import Planner
 
 
 def moved(refused: Refused) -> bool:
     """Say whether a premise failed: what was planned from is not what is stored any more."""
     return any(failure.guard.origin.role == "premise" for failure in refused.failures)
+
+
+def leftovers(planner: Planner, writes: WriteSet, refused: Refused) -> list[Address]:
+    """Return the expired records in the way of new ones: their children have to go before the key is used again."""
+    found: list[Address] = []
+    for failure in refused.failures:
+        at, record = writes.ops[failure.op].at, failure.found
+        if failure.guard.origin.role != "absent" or record is None or record.get(MARK) is not None:
+            continue
+        if not is_live(planner.tables[at.table], record, writes.now_us):
+            found.append(at)
+    return found
 
 
 def token_failure(refused: Refused) -> Failure | None:

@@ -22,7 +22,8 @@ from palaver.schema import CompiledSearch, CompiledSource
 from palaver.values import KeyPart, Record, Scalar
 
 if TYPE_CHECKING:
-    from palaver.store import Core, Store
+    from palaver.core import Core
+    from palaver.store import Store
 
 FILL = 200
 _OPS = {"==": "==", "<": "<", "<=": "<=", ">": ">", ">=": ">="}

@@ -4,66 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
 from palaver import evolve
-from palaver.batch import Batch, When, asked_at, at, fingerprint
+from palaver.batch import Batch, When, asked_at, fingerprint
 from palaver.clock import Clock, to_us
-from palaver.cursor import Signer
-from palaver.draft import Plan
+from palaver.core import Core
+from palaver.draft import Plan, bind_tenant
 from palaver.entity import Entity
-from palaver.errors import ConfigError, Conflict, IdempotencyMismatch, NotFound
+from palaver.errors import (
+    ConditionFailed,
+    ConfigError,
+    Conflict,
+    IdempotencyMismatch,
+    NotFound,
+    PalaverError,
+    TransactionCancelled,
+    Validation,
+)
 from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
-from palaver.feed import Projection, Runner
-from palaver.ops import REVISION, Address, Cause, Put, Refused, Step, WriteSet, Written, is_live
-from palaver.plan import Planner
-from palaver.ports import BlobStore, Counts, RecordEngine, SearchIndex
+from palaver.feed import Runner
+from palaver.ops import REVISION, Address, Cause, Put, Step, Update, WriteSet, Written, is_live, position
+from palaver.ports import Counts
 from palaver.query import At, Query, UniqueAt
 from palaver.reading import fetch_blobs, merged, read_of, reads_of
-from palaver.refusal import blame, moved, token_failure
+from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
-from palaver.system import key_from_plain, token_address
+from palaver.system import SYSTEM, key_from_plain, token_address
 from palaver.upkeep import Swept, Upkeep
-from palaver.values import KeyPart, Record
+from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
 
 E = TypeVar("E", bound=Entity)
 T = TypeVar("T")
 ATTEMPTS = 5
 PAGE = 100
 BULK = 1_000
-
-
-@dataclass
-class Core:
-    """What every view of one opened stack shares."""
-
-    schema: Schema
-    planner: Planner
-    records: RecordEngine
-    blobs: BlobStore
-    search: SearchIndex
-    clock: Clock
-    signer: Signer
-    url: str
-    projections: list[Projection] = field(default_factory=list)
-    runner: Runner | None = None
-    closers: list[Any] = field(default_factory=list)
-    last_us: int = 0
-    next_sweep: float = 0.0
-    loop: asyncio.AbstractEventLoop | None = None
-    pid: int = 0
-    closed: bool = False
-
-    def now_us(self) -> int:
-        """Return the write instant: the clock's, but never one given out before, so that revisions never repeat."""
-        self.last_us = now = max(to_us(self.clock.now()), self.last_us + 1)
-        return now
+DECIDED = (Validation, ConditionFailed, TransactionCancelled, Conflict)
+"""Errors after which it is certain that nothing was written now, so that an earlier request may be the answer."""
 
 
 class Page(Generic[T]):
@@ -117,8 +99,9 @@ class Store:
 
     def for_tenant(self, tenant: str) -> Store:
         """Return this store bound to a tenant; nothing of another tenant can be reached through it."""
-        if not tenant:
-            raise ConfigError("A tenant is named by a text that is not empty.")
+        if not self._core.schema.tenanted:
+            raise ConfigError(f"Schema {self._core.schema.name} has no tenants.", hint="Mark a field of every entity with Tenant().")
+        key_part_size(tenant, "The tenant", MAX_PARTITION)
         return Store(self._core, tenant=tenant, actor=self._actor)
 
     def acting_as(self, actor: str) -> Store:
@@ -137,6 +120,8 @@ class Store:
         address = self._planner.address(where, self._tenant)
         record = (await self._records.get((address,), consistent=consistent))[0]
         if record is None or not is_live(codec.declared.table, record, to_us(self._core.clock.now())):
+            return None
+        if isinstance(target, UniqueAt) and not self._claims(target, record):
             return None
         entity: E = codec.decode(record)
         if codec.declared.blobs:
@@ -169,13 +154,16 @@ class Store:
                 return
 
     async def page(self, query: Query[E], *, limit: int | None = None, cursor: str | None = None) -> Page[E]:
-        """Return one page: `limit` records read (the query's own limit, or 100), those that match in `items`.
+        """Return one page: `limit` records read (100, and never more than the query's own limit), those that match in `items`.
 
         Raises BadCursor for a cursor that is forged, foreign or over a day old.
         """
         core = self._core
+        if limit is not None and limit < 1:
+            raise Validation("A page has a limit of at least 1.")
+        most = min(limit or query.most or PAGE, query.most or limit or PAGE)
         after = None if cursor is None else core.signer.open(cursor, query, self._tenant, to_us(core.clock.now()) // 1000)
-        items, last = await self._page(query, limit or query.most or PAGE, after)
+        items, last = await self._page(query, most, after)
         if last is None:
             return Page(items, None)
         return Page(items, lambda: core.signer.sign(query, self._tenant, last, to_us(core.clock.now()) // 1000))
@@ -220,6 +208,13 @@ class Store:
         key = key_from_plain(body["key"])
         return At(target.entity, key[1:] if declared.tenant else key)
 
+    def _claims(self, target: UniqueAt[Any], record: Record) -> bool:
+        """Say whether a record has the values it was looked up by: between the two reads, or once expired, it may not."""
+        declared = self._planner.codec(target.entity).declared
+        unique = declared.uniques[target.name]
+        held = self._planner.reservation(declared, unique, record, self._tenant)
+        return held == self._planner.claim(declared, unique, target.values, self._tenant)
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def create(self, entity: E, *, token: str | None = None) -> E:
@@ -253,10 +248,7 @@ class Store:
         Its children go first where they cascade: from this commit on neither it nor they can be changed or joined by
         new ones. Raises ReferenceBroken where restricting children exist.
         """
-        await self.core_upkeep().refuse_if_referenced(self, at(target))
         await self.write(Batch().delete(target, when=when), token=token)
-        if self._core.runner is not None:
-            self._core.runner.poke()
 
     async def write(self, batch: Batch, *, token: str | None = None) -> tuple[Entity | None, ...]:
         """Write all ops or none; durable when this returns. Gives one entity per create, put and patch, else None.
@@ -266,28 +258,55 @@ class Store:
         BatchShape over 100 ops or 4 MB after expansion, Conflict when other writers kept winning.
         """
         self._here()
-        planner, records = self._planner, self._records
         if not batch.ops:
             return ()
+        held = self._planner.held(batch, self._tenant)
+        try:
+            if not held:
+                return await self._write(batch, token)
+            async with self.core_upkeep().closing(held, self._planner.deleted(batch, self._tenant)) as closed:
+                return await self._write(batch, token, closed)
+        except PalaverError as error:
+            if token is not None and isinstance(error, DECIDED) and (earlier := await self._remembered(token)) is not None:
+                return await self._replay(batch, earlier)
+            for reason in getattr(error, "reasons", (error,)):
+                await self._whole(getattr(reason, "found", None))
+            raise
+
+    async def _write(self, batch: Batch, token: str | None, closed: Collection[Address] = ()) -> tuple[Entity | None, ...]:
+        planner, records = self._planner, self._records
         for _ in range(ATTEMPTS):
             premises = planner.premises(batch, self._tenant)
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
-            plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor)
+            plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)
             if plan.uploads:
                 await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in plan.uploads))
             result = await records.write(plan.writes)
             if isinstance(result, Written):
+                if plan.jobs and self._core.runner is not None:
+                    self._core.runner.poke()
                 return await self._outcome(batch, plan, result)
-            if token is not None and (earlier := token_failure(result)) is not None:
-                return await self._replay(batch, token, earlier.found)
-            if not moved(result):
+            if left := leftovers(planner, plan.writes, result):
+                await self.core_upkeep().clear(left)
+            elif not moved(result) or token_failure(result):
                 raise blame(planner, batch, result)
         raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
+
+    async def _remembered(self, token: str) -> Record | None:
+        """Return what an earlier request left under a token."""
+        at = token_address(self._tenant, token)
+        record = (await self._records.get((at,)))[0]
+        return record if is_live(SYSTEM, record, to_us(self._core.clock.now())) else None
+
+    async def _whole(self, found: Entity | None) -> None:
+        """Fetch the large values of a record that an error carries."""
+        if found is not None:
+            await fetch_blobs(self._core.blobs, self._planner.codec(type(found)), [found])
 
     async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = BULK) -> int:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
 
-        Records with unique sets or history go through `put`, one by one. References are not checked. An error stops
+        Records with unique sets, history or children go through `put`, one by one. References are not checked. An error stops
         the load at a chunk's boundary: chunks before it are stored, and storing them again changes nothing.
         """
         self._here()
@@ -307,14 +326,13 @@ class Store:
         for entity in entities:
             codec = self._planner.codec(type(entity))
             declared = codec.declared
-            if declared.uniques or declared.history is not None:
+            if declared.uniques or declared.history is not None or self._planner.has_children(declared):
                 await self.put(entity)
                 continue
             if declared.tenant is not None:
-                self._planner.tenant_key(declared, self._tenant)
+                bind_tenant(declared, entity, self._tenant)
             encoded = codec.encode(entity, now_us, self._tenant)
-            key = tuple([encoded.record[name] for name in declared.table.key])
-            puts.append(Put(Address(declared.table.name, key), encoded.record))  # type: ignore[arg-type]
+            puts.append(Put(Address(declared.table.name, position(declared.table, None, encoded.record)), encoded.record))
             uploads.extend(encoded.uploads)
         if uploads:
             await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in uploads))
@@ -339,18 +357,17 @@ class Store:
         op = plan.writes.ops[index]
         if record is None and isinstance(op, Put):
             record = {**op.record, REVISION: written.revisions[index]}
-        if record is None or not is_live(codec.declared.table, record, plan.writes.now_us):
+        if record is None or not isinstance(op, Put | Update):
             return None
         entity: Entity = codec.decode(record)
         if codec.declared.blobs:
             await fetch_blobs(self._core.blobs, codec, [entity])
         return entity
 
-    async def _replay(self, batch: Batch, token: str, earlier: Record | None) -> tuple[Entity | None, ...]:
+    async def _replay(self, batch: Batch, earlier: Record) -> tuple[Entity | None, ...]:
         """Answer a repeated request with the records as they are now."""
-        record = earlier or (await self._records.get((token_address(self._tenant, token),)))[0]
-        body: Any = record["body"] if record else {}
-        if body.get("hash") != fingerprint(batch):
+        body: Any = earlier["body"]
+        if body["hash"] != fingerprint(batch):
             raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
         return tuple([await self.find(asked_at(op)) for op in batch.ops])
 
@@ -479,4 +496,4 @@ async def _each(entities: Iterable[Entity] | AsyncIterable[Entity]) -> AsyncIter
             yield entity
 
 
-__all__ = ["Core", "Page", "Refused", "Store", "stamped"]
+__all__ = ["Core", "Page", "Store", "stamped"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from palaver.clock import to_us
 from palaver.declared import Declared
-from palaver.errors import ReferenceBroken
+from palaver.errors import Conflict, ReferenceBroken
 from palaver.markers import Blob
 from palaver.ops import (
     MARK,
@@ -30,15 +31,16 @@ from palaver.ops import (
     revision_of,
 )
 from palaver.ports import FindsExpired, TrimsFeed
-from palaver.query import At
 from palaver.schema import Reference
-from palaver.system import SYSTEM, key_from_plain, system
+from palaver.system import SYSTEM, job_address, key_from_plain, plain_key, system
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
-    from palaver.store import Core, Store
+    from palaver.core import Core
 
 BATCH = 100
+ATTEMPTS = 5
+CLOSED_MS = 60_000
 SWEEP_EVERY_S = 60.0
 SWEEP_AT_ONCE = 1_000
 TRIM_PAGE = 1_000
@@ -152,18 +154,22 @@ class Upkeep:
     async def cascade(self) -> int:
         """Delete the children of marked records, then the records; return how many went."""
         gone = 0
-        while jobs := await self._jobs("cascade", BATCH):
+        while jobs := await self._jobs("cascade", BATCH, self._core.now_us() // 1000):
             before = gone
             for job in jobs:
                 body: Any = job["body"]
-                gone += await self._cascade(str(body["table"]), key_from_plain(body["key"]), bool(body["expired"]), job)
+                gone += await self._cascade(str(body["table"]), key_from_plain(body["key"]), body, job)
             if gone == before:
                 break
         return gone
 
-    async def _cascade(self, table: str, key: tuple[KeyPart, ...], expired: bool, job: Record) -> int:
+    async def _cascade(self, table: str, key: tuple[KeyPart, ...], body: Mapping[str, Any], job: Record) -> int:
         declared = self._core.schema.tables.get(table)
         at = Address(table, key)
+        if body.get("reopen"):
+            await self._reopen(at)
+            return 0
+        expired = bool(body.get("expired"))
         old = (await self._records.get((at,)))[0] if declared is not None else None
         if declared is None or old is None or old.get(MARK) is None:
             await self._records.write(WriteSet((Delete(system("cascade", str(job["name"]))),), self._core.now_us()))
@@ -194,9 +200,8 @@ class Upkeep:
                 gone += len(addresses)
                 continue
             for at, record in zip(addresses, fresh, strict=True):
-                plan = self._planner.expire(child, at, record, now_us)
-                ops = [op._replace(expired=expired) if isinstance(op, Delete) else op for op in plan.writes.ops]
-                result = await self._records.write(plan.writes._replace(ops=ops, cause=Cause("cascade")))
+                plan = self._planner.expire(child, at, record, now_us, expired=expired)
+                result = await self._records.write(plan.writes._replace(cause=Cause("cascade")))
                 if isinstance(result, Refused) or self._planner.cascades(child):
                     waiting = True
                 else:
@@ -221,21 +226,63 @@ class Upkeep:
                 return
             after = page.last
 
-    async def refuse_if_referenced(self, store: Store, target: At[Any]) -> None:
-        """Raise ReferenceBroken where a restricting child exists."""
-        declared = self._planner.codec(target.entity).declared
-        for reference in self._planner.cascades(declared):
-            if reference.ref.on_delete != "restrict":
-                continue
-            at = self._planner.address(target, store._tenant)
-            now_us = to_us(self._core.clock.now())
+    @asynccontextmanager
+    async def closing(self, held: Sequence[tuple[Declared, Address]], going: Collection[Address]) -> AsyncIterator[Collection[Address]]:
+        """Hide parents while it is decided whether children hold them back, so that none can join meanwhile.
+
+        Raises ReferenceBroken where a live child exists that is not among those `going` in the same batch.
+        """
+        closed: list[Address] = []
+        try:
+            for declared, at in held:
+                await self._refuse_referenced(declared, at, going)
+                if await self._close(declared, at):
+                    closed.append(at)
+                    await self._refuse_referenced(declared, at, going)
+            yield closed
+        finally:
+            for at in closed:
+                await self._reopen(at)
+
+    async def _close(self, declared: Declared, at: Address) -> bool:
+        for _ in range(ATTEMPTS):
+            old = (await self._records.get((at,)))[0]
+            now_us = self._core.now_us()
+            if old is None or not is_live(declared.table, old, now_us):
+                return False
+            writes = self._planner.close(at, old, now_us, now_us // 1000 + CLOSED_MS)
+            if not isinstance(await self._records.write(writes), Refused):
+                return True
+        raise Conflict("Other writers kept changing the same record.", hint="Try again after a random pause.")
+
+    async def _reopen(self, at: Address) -> None:
+        """Show a record again that was hidden and is still there."""
+        old, job = await self._records.get((at, job_address(at)))
+        body: Any = job["body"] if job else {}
+        if old is not None and old.get(MARK) is not None and body.get("reopen"):
+            await self._records.write(self._planner.reopen(at, old, self._core.now_us()))
+
+    async def _refuse_referenced(self, declared: Declared, at: Address, going: Collection[Address]) -> None:
+        now_us = to_us(self._core.clock.now())
+        for reference in self._planner.restricts(declared):
+            table = reference.child.table
             async for page in self._children(reference, at.key):
-                if any(is_live(reference.child.table, record, now_us) for record in page):
+                live = (record for record in page if is_live(table, record, now_us))
+                if any(Address(table.name, position(table, None, record)) not in going for record in live):
                     raise ReferenceBroken(
                         f"This {declared.name} is still referred to by {reference.child.name}.{reference.ref.name}.",
                         hint=f"Delete its {reference.child.name} records first.",
                         entity=declared.name,
                     )
+
+    async def clear(self, expired: Sequence[Address]) -> None:
+        """Remove expired records whose keys are wanted again, children first."""
+        for at, old in zip(expired, await self._records.get(expired), strict=True):
+            declared = self._core.schema.tables[at.table]
+            now_us = self._core.now_us()
+            if old is not None and old.get(MARK) is None and not is_live(declared.table, old, now_us):
+                await self._records.write(self._planner.expire(declared, at, old, now_us).writes)
+        await self.cascade()
 
     # --- objects ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +340,7 @@ class Released:
                     due = max(due, change.revision // 1000 + self._kept_ms(change.table))
                 body = {
                     "table": change.table,
-                    "key": [part.hex() if isinstance(part, bytes) else part for part in change.key],
+                    "key": plain_key(change.key),
                     "blob": blob,
                 }
                 ops[name] = Put(system("blob", name), {"scope": "blob", "name": name, "body": body, "due": due})  # type: ignore[dict-item]
