@@ -10,6 +10,7 @@ from palaver.search.text import Term, Token, parse, spans
 
 MAX_LOOKED_AT = 50_000
 ELLIPSIS = "…"
+_DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Excerpt(NamedTuple):
@@ -54,7 +55,7 @@ def _line(text: str) -> str:
     kinds = {character: category(character) for character in set(text)}
     plain = {ord(character): " " for character, kind in kinds.items() if kind in ("Cc", "Cs", "Zl", "Zp")}
     # Marks of direction reach beyond the text they stand in. Joiners stay: emoji fall apart without them.
-    plain |= {ord(character): "" for character in kinds if "\u200e" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"}
+    plain |= {ord(character): "" for character in kinds if character in _DIRECTION}
     return " ".join(text.translate(plain).split())
 
 
