@@ -8,8 +8,10 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -461,13 +463,41 @@ async def test_a_database_opened_for_reading_refuses_writes(tmp_path: Path) -> N
     await writing.aclose()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-async def test_a_file_without_write_permission_is_read_only(tmp_path: Path) -> None:
-    database = await made(tmp_path / "a.db")
+@contextmanager
+def powerless() -> Iterator[None]:
+    """Be nobody for a while, because nothing is read-only for root."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.fixture
+def visible() -> Iterator[Path]:
+    """Give a folder that nobody can look into, in a place where everybody can."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        Path(folder).chmod(0o755)
+
+
+async def test_a_file_without_write_permission_is_read_only(visible: Path) -> None:
+    database = await made(visible / "a.db")
+    await database.write(insert(1))
     await database.aclose()
-    (tmp_path / "a.db").chmod(0o444)
-    with pytest.raises(ReadOnly):
-        await Database.open(tmp_path / "a.db")
+    (visible / "a.db").chmod(0o444)
+    os.chmod(visible, 0o555)
+    with powerless():
+        with pytest.raises(ReadOnly):
+            await Database.open(visible / "a.db")
+        reading = await Database.open(visible / "a.db", options=SqliteOptions(read_only=True))
+        assert [1] == await reading.read(rows)
+        with pytest.raises(ReadOnly):
+            await reading.write(insert(2))
+        await reading.aclose()
 
 
 # --- reading and ending ---------------------------------------------------------------------------------------------

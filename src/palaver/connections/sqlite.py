@@ -393,9 +393,11 @@ def _open(path: Path, options: SqliteOptions) -> apsw.Connection | None:
         raise Unavailable("The database path is a folder.")
     if not path.exists() and (options.read_only or not options.create):
         raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
+    if not options.read_only and not (_may_write(path.parent) and (not path.exists() or _may_write(path))):
+        raise ReadOnly("The database file or its folder cannot be written.", hint="Give the process write permission to both.")
     flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     try:
-        connection = apsw.Connection(str(path), flags=flags, statementcachesize=400)
+        connection = _connect(path, options, flags)
     except apsw.Error as error:
         raise translate(error) from error
     try:
@@ -413,6 +415,19 @@ def _open(path: Path, options: SqliteOptions) -> apsw.Connection | None:
     except BaseException:
         connection.close()
         raise
+
+
+def _may_write(path: Path) -> bool:
+    # A missing folder is not this question's: opening says that the file cannot be opened.
+    return not path.exists() or os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _connect(path: Path, options: SqliteOptions, flags: int) -> apsw.Connection:
+    name = str(path)
+    if options.read_only and not _may_write(path.parent) and not path.with_name(path.name + "-wal").exists():
+        # Even reading a log needs a file beside it; where there can be none, nobody changes this file either.
+        name, flags = f"{path.absolute().as_uri()}?immutable=1", flags | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(name, flags=flags, statementcachesize=400)
 
 
 def _patiently(connection: apsw.Connection, statement: str, options: SqliteOptions) -> list[Any]:
@@ -463,7 +478,7 @@ def _tune(connection: apsw.Connection, options: SqliteOptions) -> None:
 
 
 def _reader(path: Path, options: SqliteOptions) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, statementcachesize=400)
+    connection = _connect(path, options, apsw.SQLITE_OPEN_READONLY)
     # Another process may hold the file for an instant, while it recovers or empties the log.
     connection.set_busy_timeout(int(options.busy_timeout_s * 1000))
     _tune(connection, options)
