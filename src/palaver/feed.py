@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -87,17 +88,16 @@ class Runner:
 
     async def _forever(self) -> None:
         while True:
-            moved = 0
             try:
                 moved = await self.step()
                 await self._keep_up()
-            except PalaverError as error:
-                log.warning("projections wait: %s", error.code)
+                if not moved:
+                    await self._idle()
+                elif moved < CHUNK:
+                    await asyncio.sleep(GATHER_S)
+            except Exception as error:
+                log.warning("projections wait: %s", _described(error))
                 await asyncio.sleep(IDLE_S)
-            if not moved:
-                await self._idle()
-            elif moved < CHUNK:
-                await asyncio.sleep(GATHER_S)
 
     def poke(self) -> None:
         """Let upkeep run at once: a write left something to finish."""
@@ -112,7 +112,10 @@ class Runner:
 
     async def _idle(self) -> None:
         self._woken.clear()
-        if isinstance(self._records, Wakes) and self.projections and self._upkeep_at:
+        if self._errors:
+            # What failed is behind the head, so waiting for the head to move would not wait at all.
+            await asyncio.sleep(IDLE_S)
+        elif isinstance(self._records, Wakes) and self.projections and self._upkeep_at:
             # From the head, not from a position: a projection another process runs would make this spin.
             head = (await self._records.changes(None, 0)).head
             if all((lease.position or 0) >= head for lease in self._leases.values()):
@@ -131,9 +134,10 @@ class Runner:
                     self._errors.pop(name, None)
                 except (Fenced, Conflict):
                     self._leases.pop(name, None)
-                except PalaverError as error:
-                    self._errors[name] = error.code
-                    log.warning("projection %s failed: %s", name, error.code)
+                except Exception as error:
+                    # A mistake in one projection, ours or the application's, must not stop the others.
+                    self._errors[name] = error.code if isinstance(error, PalaverError) else type(error).__name__
+                    log.warning("projection %s failed: %s", name, _described(error))
             return moved
 
     async def _step(self, name: str) -> int:
@@ -180,7 +184,8 @@ class Runner:
         record = (await self._records.get((at,)))[0]
         body: Any = record["body"] if record else {}
         mine = body.get("holder") == self._me
-        if record is not None and not mine and not steal and body.get("until_ms", 0) > now:
+        # A lease that ends later than any that could be taken now was taken before the clock was put back.
+        if record is not None and not mine and not steal and now < body.get("until_ms", 0) <= now + 2 * LEASE_MS:
             self._leases.pop(name, None)
             return None
         epoch = body.get("epoch", 0) + (0 if mine else 1)
@@ -251,5 +256,16 @@ class Runner:
                     projection=behind[0],
                     error=self._errors.get(behind[0]),
                 )
-            if not await self.step():
+            moved = 0
+            # A projection may hang, here or in the background; the time that was asked for still holds.
+            with contextlib.suppress(TimeoutError):
+                moved = await asyncio.wait_for(self.step(), max(0.0, deadline - asyncio.get_running_loop().time()))
+            if not moved:
                 await asyncio.sleep(0.005)
+
+
+def _described(error: Exception) -> str:
+    """Return what may be logged of an error: its code, or its type and where it happened; its text may hold stored values."""
+    if isinstance(error, PalaverError):
+        return error.code
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

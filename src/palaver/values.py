@@ -100,7 +100,7 @@ def number_size(number: int | float | Decimal, what: str) -> int:
     kind = type(number)
     if kind is int and MIN_INT <= number <= MAX_INT:
         digits = len(str(abs(number)).rstrip("0") or "0")
-    elif kind is float and (number == 0 or 1e-130 <= abs(number) <= _LARGEST_FLOAT):
+    elif type(number) is float and (number == 0 or 1e-130 <= abs(number) <= _LARGEST_FLOAT):
         # A float has at most 17 digits, so its own text says how many.
         digits = len(repr(abs(number)).partition("e")[0].replace(".", "").strip("0") or "0")
     elif kind is float and not math.isfinite(number):
