@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from palaver.clock import to_us
 from palaver.declared import Declared
+from palaver.draft import premise, release
 from palaver.errors import Conflict, ReferenceBroken
-from palaver.markers import Blob
 from palaver.ops import (
     MARK,
+    REVISION,
     Address,
     Bound,
     Cause,
     Change,
     Delete,
-    Guard,
     Op,
-    Origin,
     Put,
     Read,
     Refused,
-    Unchanged,
     WriteSet,
     is_live,
     position,
-    revision_of,
 )
 from palaver.ports import FindsExpired, TrimsFeed
 from palaver.schema import Reference
-from palaver.system import SYSTEM, job_address, key_from_plain, plain_key, system
+from palaver.system import SYSTEM, job_address, key_from_plain, system
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
@@ -110,10 +107,12 @@ class Upkeep:
                     break
                 removed = await self._expire(name, found, now_us)
                 swept.expired[table.entity] = swept.expired.get(table.entity, 0) + removed
+                # Marked parents stay expired, and first in line, until their children are gone.
+                swept.cascaded += await self.cascade()
                 left = None if left is None else left - len(found)
                 if not removed:
                     break
-        swept.cascaded = await self.cascade()
+        swept.cascaded += await self.cascade()
         swept.objects = await self.collect()
         return swept
 
@@ -134,79 +133,80 @@ class Upkeep:
     async def _expire_plain(self, table: str, found: Sequence[Address], now_us: int) -> int:
         """Delete in one batch, each guarded by the revision seen, so that a record extended meanwhile stays."""
         records = await self._records.get(found)
-        ops: list[Op] = [
-            Delete(at, (Guard(Unchanged(revision_of(old)), Origin(number, "premise")),), (), True)
-            for number, (at, old) in enumerate(zip(found, records, strict=True))
+        ops = [
+            Delete(at, (premise(0, old),), (), True)
+            for at, old in zip(found, records, strict=True)
             if old is not None and not is_live(self._planner.tables[table], old, now_us)
         ]
-        if not ops:
-            return 0
-        result = await self._records.write(WriteSet(ops, now_us, Cause("sweep")))
-        if not isinstance(result, Refused):
-            return len(ops)
-        lost = {failure.op for failure in result.failures}
-        rest = [op for number, op in enumerate(ops) if number not in lost]
-        again = await self._records.write(WriteSet(rest, now_us, Cause("sweep"))) if rest else result
-        return 0 if isinstance(again, Refused) else len(rest)
+        return len(await self._unmoved(ops, now_us))
+
+    async def _unmoved(self, ops: Sequence[Delete | Put], now_us: int) -> Sequence[Delete | Put]:
+        """Write those ops whose records are as they were seen; return them."""
+        for _ in range(2):
+            if not ops:
+                return ops
+            result = await self._records.write(WriteSet(ops, now_us, Cause("sweep")))
+            if not isinstance(result, Refused):
+                return ops
+            lost = {failure.op for failure in result.failures}
+            ops = [op for number, op in enumerate(ops) if number not in lost]
+        return ()
 
     # --- cascades ---------------------------------------------------------------------------------------------------
 
     async def cascade(self) -> int:
-        """Delete the children of marked records, then the records; return how many went."""
+        """Delete the children of marked records, then the records; return how many went. Stops when nothing moves."""
         gone = 0
-        while jobs := await self._jobs("cascade", BATCH, self._core.now_us() // 1000):
-            before = gone
-            for job in jobs:
-                body: Any = job["body"]
-                gone += await self._cascade(str(body["table"]), key_from_plain(body["key"]), body, job)
-            if gone == before:
-                break
-        return gone
+        while True:
+            moved = 0
+            async for job in self._jobs("cascade", self._core.now_us() // 1000):
+                removed, marked = await self._cascade(job)
+                gone, moved = gone + removed, moved + removed + marked
+            if not moved:
+                return gone
 
-    async def _cascade(self, table: str, key: tuple[KeyPart, ...], body: Mapping[str, Any], job: Record) -> int:
-        declared = self._core.schema.tables.get(table)
-        at = Address(table, key)
+    async def _cascade(self, job: Record) -> tuple[int, int]:
+        """Go on with one job; return how many records went, and how many were marked to go with jobs of their own."""
+        body: Any = job["body"]
+        at = Address(str(body["table"]), key_from_plain(body["key"]))
         if body.get("reopen"):
             await self._reopen(at)
-            return 0
-        expired = bool(body.get("expired"))
+            return 0, 0
+        declared = self._core.schema.tables.get(at.table)
         old = (await self._records.get((at,)))[0] if declared is not None else None
         if declared is None or old is None or old.get(MARK) is None:
             await self._records.write(WriteSet((Delete(system("cascade", str(job["name"]))),), self._core.now_us()))
-            return 0
-        gone, waiting = 0, False
+            return 0, 0
+        expired = bool(body.get("expired"))
+        gone, marked, waiting = 0, 0, False
         for reference in self._planner.cascades(declared):
-            removed, left = await self._delete_children(reference, key, expired)
-            gone += removed
-            waiting = waiting or left
+            removed, new, left = await self._delete_children(reference, at.key, expired)
+            gone, marked, waiting = gone + removed, marked + new, waiting or left
         if waiting:
-            return gone
-        plan = self._planner.remove_marked(declared, at, old, self._core.now_us(), expired=expired)
+            return gone, marked
+        plan = self._planner.remove_marked(declared, at, old, self._core.now_us(), expired=expired, written_us=body["written"])
         result = await self._records.write(plan.writes)
-        return gone + (0 if isinstance(result, Refused) else 1)
+        return gone + (0 if isinstance(result, Refused) else 1), marked
 
-    async def _delete_children(self, reference: Reference, parent: tuple[KeyPart, ...], expired: bool) -> tuple[int, bool]:
-        """Delete one reference's children; a child with children of its own is marked and makes the parent wait."""
-        child, gone, waiting = reference.child, 0, False
-        plain = self._is_plain(child)
+    async def _delete_children(self, reference: Reference, parent: tuple[KeyPart, ...], expired: bool) -> tuple[int, int, bool]:
+        """Delete one reference's children; those with children of their own are marked and make the parent wait."""
+        child, gone, marked, waiting = reference.child, 0, 0, False
         async for page in self._children(reference, parent):
             now_us = self._core.now_us()
             fresh = [record for record in page if record.get(MARK) is None]
             waiting = waiting or len(fresh) < len(page)
             addresses = [Address(child.table.name, position(child.table, None, record)) for record in fresh]
-            if plain:
+            if self._is_plain(child):
                 if addresses:
                     await self._records.write(WriteSet([Delete(at, (), (), expired) for at in addresses], now_us, Cause("cascade")))
                 gone += len(addresses)
                 continue
             for at, record in zip(addresses, fresh, strict=True):
                 plan = self._planner.expire(child, at, record, now_us, expired=expired)
-                result = await self._records.write(plan.writes._replace(cause=Cause("cascade")))
-                if isinstance(result, Refused) or self._planner.cascades(child):
-                    waiting = True
-                else:
-                    gone += 1
-        return gone, waiting
+                written = not isinstance(await self._records.write(plan.writes._replace(cause=Cause("cascade"))), Refused)
+                waiting = waiting or plan.jobs or not written
+                gone, marked = gone + (written and not plan.jobs), marked + (written and plan.jobs)
+        return gone, marked, waiting
 
     async def _children(self, reference: Reference, parent: tuple[KeyPart, ...]) -> Any:
         """Yield pages of stored children, hidden ones included."""
@@ -287,18 +287,23 @@ class Upkeep:
     # --- objects ----------------------------------------------------------------------------------------------------
 
     async def collect(self) -> int:
-        """Delete released objects that are due; one that a record refers to again is left alone."""
-        now_us = self._core.now_us()
+        """Delete released objects that are due; one that a record refers to again is left alone.
+
+        A job is taken before its object is looked for: from then on no write can refer to the object anew.
+        """
         gone = 0
-        while due := await self._jobs("blob", BATCH, now_us // 1000):
-            keys, ops = [], []
-            for job in due:
-                body: Any = job["body"]
+        due = [job async for job in self._jobs("blob", self._core.now_us() // 1000)]
+        for start in range(0, len(due), BATCH):
+            taken = await self._unmoved([_taken(job) for job in due[start : start + BATCH]], self._core.now_us())
+            keys = []
+            for op in taken:
+                assert isinstance(op, Put)
+                body: Any = op.record["body"]
                 if not await self._referred(str(body["table"]), key_from_plain(body["key"]), str(body["blob"])):
                     keys.append(str(body["blob"]))
-                ops.append(Delete(system("blob", str(job["name"]))))
             await self._core.blobs.delete(keys)
-            await self._records.write(WriteSet(ops, self._core.now_us()))
+            if taken:
+                await self._records.write(WriteSet([Delete(op.at) for op in taken], self._core.now_us()))
             gone += len(keys)
         return gone
 
@@ -309,18 +314,36 @@ class Upkeep:
         record = (await self._records.get((Address(table, key),)))[0]
         return record is not None and blob in self._planner.codec(declared.entity).references(record)
 
-    async def _jobs(self, scope: str, limit: int, until_ms: int | None = None) -> Sequence[Record]:
+    async def _jobs(self, scope: str, until_ms: int | None = None) -> AsyncIterator[Record]:
+        """Yield the jobs that are due, or all; those added meanwhile may be among them."""
         bounds = () if until_ms is None else (Bound("<=", until_ms),)
-        page = await self._records.query(Read(SYSTEM.name, "palaver_due", (scope,), bounds=bounds, limit=limit, consistent=False))
-        return page.records
+        read = Read(SYSTEM.name, "palaver_due", (scope,), bounds=bounds, limit=BATCH, consistent=False)
+        while True:
+            page = await self._records.query(read)
+            for job in page.records:
+                yield job
+            if page.last is None:
+                return
+            read = read._replace(after=page.last)
 
     async def waiting(self) -> dict[str, int]:
         """Return how many jobs wait, up to 100 of each kind."""
-        return {scope: len(await self._jobs(scope, BATCH)) for scope in ("cascade", "blob")}
+        waiting = {}
+        for scope in ("cascade", "blob"):
+            read = Read(SYSTEM.name, "palaver_due", (scope,), limit=BATCH, consistent=False)
+            waiting[scope] = len((await self._records.query(read)).records)
+        return waiting
+
+
+def _taken(job: Record) -> Put:
+    """Return the op that takes a job, if nobody else did since it was read."""
+    body: Any = job["body"]
+    record = {name: value for name, value in job.items() if name != REVISION}
+    return Put(system(str(job["scope"]), str(job["name"])), {**record, "body": {**body, "taken": True}}, (premise(0, job),))
 
 
 class Released:
-    """The projection that turns released objects into jobs: due at once, or when their declared time is over."""
+    """The projection that turns released objects into jobs."""
 
     name = "objects"
 
@@ -328,28 +351,10 @@ class Released:
         self._core = core
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
-        from hashlib import sha256
-
         now_ms = to_us(self._core.clock.now()) // 1000
-        ops: dict[str, Op] = {}
-        for change in changes:
-            for blob in change.released:
-                name = sha256(blob.encode()).hexdigest()
-                due = now_ms
-                if change.kind == "expired":
-                    due = max(due, change.revision // 1000 + self._kept_ms(change.table))
-                body = {
-                    "table": change.table,
-                    "key": plain_key(change.key),
-                    "blob": blob,
-                }
-                ops[name] = Put(system("blob", name), {"scope": "blob", "name": name, "body": body, "due": due})  # type: ignore[dict-item]
-        return list(ops.values())
-
-    def _kept_ms(self, table: str) -> int:
-        declared = self._core.schema.tables[table]
-        kept = [marker.keep for spec in declared.blobs for marker in [spec.marker(Blob)] if isinstance(marker, Blob) and marker.keep]
-        return max((int(keep.total_seconds() * 1000) for keep in kept), default=0)
+        released = ((blob, change) for change in changes for blob in change.released)
+        puts = [release(blob, Address(change.table, change.key), now_ms) for blob, change in released]
+        return list({put.at: put for put in puts}.values())
 
     async def rebuild(self) -> None:
         """Nothing to build: objects nobody refers to are found by the orphan check."""

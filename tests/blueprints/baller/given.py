@@ -14,7 +14,9 @@ async def found(baller: Baller, query: Query[E]) -> list[E]:
     return [entity async for entity in baller.store.query(query)]
 
 
-async def ask(baller: Baller, content: str = "Did Arsenal win on Saturday?", reply: str | None = "Yes, 2–0.", **where: Any) -> tuple[str, str]:
+async def ask(
+    baller: Baller, content: str = "Did Arsenal win on Saturday?", reply: str | None = "Yes, 2–0.", **where: Any
+) -> tuple[str, str]:
     """Record one whole turn; return the identifiers of the question and the answer."""
     async with baller.turn(**{"user_id": "u1", "server_id": "s1", **where}, content=content) as turn:
         await turn.relevance(is_relevant=True, confidence=0.97, explanation="About football.", raw_response="{}")

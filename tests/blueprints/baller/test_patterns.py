@@ -75,10 +75,15 @@ def test_every_key_and_index_is_asked_by_a_pattern() -> None:
     assert {("CachedEntity", "key"), ("Metric", "key"), ("UserActivity", "key")} == declared - asked
 
 
-async def test_a_range_of_one_model_reads_only_that_range(baller: Baller, clock: palaver.ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_range_of_one_model_reads_only_that_range(
+    baller: Baller, clock: palaver.ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for month in range(3):
         for model in ("m-1", "m-2"):
-            async with baller.turn(user_id=f"{month}", content="?") as turn, turn.llm_call(provider="p", model=model, purpose="evaluation") as call:
+            async with (
+                baller.turn(user_id=f"{month}", content="?") as turn,
+                turn.llm_call(provider="p", model=model, purpose="evaluation") as call,
+            ):
                 call.result("a", "b")
         clock.advance(palaver.days(2))
     handed: list[int] = []
@@ -131,7 +136,9 @@ async def test_calls_are_found_by_every_pattern(baller: Baller) -> None:
 
 async def test_metrics_of_two_modes_are_two_rows_found_by_every_pattern(baller: Baller) -> None:
     rows = [
-        Metric(metric_date="2026-01-01", metric_id=f"{mode}:latency:api", metric_category="latency", metric_name="api", app_mode=mode, count=1)
+        Metric(
+            metric_date="2026-01-01", metric_id=f"{mode}:latency:api", metric_category="latency", metric_name="api", app_mode=mode, count=1
+        )
         for mode in ("development", "production")
     ]
     for row in rows:
@@ -143,7 +150,10 @@ async def test_metrics_of_two_modes_are_two_rows_found_by_every_pattern(baller: 
 
 
 def test_names_are_looked_up_in_one_form() -> None:
-    forms = {normalized(name) for name in ("FC Bayern München", "ＦＣ ＢＡＹＥＲＮ ＭÜＮＣＨＥＮ", "fc  bayern-munchen", "F.C. Bayern Mu\u0308nchen")}
+    forms = {
+        normalized(name)
+        for name in ("FC Bayern München", "ＦＣ ＢＡＹＥＲＮ ＭÜＮＣＨＥＮ", "fc  bayern-munchen", "F.C. Bayern Mu\u0308nchen")
+    }
     assert {"fc bayern munchen"} == forms
     assert "brondby if" == normalized("Brøndby IF")
     assert "!?" == normalized("!?")
