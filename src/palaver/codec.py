@@ -229,6 +229,11 @@ class EntityCodec:
         found = (blob_ref(record.get(spec.stored)) for spec in self.declared.blobs)
         return tuple(ref.key for ref in found if ref is not None)
 
+    def kept(self, record: Mapping[str, Value]) -> list[tuple[str, timedelta]]:
+        """Return the objects that outlive an expired record, and for how long after it was written."""
+        found = [(blob_ref(record.get(spec.stored)), spec.marker(Blob).keep) for spec in self.declared.blobs]
+        return [(ref.key, keep) for ref, keep in found if ref is not None and keep is not None]
+
     def unpack(self, field: str, ref: BlobRef, data: bytes) -> Any:
         """Return the Python value of an object's bytes."""
         spec = self.declared.fields[field]

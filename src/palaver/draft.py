@@ -9,8 +9,8 @@ from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import BatchShape, TenantMismatch
 from palaver.expr import OPERANDS
-from palaver.ops import Address, Change_, Guard, Op, Origin, Set, Unchanged, WriteSet, revision_of
-from palaver.system import job_address, plain_key
+from palaver.ops import Address, Change_, Guard, Op, Origin, Put, Set, Unchanged, WriteSet, revision_of
+from palaver.system import blob_address, job_address, plain_key
 from palaver.values import Record, Value, size
 
 
@@ -64,7 +64,15 @@ def premise(number: int, old: Record | None) -> Guard:
     return Guard(Unchanged(revision_of(old) if old else None), Origin(number, "premise"))
 
 
-def job(at: Address, due_ms: int, **what: bool) -> Record:
+def release(blob: str, at: Address, due_ms: int) -> Put:
+    """Return the job that removes an object, once nothing at this address refers to it."""
+    body: dict[str, Value] = {"table": at.table, "key": plain_key(at.key), "blob": blob}
+    job = blob_address(blob)
+    return Put(job, {"scope": job.key[0], "name": job.key[1], "body": body, "due": due_ms})
+
+
+def job(at: Address, due_ms: int, **what: bool | int) -> Record:
+    """Return the record of the job that finishes what a mark began."""
     body: dict[str, Value] = {"table": at.table, "key": plain_key(at.key), **what}
     return {"scope": "cascade", "name": job_address(at).key[1], "body": body, "due": due_ms}
 

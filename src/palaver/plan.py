@@ -16,10 +16,10 @@ from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
 from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared, UniqueSpec
-from palaver.draft import Draft, Plan, bind_tenant, change_size, job, premise
+from palaver.draft import Draft, Plan, bind_tenant, change_size, job, premise, release
 from palaver.entity import Entity
 from palaver.errors import BatchShape, SchemaError, TenantMismatch
-from palaver.expr import OPERANDS, Path, evaluate
+from palaver.expr import OPERANDS, Exists, Not, Path, evaluate
 from palaver.ops import (
     MARK,
     REVISION,
@@ -50,7 +50,7 @@ from palaver.ops import (
 from palaver.patching import Patcher
 from palaver.query import At
 from palaver.schema import Reference, Schema
-from palaver.system import SYSTEM, history_address, history_table, job_address, key_text, plain_key, system, token_address
+from palaver.system import SYSTEM, blob_address, history_address, history_table, job_address, key_text, plain_key, system, token_address
 from palaver.values import KeyPart, Record, Value, record_size
 
 LIMITS = Limits()
@@ -169,6 +169,10 @@ class Planner:
         expanded = [self._expand(draft, number, op) for number, op in enumerate(batch.ops)]
         if token is not None:
             self._token(draft, batch, token)
+        for key, _ in draft.uploads:
+            # Whoever removes released objects takes the job first; then this write has to upload the object once more.
+            guard = Guard(Holds(Not(Exists(Path("body.taken")))), Origin(0, "premise"))
+            draft.checks.setdefault(blob_address(key), []).append(guard)
         self._merge_checks(draft)
         if len(draft.ops) > LIMITS.ops:
             raise BatchShape(
@@ -315,13 +319,13 @@ class Planner:
         if self.cascades(declared):
             self._mark(draft, 0, declared, at, old, [premise(0, old)], expired=expired)
         else:
-            self._gone(draft, declared, at, old, expired)
-        return Plan(WriteSet(draft.ops, now_us, Cause("sweep" if expired else "cascade")), (), (None,), (0,))
+            self._gone(draft, declared, at, old, expired, revision_of(old))
+        return Plan(WriteSet(draft.ops, now_us, Cause("sweep" if expired else "cascade")), (), (None,), (0,), draft.jobs)
 
-    def remove_marked(self, declared: Declared, at: Address, old: Record, now_us: int, *, expired: bool) -> Plan:
+    def remove_marked(self, declared: Declared, at: Address, old: Record, now_us: int, *, expired: bool, written_us: int) -> Plan:
         """Return the plan that removes a marked record whose children are gone."""
         draft = Draft(now_us, self._tenant_of(declared, at), {at: old})
-        self._gone(draft, declared, at, old, expired)
+        self._gone(draft, declared, at, old, expired, written_us)
         draft.write(Delete(job_address(at)), "job")
         return Plan(WriteSet(draft.ops, now_us, Cause("cascade")), (), (None,), (0,))
 
@@ -338,15 +342,22 @@ class Planner:
         """Return the writes that undo `close`."""
         return WriteSet((Update(at, (Remove(Path(MARK)),), (premise(0, old),)), Delete(job_address(at))), now_us, Cause("delete"))
 
-    def _gone(self, draft: Draft, declared: Declared, at: Address, old: Record, expired: bool) -> None:
-        draft.write(Delete(at, (premise(0, old),), self.codec(declared.entity).references(old), expired), declared.name)
+    def _gone(self, draft: Draft, declared: Declared, at: Address, old: Record, expired: bool, written_us: int) -> None:
+        released = dict.fromkeys(self.codec(declared.entity).references(old))
+        for blob, keep in self.codec(declared.entity).kept(old) if expired else ():
+            due = written_us + keep // timedelta(microseconds=1)
+            if due > draft.now_us and blob in released:
+                del released[blob]
+                put = release(blob, at, due // 1000)
+                draft.write(put, "object", 300)
+        draft.write(Delete(at, (premise(0, old),), tuple(released), expired), declared.name)
         self._around(draft, 0, declared, at, old, None, "expired" if expired else "deleted")
 
     def _mark(self, draft: Draft, number: int, declared: Declared, at: Address, old: Record, guards: list[Guard], *, expired: bool) -> int:
         index = draft.write(Update(at, (Set(Path(MARK), draft.now_us),), tuple(guards)), declared.name)
         for unique in declared.uniques.values():
             self._reserve(draft, number, declared, unique, at, old, None)
-        draft.write(Put(job_address(at), job(at, 0, expired=expired)), "job", 200)
+        draft.write(Put(job_address(at), job(at, 0, expired=expired, written=revision_of(old))), "job", 200)
         draft.jobs = True
         return index
 

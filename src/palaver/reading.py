@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from palaver.codec import BlobRef, EntityCodec
 from palaver.errors import Corruption, NotFound
@@ -15,7 +17,31 @@ from palaver.ports import BlobStore, RecordEngine
 from palaver.query import Query
 from palaver.values import KeyPart
 
+T = TypeVar("T")
 After = tuple[KeyPart, ...] | None
+
+
+class Page(Generic[T]):
+    """One slice of a query: `items`, and a `cursor` to go on with, None at the end.
+
+    A page may hold fewer items than asked, even none, and still have a cursor: filtered and expired records count as read.
+    """
+
+    __slots__ = ("_make", "items")
+
+    def __init__(self, items: list[T], make: Callable[[], str] | None) -> None:
+        self.items = items
+        self._make = make
+
+    @property
+    def cursor(self) -> str | None:
+        return None if self._make is None else self._make()
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 def read_of(planner: Planner, query: Query[Any], tenant: str | None, limit: int, after: After, shard: tuple[int, ...] = ()) -> Read:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from typing_extensions import TypeVar
 
@@ -31,7 +31,7 @@ from palaver.feed import Runner
 from palaver.ops import REVISION, Address, Cause, Put, Step, Update, WriteSet, Written, is_live, position
 from palaver.ports import Counts
 from palaver.query import At, Query, UniqueAt
-from palaver.reading import fetch_blobs, merged, read_of, reads_of
+from palaver.reading import Page, fetch_blobs, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
@@ -40,35 +40,12 @@ from palaver.upkeep import Swept, Upkeep
 from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
 
 E = TypeVar("E", bound=Entity)
-T = TypeVar("T")
 ATTEMPTS = 5
 PAGE = 100
 BULK = 1_000
+PAUSE_S = 0.001
 DECIDED = (Validation, ConditionFailed, TransactionCancelled, Conflict)
 """Errors after which it is certain that nothing was written now, so that an earlier request may be the answer."""
-
-
-class Page(Generic[T]):
-    """One slice of a query: `items`, and a `cursor` to go on with, None at the end.
-
-    A page may hold fewer items than asked, even none, and still have a cursor: filtered and expired records count as read.
-    """
-
-    __slots__ = ("_make", "items")
-
-    def __init__(self, items: list[T], make: Callable[[], str] | None) -> None:
-        self.items = items
-        self._make = make
-
-    @property
-    def cursor(self) -> str | None:
-        return None if self._make is None else self._make()
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
 
 
 class Store:
@@ -275,7 +252,9 @@ class Store:
 
     async def _write(self, batch: Batch, token: str | None, closed: Collection[Address] = ()) -> tuple[Entity | None, ...]:
         planner, records = self._planner, self._records
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(PAUSE_S * 2**attempt)
             premises = planner.premises(batch, self._tenant)
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
             plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)

@@ -69,6 +69,11 @@ def job_address(at: Address) -> Address:
     return system("cascade", f"{at.table}/{sha256(key_text(at.key).encode()).hexdigest()}")
 
 
+def blob_address(key: str) -> Address:
+    """Return where the job to remove an object lies."""
+    return system("blob", sha256(key.encode()).hexdigest())
+
+
 def token_address(tenant: str | None, token: str) -> Address:
     """Return where a token is remembered; the text itself is not kept."""
     return system("token", sha256(key_text((tenant or "", token)).encode("utf-8", "surrogatepass")).hexdigest())
