@@ -10,7 +10,7 @@ import pytest
 from palaver import ManualClock
 from palaver.errors import StorageFull, Validation
 from palaver.turns import Turn, Usage
-from palaver.turns.steps import ApiCalled, Beginning, IntentFound, LlmCalled, Relevance, Reply, Step
+from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step
 
 
 class Remembers:
@@ -67,7 +67,7 @@ async def test_steps_are_measured_with_the_clock_given(clock: ManualClock) -> No
             pause(clock, 40)
             llm.result("prompt", "text", {"input_tokens": 1, "output_tokens": 2})
         assert "2" == await turn.reply("Here.")
-    assert [10, 20, 30, 40] == [step.latency for step in book.steps if not isinstance(step, str)]  # type: ignore[union-attr]
+    assert [10, 20, 30, 40] == [step.latency for step in book.steps if not isinstance(step, ContextUsed)]
     assert [100] == [reply.elapsed for reply in book.replies]
     assert [] == book.stops
 

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from pydantic import JsonValue
 
 from palaver.clock import Clock
 from palaver.errors import PalaverError, Validation
@@ -72,17 +71,17 @@ class Turn:
         *,
         confidence: float | None = None,
         api_resource: str | None = None,
-        api_params: Mapping[str, JsonValue] | None = None,
+        api_params: Mapping[str, Any] | None = None,
         entities: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Record the intent and the entities named; its time counts from the step before."""
         await self._decided("intent", lambda took: IntentFound(name, confidence, api_resource, api_params or {}, entities, took))
 
-    async def context(self, content: Mapping[str, JsonValue]) -> None:
+    async def context(self, content: Mapping[str, Any]) -> None:
         """Record what the model is told beside the question: history, preferences, entities."""
         await self.record(ContextUsed(content))
 
-    def api_call(self, endpoint: str, parameters: Mapping[str, JsonValue] | None = None) -> ApiCall:
+    def api_call(self, endpoint: str, parameters: Mapping[str, Any] | None = None) -> ApiCall:
         """Measure and record a call of an outside service: `async with turn.api_call(...) as call: call.response(200, body)`."""
         return ApiCall(self, endpoint, parameters or {})
 
@@ -166,14 +165,14 @@ class Turn:
 class ApiCall:
     """One call of an outside service, from entering the block to leaving it."""
 
-    def __init__(self, turn: Turn, endpoint: str, parameters: Mapping[str, JsonValue]) -> None:
+    def __init__(self, turn: Turn, endpoint: str, parameters: Mapping[str, Any]) -> None:
         self._turn, self._endpoint, self._parameters = turn, endpoint, parameters
         self.id = new_id()
         self._status: int | None = None
-        self._body: JsonValue = None
+        self._body: Any = None
         self._size: int | None = None
 
-    def response(self, status_code: int, body: JsonValue = None, *, size: int | None = None) -> None:
+    def response(self, status_code: int, body: Any = None, *, size: int | None = None) -> None:
         """Note the answer; a status from 400 on is a failure. `size` is that of the body as received, if known."""
         self._status, self._body = status_code, body
         self._size = size if size is not None else _size(body)
@@ -208,23 +207,23 @@ class LlmCall:
     def __init__(self, turn: Turn, provider: str, model: str, purpose: str) -> None:
         self._turn, self._provider, self._model, self._purpose = turn, provider, model, purpose
         self.id = new_id()
-        self._prompt: JsonValue = None
-        self._response: JsonValue = None
+        self._prompt: Any = None
+        self._response: Any = None
         self._usage = Usage()
-        self._metadata: Mapping[str, JsonValue] = {}
+        self._metadata: Mapping[str, Any] = {}
         self._answered = False
 
-    def prompt(self, prompt: JsonValue) -> None:
+    def prompt(self, prompt: Any) -> None:
         """Note what is sent, so that it is stored even when no answer comes."""
         self._prompt = prompt
 
     def result(
         self,
-        prompt: JsonValue,
-        response: JsonValue,
+        prompt: Any,
+        response: Any,
         usage: Usage | Mapping[str, Any] | object | None = None,
         *,
-        metadata: Mapping[str, JsonValue] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Note what was sent, what came back, and the tokens it took."""
         self._prompt, self._response, self._usage = prompt, response, Usage.of(usage)
@@ -260,7 +259,7 @@ def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _size(body: JsonValue) -> int | None:
+def _size(body: Any) -> int | None:
     if body is None:
         return None
     return len(body.encode("utf-8", "surrogatepass")) if isinstance(body, str) else len(orjson.dumps(body))

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
-from pydantic import JsonValue
-
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -54,7 +52,7 @@ class IntentFound:
     name: str
     confidence: float | None
     api_resource: str | None
-    api_params: Mapping[str, JsonValue]
+    api_params: Mapping[str, Any]
     entities: Sequence[Mapping[str, Any]]
     latency: float
 
@@ -63,7 +61,7 @@ class IntentFound:
 class ContextUsed:
     """What the model was told beside the question: history, preferences, entities."""
 
-    content: Mapping[str, JsonValue]
+    content: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +70,12 @@ class ApiCalled:
 
     id: str
     endpoint: str
-    parameters: Mapping[str, JsonValue]
+    parameters: Mapping[str, Any]
     at: datetime
     status_code: int | None
     success: bool
     error: str | None
-    response: JsonValue
+    response: Any
     size: int | None
     latency: float
 
@@ -91,13 +89,13 @@ class LlmCalled:
     model: str
     purpose: str
     at: datetime
-    prompt: JsonValue
-    response: JsonValue
+    prompt: Any
+    response: Any
     usage: Usage
     success: bool
     error: str | None
     latency: float
-    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 Step: TypeAlias = Relevance | IntentFound | ContextUsed | ApiCalled | LlmCalled
