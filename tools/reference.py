@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,13 +49,20 @@ def errors_page() -> Iterator[str]:
 
 
 def cli_page() -> Iterator[str]:
-    if importlib.util.find_spec("palaver.cli") is None:
-        yield "# palaver\n\nThe command line is not there yet."
-        return
     # Imported by name, so that a type check does not need the command line to be there.
-    yield importlib.import_module("palaver.cli").app.generate_docs()
+    first, *commands = importlib.import_module("palaver.cli").app.generate_docs().split("\n## palaver ")
+    yield first
+    yield "\n## Exit codes\n"
+    yield "| code | name | meaning |"
+    yield "|---|---|---|"
+    for code in importlib.import_module("palaver.cli.exits").Exit:
+        yield f"| {int(code)} | {code.name.lower()} | {code.meaning} |"
+    for command in commands:
+        # The global options are the same everywhere, and told once above.
+        yield f"\n## palaver {GLOBAL.sub('', command)}"
 
 
+GLOBAL = re.compile(r"\*\*Global options\*\*:\n\n(?:\* .*\n)+")
 PAGES: dict[str, Callable[[], Iterator[str]]] = {"errors.md": errors_page, "cli.md": cli_page}
 
 

@@ -251,7 +251,7 @@ class _Writer:
             for club, called in asked.clubs
         ]
         intent = Intended(asked.intent, round(rng.uniform(0.55, 0.99), 2), asked.endpoint, asked.parameters, entities)
-        crashed = not down and rng.random() < 0.02
+        crashed = not down and rng.random() < 0.04
         reply = phrases.SORRY[self.language] if down else asked.reply
         answer = (
             None
@@ -317,7 +317,7 @@ class _Writer:
         return ModelAsked(self.provider, self.model, purpose, parts, response, took, raises)
 
     def _rating(self, *, good: bool) -> tuple[Literal["positive", "negative"] | None, str | None]:
-        if self.rng.random() > 0.14:
+        if self.rng.random() > 0.2:
             return None, None
         positive = good and self.rng.random() < 0.8
         said = phrases.PRAISE if positive else phrases.COMPLAINT

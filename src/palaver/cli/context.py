@@ -1,0 +1,218 @@
+"""What a command knows of its surroundings: which database, which schema, which form of output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from palaver.cli.exits import Exit
+from palaver.cli.output import Output
+from palaver.cli.problems import Stop
+
+if TYPE_CHECKING:
+    from palaver.schema import Schema
+    from palaver.store import Store
+
+DEFAULT, DEMO = "palaver.db", "palaver-demo.db"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the database says of itself: the schema it was written with, and whether the demonstration made it."""
+
+    schema: str
+    schema_version: int
+    demo: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """The global options, and how commands reach what they name."""
+
+    out: Output
+    url: str | None = None
+    schema_name: str | None = None
+    blueprint: str | None = None
+    tenant: str | None = None
+    yes: bool = False
+
+    @property
+    def where(self) -> str:
+        """The URL in force: the flag, PALAVER_URL, ./palaver.db, or the demonstration's file where only that exists."""
+        chosen = self.url or os.environ.get("PALAVER_URL")
+        if chosen:
+            return chosen
+        return DEMO if not Path(DEFAULT).exists() and Path(DEMO).exists() else DEFAULT
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file the URL names; None for another stack."""
+        from palaver.config import parse_url
+
+        parsed = parse_url(self.where)
+        return Path(parsed.path) if parsed.scheme == "sqlite" else None
+
+    def must_exist(self) -> None:
+        """Refuse a file that is not there before anything could make it."""
+        file = self.file
+        if file is not None and not file.exists():
+            hint = "Name another with -u, or run `palaver demo` to have one to look at."
+            raise Stop(Exit.NOT_FOUND, "no_database", f"There is no database at {file}.", hint=hint)
+
+    async def kept(self) -> Kept | None:
+        """Read what the database says of itself without changing it; None where no schema was ever kept in it."""
+        from palaver import stacks
+        from palaver.clock import SystemClock
+        from palaver.config import parse_url
+        from palaver.system import SYSTEM, system
+
+        parsed = parse_url(self.where)
+        if parsed.scheme == "sqlite":
+            parsed.options["read_only"] = "true"
+        stack = await getattr(stacks, parsed.scheme)(parsed, (SYSTEM,), SystemClock())
+        try:
+            if all(table.name != SYSTEM.name for table in (await stack.records.describe()).tables):
+                return None
+            schema, demo = await stack.records.get((system("schema", "current"), system("demo", "made")))
+        finally:
+            for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
+                await close()
+        body: Any = schema["body"] if schema else None
+        return Kept(str(body["name"]), int(body["version"]), demo is not None) if body else None
+
+    async def home(self) -> ModuleType:
+        """Return the module the schema in force is declared in: --schema, --blueprint, or the blueprint the data names."""
+        if self.schema_name:
+            return schema_module(self.schema_name)
+        if self.blueprint:
+            return blueprint(self.blueprint)
+        self.must_exist()
+        kept = await self.kept()
+        if kept is None:
+            raise Stop(
+                Exit.DRIFT,
+                "no_schema",
+                "This database was never opened with a Palaver schema.",
+                hint="Check the path, or name the schema: --schema module:NAME.",
+            )
+        try:
+            return blueprint(kept.schema)
+        except Stop:
+            raise Stop(
+                Exit.USAGE,
+                "unknown_schema",
+                f"The database was written with schema {kept.schema}, which is no blueprint.",
+                hint="Say where it is declared: --schema module:NAME.",
+            ) from None
+
+    async def schema(self) -> Schema:
+        """Return the schema in force."""
+        home = await self.home()
+        name = (self.schema_name or "").partition(":")[2] or "SCHEMA"
+        schema: Schema = getattr(home, name)
+        return schema
+
+    @asynccontextmanager
+    async def open(self, *, maintain: bool = False) -> AsyncIterator[Store]:
+        """Open the database for a command; it must exist, and is bound to --tenant where one is given."""
+        from palaver.config import open as open_store
+
+        self.must_exist()
+        schema = await self.schema()
+        build = getattr(await self.home(), "PROJECTIONS", ())
+        async with open_store(
+            self.where, schema=schema, projections=build, maintain=maintain, migrate=False, actor="cli", create=False
+        ) as store:
+            yield store.for_tenant(self.tenant) if self.tenant else store
+
+    async def missing(self, schema: Schema) -> list[str]:
+        """Return what the database lacks of a schema, in words; nothing where there is no database."""
+        from palaver import stacks
+        from palaver.clock import SystemClock
+        from palaver.config import parse_url
+        from palaver.evolve import steps
+        from palaver.plan import Planner
+
+        file = self.file
+        if file is None or not file.exists():
+            return []
+        tables = tuple(Planner(schema).tables.values())
+        parsed = parse_url(self.where)
+        parsed.options["read_only"] = "true"
+        stack = await stacks.sqlite(parsed, tables, SystemClock())
+        try:
+            todo = steps(await stack.records.describe(), tables)
+        finally:
+            for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
+                await close()
+        return [_in_words(step) for step in todo]
+
+    def confirm(self, what: str, name: str) -> None:
+        """Have a person type the name of what will be destroyed; elsewhere --yes is needed."""
+        if self.yes:
+            return
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise Stop(
+                Exit.USAGE, "not_confirmed", f"{what} needs --yes where nobody can be asked.", hint="Look at it first with --dry-run."
+            )
+        sys.stderr.write(f"{what}\nType {name} to go on: ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip() != name:
+            raise Stop(Exit.FAILURE, "not_confirmed", "Nothing was done: another name was typed.")
+
+
+Here = Annotated[Context, Parameter(parse=False)]
+"""How a command asks for its context."""
+
+
+def schema_module(name: str) -> ModuleType:
+    """Import the module of `module:NAME`, which must hold a schema of that name; the working folder is searched first."""
+    from importlib import import_module
+
+    from palaver.entity import did_you_mean
+    from palaver.schema import Schema
+
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise Stop(Exit.USAGE, "schema_name", "A schema is named module:NAME.", hint="For example --schema myapp.data:SCHEMA.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        hint = "Run it from the folder your package is in." if error.name == module_name else "It imports something that is not installed."
+        raise Stop(Exit.USAGE, "schema_name", f"There is no module {error.name}.", hint=hint) from error
+    if not isinstance(getattr(module, attribute, None), Schema):
+        known = [key for key, value in vars(module).items() if isinstance(value, Schema)]
+        raise Stop(Exit.USAGE, "schema_name", f"{module_name} has no Schema called {attribute}.", hint=did_you_mean(attribute, known))
+    return module
+
+
+def blueprint(name: str) -> ModuleType:
+    """Return the package of a shipped blueprint."""
+    from palaver import blueprints
+    from palaver.entity import did_you_mean
+
+    if name not in blueprints.BLUEPRINTS:
+        raise Stop(Exit.USAGE, "blueprint", f"There is no blueprint {name[:60]}.", hint=did_you_mean(name, blueprints.BLUEPRINTS))
+    return blueprints.load(name)
+
+
+def _in_words(step: Any) -> str:
+    match type(step).__name__:
+        case "CreateTable":
+            return f"table {step.table.name}"
+        case "AddColumn":
+            return f"column {step.column.name} of {step.table.name}"
+        case "CreateIndex":
+            return f"index {step.index.name} of {step.table.name}"
+        case _:
+            return f"index {step.name} of {step.table.name} is there and not declared"

@@ -1,0 +1,139 @@
+"""`palaver demo`: a database to look at, made from real football results and conversations of our own about them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from palaver.cli.context import DEMO, Context, Here
+from palaver.cli.exits import Exit
+from palaver.cli.problems import Stop
+
+if TYPE_CHECKING:
+    from palaver.blueprints.baller.playing import Played, PlayedClock
+    from palaver.store import Store
+
+
+async def demo(
+    *,
+    path: Path = Path(DEMO),
+    size: Annotated[Literal["s", "m", "l"], Parameter(show_default=True)] = "s",
+    here: Here,
+) -> int:
+    """Make a database of real conversations to look at: real football results, asked and answered.
+
+    Parameters
+    ----------
+    path
+        The file to make; ./palaver-demo.db if none is named. A file that is no demonstration is never replaced.
+    size
+        s: 60 conversations, m: 400, l: 2,000.
+    """
+    began = time.monotonic()
+    replaced = await _make_room(path, here)
+    from palaver.blueprints.baller.facts import facts
+    from palaver.blueprints.baller.operations import Baller
+    from palaver.blueprints.baller.playing import PlayedClock, Player
+    from palaver.blueprints.baller.traffic import SPAN_S, dialogues
+    from palaver.clock import SystemClock
+
+    known = facts()
+    now = SystemClock().now().replace(microsecond=0)
+    begins = now - timedelta(seconds=SPAN_S)
+    clock = PlayedClock(begins)
+    traffic = dialogues(known, size)
+    async with _opened(path, clock) as store:
+        player = Player(Baller(store), clock, begins)
+        await player.clubs(known)
+        with here.out.progress("conversations", len(traffic)) as progress:
+            played = await player.all(traffic, progress.advance)
+        clock.to(now)
+        await store.settle(timeout=300)
+        await _mark(store, size)
+    took = time.monotonic() - began
+    _tell(here, path, played, known.matches, took, replaced)
+    return Exit.OK
+
+
+@asynccontextmanager
+async def _opened(path: Path, clock: PlayedClock) -> AsyncIterator[Store]:
+    """Open the new file. A demonstration can be made again, so its commits need not outlive a power cut one by one."""
+    from palaver import blueprints
+    from palaver.config import open as open_store
+
+    package = blueprints.load("baller")
+    url, build = f"sqlite:///{path}?sync=normal", getattr(package, "PROJECTIONS", ())
+    async with open_store(url, schema=package.SCHEMA, clock=clock, projections=build, maintain=False, actor="demo") as store:
+        yield store
+
+
+async def _make_room(path: Path, here: Context) -> bool:
+    """Remove an earlier demonstration; refuse any other file."""
+    from palaver.errors import PalaverError
+
+    if not _exists(path):
+        return False
+    try:
+        kept = await Context(here.out, url=str(path)).kept()
+    except PalaverError:
+        kept = None
+    if kept is None or not kept.demo:
+        raise Stop(
+            Exit.CONFLICT, "not_a_demo", f"{path} exists and is no demonstration; it was left as it is.", hint="Name another with --path."
+        )
+    _remove(path)
+    return True
+
+
+def _exists(path: Path) -> bool:
+    if not path.exists() and not path.parent.is_dir():
+        raise Stop(Exit.NOT_FOUND, "no_folder", f"There is no folder {path.parent}.", hint="Make it, or name another with --path.")
+    return path.exists()
+
+
+def _remove(path: Path) -> None:
+    from palaver.config import beside
+
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(beside(str(path)), ignore_errors=True)
+
+
+async def _mark(store: Store, size: str) -> None:
+    """Note in the file that it is a demonstration, so that it may be replaced by one."""
+    from palaver.ops import Put, WriteSet
+    from palaver.system import system
+
+    put = Put(system("demo", "made"), {"scope": "demo", "name": "made", "body": {"size": size}})
+    await store.core.records.write(WriteSet((put,), store.core.now_us()))
+
+
+def _tell(here: Context, path: Path, played: Played, results: int, took: float, replaced: bool) -> None:
+    out = here.out
+    if out.json:
+        out.emit("demo", {"path": str(path), "replaced": replaced, "results": results, "seconds": round(took, 3), **asdict(played)})
+        return
+    at = "" if path == Path(DEMO) else f" -u {path}"
+    lines = (
+        f"{results:,} real results of {played.clubs} clubs (openfootball, CC0) to talk about",
+        f"{played.conversations:,} conversations of {played.users} people · {played.messages:,} messages · {played.calls:,} calls · "
+        f"{played.failures} failures · {played.ratings} ratings, in {took:.1f} s",
+        f"everything is in {path}",
+        "",
+        "try next:",
+        f"  palaver show talk-0001{at}",
+        f"  palaver search dortmund{at}",
+        f"  palaver stats usage{at}",
+        f"  palaver query Message form --by by_intent --newest-first{at}",
+        f"  palaver doctor{at}",
+    )
+    for number, line in enumerate(lines):
+        out.print(f"✓ {line}" if number < 3 else line)

@@ -1,0 +1,135 @@
+"""What commands say: data on stdout, talk on stderr; for people on a terminal, as JSON anywhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from palaver.cli.progress import Progress
+
+CONTRACT = 1
+"""The version every JSON object carries. Within one version fields are only added."""
+
+_SHOWN = frozenset("\n\t")
+_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def harmless(text: str) -> str:
+    """Return the text with characters that steer a terminal, or turn a line around, written out."""
+    if text.isprintable():
+        return text
+    return "".join(char if char in _SHOWN or not _steers(char) else f"\\x{ord(char):02x}" for char in text)
+
+
+def _steers(char: str) -> bool:
+    return char < " " or "\x7f" <= char <= "\x9f" or char in _DIRECTION
+
+
+class Output:
+    """Where one command writes to, and in which form."""
+
+    def __init__(self, *, json: bool, quiet: bool = False, color: bool = True) -> None:
+        self.json, self.quiet, self.color = json, quiet, color
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Write one JSON object: indented on a terminal, on one line elsewhere, so that a stream of them is NDJSON."""
+        shape: dict[str, Any] = {"version": CONTRACT, "kind": kind, **body}
+        self.write(json.dumps(shape, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None, default=str))
+
+    def write(self, text: str) -> None:
+        """Write a line to stdout as UTF-8, whatever the locale says."""
+        buffer = getattr(sys.stdout, "buffer", None)
+        if buffer is None:
+            sys.stdout.write(text + "\n")
+        else:
+            sys.stdout.flush()
+            buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+            buffer.flush()
+
+    @cached_property
+    def console(self) -> Console:
+        """The console for people; only ever asked for when the output is not JSON."""
+        from rich.console import Console
+
+        terminal = sys.stdout.isatty()
+        color = self.color and terminal
+        return Console(
+            file=sys.stdout,
+            force_terminal=terminal,
+            no_color=not color,
+            color_system="auto" if color else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            width=None if terminal else 120,
+        )
+
+    def print(self, *parts: Any) -> None:
+        """Print for people: texts are made harmless, anything else is a rich renderable."""
+        self.console.print(
+            *(harmless(part) if isinstance(part, str) else part for part in parts), soft_wrap=all(isinstance(p, str) for p in parts)
+        )
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
+        """Print rows under headings; columns named in `right` hold figures."""
+        from rich.table import Table
+
+        shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, 2, 0, 0))
+        for name in columns:
+            figures = name in right
+            shown.add_column(name, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
+        for row in rows:
+            shown.add_row(*(cell(value) for value in row))
+        self.console.print(shown)
+
+    # --- talk -------------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Tell people something beside the data; silent with --quiet."""
+        if not self.quiet:
+            print(harmless(text), file=sys.stderr, flush=True)
+
+    def progress(self, what: str, total: int | None = None) -> Progress:
+        from palaver.cli.progress import Progress
+
+        return Progress(what, total, quiet=self.quiet)
+
+
+def cell(value: object) -> Text:
+    """Return a value as one table cell."""
+    from rich.text import Text
+
+    return Text(harmless(plain_text(value)))
+
+
+def plain_text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.1f}"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        case dict() | list():
+            return json.dumps(value, ensure_ascii=False, default=str)
+        case _:
+            return str(value)
+
+
+def no_color() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

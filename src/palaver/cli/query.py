@@ -1,0 +1,182 @@
+"""`palaver query`: records through a declared index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from palaver.cli.context import Here
+from palaver.cli.exits import Exit
+from palaver.cli.problems import Stop
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from palaver.cli.output import Output
+    from palaver.declared import Declared
+    from palaver.entity import Entity
+    from palaver.query import Query
+    from palaver.store import Store
+
+READ = 100
+WIDE = 60
+
+
+async def query(
+    entity: str,
+    /,
+    *values: str,
+    by: str = "key",
+    between: tuple[str, str] | None = None,
+    newest_first: bool = False,
+    where: Annotated[list[str] | None, Parameter(negative=())] = None,
+    limit: Annotated[int, Parameter(show_default=True)] = 20,
+    cursor: str | None = None,
+    count: bool = False,
+    explain: bool = False,
+    here: Here,
+) -> int:
+    """Read records of one partition of a key or an index, in its order. Without values, any records.
+
+    Parameters
+    ----------
+    entity
+        An entity, by class or table name.
+    values
+        The partition values, then leading sort values, as the index declares them.
+    by
+        The index, `key`, or a unique set.
+    between
+        Keep sort values from the first to the second, both included.
+    newest_first
+        Turn the order around.
+    where
+        Drop records after reading: intent.name=fixtures, latency>500, note, !note. All must hold.
+    limit
+        How many records.
+    cursor
+        Go on where an earlier page ended.
+    count
+        Print only how many there are.
+    explain
+        Print what would be sent, and what it costs.
+    """
+    from palaver.cli.typed import asked, conditions, entity_of
+    from palaver.query import UniqueAt
+
+    if limit < 1:
+        raise Stop(Exit.USAGE, "usage", "--limit must be at least 1.")
+    async with here.open() as store:
+        declared = entity_of(store.schema, entity)
+        now = store.clock.now()
+        condition = conditions(declared.entity, where, now)
+        if not values and by == "key" and declared.access["key"].partition:
+            if explain or count or cursor or between:
+                raise Stop(Exit.USAGE, "usage", f"{declared.name} is read through an index here.", hint=f"There are: {_indexes(declared)}.")
+            return await _browse(here.out, store, declared, condition, limit)
+        what = asked(declared, by, values, now)
+        if isinstance(what, UniqueAt):
+            found = await store.find(what)
+            return _show(here.out, declared, [found] if found is not None else [], None)
+        what = _narrowed(declared, what, between, newest_first, now)
+        if condition is not None:
+            what = what.filter(condition)
+        if explain:
+            return _explain(here.out, await store.explain(what.limit(limit)))
+        if count:
+            return _count(here.out, declared, await store.count(what))
+        items, after = await _page(store, declared, what, limit, cursor)
+        return _show(here.out, declared, items, after)
+
+
+def _indexes(declared: Declared) -> str:
+    return ", ".join(f"{name}({', '.join(part.path for part in path.parts)})" for name, path in declared.access.items())
+
+
+def _narrowed(declared: Declared, what: Query[Any], between: tuple[str, str] | None, newest_first: bool, now: datetime) -> Query[Any]:
+    if between is not None:
+        from palaver.cli.typed import value_of
+        from palaver.expr import Path
+
+        sort = what.path.sort[len(what.fixed) :]
+        low, high = [value_of(declared.entity, Path(sort[0].path), text, now) if sort else text for text in between]
+        what = what.between(low, high)
+    return what.newest_first() if newest_first else what
+
+
+async def _page(store: Store, declared: Declared, what: Query[Any], limit: int, cursor: str | None) -> tuple[list[Entity], str | None]:
+    """Return exactly `limit` matching records where there are as many, and a cursor after the last of them."""
+    from palaver.cli.reading import cursor_after
+
+    items: list[Entity] = []
+    while True:
+        page = await store.page(what, limit=READ if what.condition is not None else limit - len(items), cursor=cursor)
+        items.extend(page)
+        cursor = page.cursor
+        if len(items) > limit:
+            items = items[:limit]
+            return items, cursor_after(store, what, items[-1])
+        if cursor is None or len(items) == limit:
+            return items, cursor
+
+
+async def _browse(out: Output, store: Store, declared: Declared, condition: Any, limit: int) -> int:
+    """Show any records: how a person looks at what is there before knowing an index."""
+    from palaver.cli.reading import scan
+
+    items: list[Entity] = []
+    async for entity in scan(store, declared, condition):
+        items.append(entity)
+        if len(items) == limit:
+            break
+    out.say(f"note: read without an index, in no order. Indexes of {declared.name}: {_indexes(declared)}")
+    return _show(out, declared, items, None)
+
+
+def _show(out: Output, declared: Declared, items: Sequence[Entity], after: str | None) -> int:
+    from palaver.cli.plain import plain
+
+    records = [plain(item) for item in items]
+    if out.json:
+        out.emit("query", {"entity": declared.name, "data": records, "has_more": after is not None, "next_cursor": after})
+        return Exit.OK
+    columns = _columns(declared, records)
+    out.table(columns, ([_short(getattr(item, name)) for name in columns] for item in items))
+    out.say(f"{len(records):,} {declared.name} record{'s' if len(records) != 1 else ''}")
+    if after is not None:
+        out.say(f"next page: --cursor {after}")
+    return Exit.OK
+
+
+def _columns(declared: Declared, records: Iterable[dict[str, Any]]) -> list[str]:
+    """Name the fields worth a column: key first, then scalars anybody has."""
+    used = {name for record in records for name, value in record.items() if not isinstance(value, dict | list)}
+    key = [part.path for part in declared.access["key"].parts]
+    hidden = {declared.expires.name} if declared.expires else set()
+    return key + [name for name in declared.fields if name in used and name not in key and name not in hidden][:7]
+
+
+def _short(value: object) -> object:
+    from palaver.cli.output import plain_text
+
+    text = plain_text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
+    return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
+
+
+def _count(out: Output, declared: Declared, n: int) -> int:
+    if out.json:
+        out.emit("count", {"entity": declared.name, "count": n})
+    else:
+        out.write(f"{n:,}")
+    return Exit.OK
+
+
+def _explain(out: Output, found: Any) -> int:
+    if out.json:
+        body = {"what": found.what, "steps": found.steps, "requests": found.requests, "warnings": found.warnings, "detail": found.detail}
+        out.emit("explain", body)
+    else:
+        out.print(str(found))
+    return Exit.OK

@@ -1,0 +1,237 @@
+"""`palaver stats`: usage, latency, feedback and metrics, summed up from the records of a period."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from palaver.cli.context import Here
+from palaver.cli.exits import Exit
+from palaver.cli.problems import Stop
+
+if TYPE_CHECKING:
+    from palaver.cli.progress import Progress
+    from palaver.declared import Declared
+    from palaver.insight.histogram import Histogram
+    from palaver.store import Store
+
+Kind = Literal["usage", "calls", "answers", "feedback", "metrics"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which records a report is made of: those of the first entity that has these fields."""
+
+    fields: tuple[str, ...]
+    by: tuple[str, ...]
+    at: str = "timestamp"
+    latency: str | None = "latency"
+    only: tuple[tuple[str, str], ...] = ()
+
+
+SOURCES: dict[str, Source] = {
+    "usage": Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model")),
+    "calls": Source(("endpoint_template", "status_code", "latency"), ("endpoint_template",)),
+    "answers": Source(
+        ("message_type", "intent", "processing_metadata"),
+        ("app_mode",),
+        latency="processing_metadata.processing_time",
+        only=(("message_type", "user"),),
+    ),
+    "feedback": Source(("rating", "rating_timestamp"), ("app_mode",), at="rating_timestamp", latency=None),
+}
+
+
+@dataclass
+class Line:
+    """What one group adds up to."""
+
+    count: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latencies: list[float] = field(default_factory=list)
+    positive: int = 0
+    negative: int = 0
+    cost: Any = None
+    unpriced: int = 0
+
+
+async def stats(
+    kind: Kind,
+    /,
+    *,
+    by: Annotated[list[str] | None, Parameter(negative=())] = None,
+    since: Annotated[str, Parameter(show_default=True)] = "7d",
+    where: Annotated[list[str] | None, Parameter(negative=())] = None,
+    here: Here,
+) -> int:
+    """Sum up a period: usage of models, calls of services, answers, feedback, or the daily metrics.
+
+    Parameters
+    ----------
+    kind
+        usage (tokens, cost), calls (services), answers (whole turns), feedback, metrics (kept per day).
+    by
+        Group by these fields, or by day: --by provider --by purpose.
+    since
+        7d, 12h, 2026-11-01.
+    where
+        Only records like this: app_mode=beta.
+    """
+    from palaver.cli.typed import moment
+
+    async with here.open() as store:
+        start = moment(since, store.clock.now())
+        if kind == "metrics":
+            rows, columns = await _metrics(store, start)
+        else:
+            source = SOURCES[kind]
+            declared = _source_of(store, kind, source)
+            groups = _groups(declared, by or list(source.by))
+            with here.out.progress("records") as progress:
+                lines = await _lines(store, declared, source, groups, start, where, progress)
+            rows = [dict(zip(groups, group, strict=True)) | _figures(kind, line) for group, line in sorted(lines.items())]
+            columns = [*groups, *_figures(kind, Line())]
+    if here.out.json:
+        here.out.emit("stats", {"stats": kind, "since": start.astimezone(UTC).isoformat(timespec="seconds"), "data": rows})
+        return Exit.OK
+    texts = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
+    shown = [[_shown(name, row[name]) for name in columns] for row in rows]
+    titles = {name: name.replace("_", " ") for name in columns}
+    here.out.table(list(titles.values()), shown, right=[title for name, title in titles.items() if name not in texts])
+    here.out.say(f"since {start:%Y-%m-%d %H:%M} UTC")
+    return Exit.OK
+
+
+def _shown(name: str, value: Any) -> Any:
+    if isinstance(value, float) and name.startswith(("cost", "share")):
+        return f"{value:.4f}" if name.startswith("cost") else f"{value:.0%}"
+    return value
+
+
+def _source_of(store: Store, kind: str, source: Source) -> Declared:
+    for declared in store.schema.entities.values():
+        if all(name in declared.fields for name in source.fields):
+            return declared
+    raise Stop(
+        Exit.USAGE,
+        "stats",
+        f"Schema {store.schema.name} has no entity to take {kind} from.",
+        hint=f"It would have {', '.join(source.fields)}.",
+    )
+
+
+def _groups(declared: Declared, by: list[str]) -> list[str]:
+    from palaver.expr import F
+
+    for name in by:
+        if name != "day":
+            declared.entity.locate(F(name))
+    return by
+
+
+async def _lines(
+    store: Store, declared: Declared, source: Source, groups: list[str], start: datetime, where: list[str] | None, progress: Progress
+) -> dict[tuple[str, ...], Line]:
+    from palaver.cli.reading import scan
+    from palaver.cli.typed import conditions
+    from palaver.expr import F
+    from palaver.insight.tally import reach
+
+    lines: dict[tuple[str, ...], Line] = {}
+    wanted = F(source.at) >= start
+    for name, value in source.only:
+        wanted = wanted & (F(name) == value)  # type: ignore[assignment]
+    asked = conditions(declared.entity, where, store.clock.now())
+    price = _Prices()
+    async for entity in scan(store, declared, wanted if asked is None else wanted & asked, objects=False):
+        progress.advance()
+        at = reach(entity, source.at)
+        group = tuple(f"{at:%Y-%m-%d}" if name == "day" else str(_text(reach(entity, name))) for name in groups)
+        _add(lines.setdefault(group, Line()), entity, source, at, price)
+    return lines
+
+
+def _text(value: Any) -> Any:
+    return "-" if value is None else getattr(value, "value", value)
+
+
+def _add(line: Line, entity: Any, source: Source, at: datetime, price: _Prices) -> None:
+    from palaver.insight.tally import reach
+
+    line.count += 1
+    if source.latency is not None and (latency := reach(entity, source.latency)) is not None:
+        line.latencies.append(float(latency))
+    status = getattr(getattr(entity, "processing_metadata", None), "status", None)
+    line.failures += getattr(entity, "success", None) is False or status in ("failed", "unanswered")
+    rating = getattr(entity, "rating", None)
+    line.positive += rating == "positive"
+    line.negative += rating == "negative"
+    if hasattr(entity, "prompt_tokens"):
+        line.prompt_tokens += entity.prompt_tokens
+        line.completion_tokens += entity.completion_tokens
+        cost = price.of(entity, at)
+        line.unpriced += cost is None
+        line.cost = (line.cost or 0) + (cost or 0)
+
+
+class _Prices:
+    """Prices of calls, looked up only where there are calls."""
+
+    def __init__(self) -> None:
+        self._prices: Any = None
+
+    def of(self, entity: Any, at: datetime) -> Any:
+        if self._prices is None:
+            from palaver.insight.usage import Prices
+
+            self._prices = Prices()
+        return self._prices.cost(entity.provider, entity.model, entity.prompt_tokens, entity.completion_tokens, at)
+
+
+def _figures(kind: str, line: Line) -> dict[str, Any]:
+    from palaver.insight.histogram import Histogram
+
+    if kind == "feedback":
+        share = round(line.positive / line.count, 3) if line.count else None
+        return {"ratings": line.count, "positive": line.positive, "negative": line.negative, "share_positive": share}
+    found: dict[str, Any] = {"count": line.count, "failures": line.failures}
+    if kind == "usage":
+        cost = None if line.cost is None else round(float(line.cost), 6)
+        tokens = {"prompt_tokens": line.prompt_tokens, "completion_tokens": line.completion_tokens}
+        found |= {**tokens, "cost_usd": cost, "unpriced": line.unpriced}
+    return found | percentiles(Histogram.of(line.latencies))
+
+
+def percentiles(values: Histogram) -> dict[str, Any]:
+    return {
+        name: None if found is None else round(found, 1) for name, found in (("p50", values.p50), ("p90", values.p90), ("p99", values.p99))
+    }
+
+
+async def _metrics(store: Store, start: datetime) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the metrics kept per day, which outlive the records they were counted from."""
+    from palaver.insight.metrics import Metrics
+
+    row = next(
+        (declared for declared in store.schema.entities.values() if {"metric_date", "metric_id", "buckets"} <= declared.fields.keys()), None
+    )
+    if row is None:
+        raise Stop(Exit.USAGE, "stats", f"Schema {store.schema.name} keeps no metrics.", hint="Add an entity based on MetricRow.")
+    points = await Metrics(store, row.entity).read(start.date(), store.clock.now().date())
+    return [_point(point) for point in points], list(_COLUMNS)
+
+
+_COLUMNS = ("day", "app_mode", "category", "name", "count", "average", "p50", "p90", "p99")
+
+
+def _point(point: Any) -> dict[str, Any]:
+    average = point.values.average
+    named: Iterable[tuple[str, Any]] = (("day", point.period), ("app_mode", point.mode), ("category", point.category), ("name", point.name))
+    figures = {"count": point.values.count, "average": None if average is None else round(float(average), 1)}
+    return {**dict(named), **figures, **percentiles(point.values)}
