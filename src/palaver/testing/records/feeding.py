@@ -143,7 +143,9 @@ class Feed(RecordSuite):
         await written(engine, Put(at, note("u", "1"), released=released))
         await written(engine, Update(at, (Set(F("stamp"), 1),), released=released[:1]))
         await written(engine, Delete(at, released=released[1:]))
-        assert [(), released, released[:1], released[1:]] == [change.released for change in await all_changes(engine)]
+        changes = await all_changes(engine)
+        assert [(), released, released[:1], released[1:]] == [change.released for change in changes]
+        assert ["created", "updated", "updated", "deleted"] == [change.kind for change in changes]
 
     async def test_the_changes_of_one_record_are_in_the_order_of_revisions(self, engine: RecordEngine) -> None:
         for n in range(10):

@@ -217,6 +217,7 @@ class Bulk(RecordSuite):
         ops: list[Put | Delete] = [put_note("u", f"{n:03d}", stamp=n) for n in range(1, 300)]
         done = await written(engine, *ops, delete(NOTES, "u", "000"), atomic=False)
         assert [NOW] * 299 + [None] == list(done.revisions)
+        assert [None] * 300 == list(done.updated)
         assert list(range(1, 300)) == [record["stamp"] for record in await self.all_of(engine, read_notes("u"))]
 
     async def test_a_bulk_write_ignores_guards(self, engine: RecordEngine) -> None:
