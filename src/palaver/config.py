@@ -19,13 +19,13 @@ from palaver.cursor import Signer
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, NotProvisioned
 from palaver.feed import Projection
-from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
+from palaver.ops import Guard, Origin, Physical, Put, Table, Unchanged, WriteSet
 from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine, SearchIndex
 from palaver.schema import Schema
 from palaver.searching import SearchProjection
 from palaver.store import Store
-from palaver.system import system
+from palaver.system import SYSTEM, system
 from palaver.upkeep import Released
 
 ProjectionFactory = Callable[[Store], Projection]
@@ -154,7 +154,11 @@ async def _assemble(
     migrate: bool | None,
     actor: str | None,
 ) -> Store:
-    await _provision(planner, stack, stack.embedded if migrate is None else migrate)
+    physical = await stack.records.describe()
+    if any(table.name == SYSTEM.name for table in physical.tables):
+        # Before anything is changed: what a newer program added is not to be dropped by an older one.
+        await _refuse_newer(schema, stack.records)
+    await _provision(planner, stack, physical, stack.embedded if migrate is None else migrate)
     core = Core(
         schema=schema,
         planner=planner,
@@ -191,17 +195,23 @@ async def _project(store: Store, projections: Iterable[ProjectionFactory]) -> No
         await (store.runner().rebuild("search") if await _holds_records(core, searching) else searching.activate())
 
 
-async def _remember_schema(core: Core) -> None:
-    """Keep the schema's name and version with the data, and refuse data that a newer program wrote."""
-    at = system("schema", "current")
-    record = (await core.records.get((at,)))[0]
+async def _refuse_newer(schema: Schema, records: RecordEngine) -> dict[str, Any]:
+    """Return what is kept of the schema the data was written with; refuse data that a newer program wrote."""
+    record = (await records.get((system("schema", "current"),)))[0]
     stored: Any = record["body"] if record else {}
-    schema = core.schema
     if stored and stored["name"] == schema.name and stored["version"] > schema.version:
         raise NotProvisioned(
             f"The data was written with version {stored['version']} of schema {schema.name}; this program has {schema.version}.",
             hint="Update the program; older code could drop what it does not know.",
         )
+    return dict(stored)
+
+
+async def _remember_schema(core: Core) -> None:
+    """Keep the schema's name and version with the data."""
+    schema = core.schema
+    stored = await _refuse_newer(schema, core.records)
+    at = system("schema", "current")
     body = {"name": schema.name, "version": schema.version, "fingerprint": schema.fingerprint}
     if stored != body and (not stored or stored["name"] == schema.name):
         put = Put(at, {"scope": "schema", "name": "current", "body": body})  # type: ignore[dict-item]
@@ -215,8 +225,7 @@ async def _holds_records(core: Core, searching: SearchProjection) -> bool:
     return False
 
 
-async def _provision(planner: Planner, stack: Stack, allowed: bool) -> None:
-    physical = await stack.records.describe()
+async def _provision(planner: Planner, stack: Stack, physical: Physical, allowed: bool) -> None:
     todo = evolve.steps(physical, planner.tables.values())
     if todo and physical.tables and not allowed:
         raise NotProvisioned(
@@ -228,9 +237,8 @@ async def _provision(planner: Planner, stack: Stack, allowed: bool) -> None:
 
 async def _cursor_keys(records: RecordEngine, clock: Clock) -> list[bytes]:
     """Return the keys cursors are signed with: those of PALAVER_KEYS, or one made at first open and kept."""
-    given = os.environ.get("PALAVER_KEYS", "")
-    if given:
-        return [key.encode() for key in given.split(",") if key]
+    if given := [key.encode() for key in os.environ.get("PALAVER_KEYS", "").split(",") if key]:
+        return given
     at = system("key", "cursor")
     record = (await records.get((at,)))[0]
     if record is None:

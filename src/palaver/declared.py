@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
 from palaver.expr import Condition, F, Path, parse_path, resolve
-from palaver.fields import Kind, inside, kind_of, reason_of, stored_name, unwrap
+from palaver.fields import Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
 from palaver.ops import Column, IndexSpec, Table
@@ -382,6 +382,13 @@ def _table(
 
 
 def _check_markers(entity: type[Entity], declared: Declared) -> None:
+    for path in declared.access.values():
+        if declared.tenant is not None and any(part.path == declared.tenant.name for part in path.parts):
+            raise SchemaError(
+                f"{entity.__name__}.{path.name} names {declared.tenant.name}, which comes first in every key by itself.",
+                hint="Leave it out.",
+                entity=entity.__name__,
+            )
     for spec in declared.fields.values():
         if spec.secret and spec.marker(Searchable):
             raise SchemaError(
@@ -391,6 +398,12 @@ def _check_markers(entity: type[Entity], declared: Declared) -> None:
         rule: Expires = declared.expires.marker(Expires)
         if rule.of is not None:
             _field(entity, declared.fields, rule.of)
+        if rule.of is not None and not is_instant(declared.fields[rule.of].kind):
+            raise SchemaError(
+                f"{entity.__name__}.{rule.of} is no instant, so nothing can expire after it.",
+                hint="Annotate it with InstantMs.",
+                field=rule.of,
+            )
         if declared.expires.kind.column != "int":
             raise SchemaError(
                 f"{entity.__name__}.{declared.expires.name} must be an Expiry.",

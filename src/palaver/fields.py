@@ -121,6 +121,15 @@ _INSTANTS = {
 DIGITS = Kind("text", _digits, _from_digits)
 
 
+def is_instant(kind: Kind) -> bool:
+    return kind.decode in (from_ms, _from_seconds, _from_instant_text)
+
+
+def form_of(kind: Kind) -> tuple[object, ...]:
+    """Return what two kinds have in common that store values alike."""
+    return (kind.column, kind.form, kind.encode, kind.model, kind.element and form_of(kind.element))
+
+
 def unwrap(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[Any, list[Any], bool]:
     """Return the bare annotation, its markers, and whether None is allowed."""
     markers = list(metadata)

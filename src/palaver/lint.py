@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
+from string import Formatter
 from typing import TYPE_CHECKING, Literal
 
 from palaver.declared import Declared
@@ -54,6 +55,16 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
                 f"{name}.{spec.name}",
                 "Its path begins with a slash, which makes an empty first segment.",
                 "Leave the slash out.",
+            )
+        named = {name.split(".")[0].split("[")[0] for _, name, _, _ in Formatter().parse(marker.path) if name}
+        missing = [part.path for part in declared.access["key"].parts if part.path not in named]
+        if missing:
+            yield Diagnostic(
+                "blob_path_shared",
+                "error",
+                f"{name}.{spec.name}",
+                f"Its path does not name {', '.join(missing)}, so two records could share one object, and lose it together.",
+                "Name every key field in the path.",
             )
     if any(spec.marker(Personal) for spec in declared.fields.values()) and declared.subject is None:
         yield Diagnostic(
@@ -124,7 +135,16 @@ def lint_schema(schema: Schema) -> Iterable[Diagnostic]:
                 "Other entities of the schema belong to tenants and this one does not.",
                 "Add a field marked Tenant().",
             )
+    held = {reference.parent.name for reference in schema.references if reference.ref.on_delete == "restrict"}
     for reference in schema.references:
+        if reference.ref.on_delete == "cascade" and reference.child.name in held:
+            yield Diagnostic(
+                "restrict_below_cascade",
+                "error",
+                f"{reference.child.name}.{reference.ref.name}",
+                f"It goes with its {reference.parent.name}, and other records may hold it back, which nobody can see in time.",
+                'Let those go as well, on_delete="cascade", or stay, on_delete="keep".',
+            )
         child, parent = reference.child, reference.parent
         if parent.expires is not None and child.expires is None and reference.ref.on_delete == "restrict":
             yield Diagnostic(

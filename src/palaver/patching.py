@@ -16,12 +16,13 @@ from palaver.declared import Declared, FieldSpec
 from palaver.entity import did_you_mean, kind_names
 from palaver.errors import Expression, Validation
 from palaver.expr import OPERANDS, Append, IfAbsent, Path, parse_path, paths, resolve
-from palaver.fields import Kind, inside, reason_of, unwrap
+from palaver.fields import Kind, form_of, inside, reason_of, unwrap
 from palaver.markers import Blob, Expires
 from palaver.ops import Add, Change_, Remove, Set
 from palaver.values import Record, canonical, key_part_size, size
 
 LONG = 256
+NO_ELEMENTS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Patcher:
                     _checked(declared, target, None)
                     yield Remove(target.path)
                 case _:
-                    yield Set(target.path, self._entry(declared, target, _checked(declared, target, value)))
+                    stored = self._entry(declared, target, _checked(declared, target, value))
+                    yield Remove(target.path) if stored == NO_ELEMENTS and not target.spec.optional else Set(target.path, stored)
 
     def _adds(self, declared: Declared, adds: Mapping[str, Any]) -> Iterator[Change_]:
         for path, amount in adds.items():
@@ -145,7 +147,7 @@ class Patcher:
     def _source(self, declared: Declared, target: Target, path: Path) -> Path:
         """Return the stored path of an operand; what is copied must be of the same kind, and never a secret made readable."""
         source = self._target(declared, path.name, key=True)
-        same = source.kind is None or target.kind is None or source.kind == target.kind or _form(source.kind) == _form(target.kind)
+        same = source.kind is None or target.kind is None or source.kind == target.kind or form_of(source.kind) == form_of(target.kind)
         if not same or (source.spec.secret and not target.spec.secret) or source.spec.marker(Blob):
             raise Expression(
                 f"{declared.name}.{path} cannot be copied to {target.path}.", hint="Copy between fields of one type.", entity=declared.name
@@ -237,7 +239,8 @@ def _encode(declared: Declared, target: Target, adapter: TypeAdapter[Any] | None
         value = _validated(declared, target, adapter, value)
     if value is not None and kind is not None and kind.encode is not None:
         value = kind.encode(value)
-    size(value, f"{declared.name}.{target.path}")
+    if value != NO_ELEMENTS:
+        size(value, f"{declared.name}.{target.path}")
     return value
 
 
@@ -261,10 +264,6 @@ def _adds(kind: Kind | None, amount: Any) -> bool:
     if kind.encode is not None or isinstance(amount, Decimal):
         return False
     return kind.column == "float" or (kind.column == "int" and type(amount) is int)
-
-
-def _form(kind: Kind) -> tuple[object, ...]:
-    return (kind.column, kind.form, kind.encode, kind.model, kind.element and _form(kind.element))
 
 
 def _first(path: str) -> str:

@@ -12,7 +12,7 @@ from palaver.declared import Declared
 from palaver.entity import Entity, did_you_mean
 from palaver.errors import SchemaError
 from palaver.expr import Path, parse_path
-from palaver.fields import inside
+from palaver.fields import form_of, inside
 from palaver.keys import Ref
 from palaver.lint import Diagnostic, lint_entity, lint_schema
 from palaver.markers import Secret
@@ -162,6 +162,13 @@ class Schema:
         if len(ref.fields) != len(parent.access["key"].parts):
             keys = ", ".join(part.path for part in parent.access["key"].parts)
             raise SchemaError(f"{child.name}.{ref.name} must name as many fields as the key of {name} has ({keys}).", entity=child.name)
+        for name_, part in zip(ref.fields, parent.access["key"].parts, strict=True):
+            if part.shadow or form_of(child.fields[name_].kind) != form_of(parent.fields[part.path].kind):
+                raise SchemaError(
+                    f"{child.name}.{ref.name}: {name_} is not stored as {name}.{part.path} is.",
+                    hint="Annotate both alike, with text, an integer or bytes.",
+                    entity=child.name,
+                )
         fields = set(ref.fields)
         through = next(
             (path.name for path in child.access.values() if {part.path for part in path.partition} <= fields and not path.shards), None
