@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from pydantic import JsonValue
+from pydantic import Field
 
 import palaver
-from palaver import Batch, Entity, Key, Schema, Store, new_id
+from palaver import Batch, Entity, Index, InstantMs, Json, Key, Schema, Store, new_id, now
 
 
 class ChatMessage(Entity, table="chat-messages"):
@@ -22,11 +22,24 @@ class ChatMessage(Entity, table="chat-messages"):
     role: Literal["user", "assistant"]
     content: str
     created_at: str
-    metadata: dict[str, JsonValue]
+    metadata: dict[str, Json]
 
     key = Key("conversation_id", sort="message_id")
 
 
+class Step(Entity, table="turn-steps"):
+    turn_id: str
+    number: int
+    conversation_id: str
+    kind: str
+    timestamp: InstantMs = Field(default_factory=now)
+    body: dict[str, Json]
+
+    key = Key("turn_id", sort="number")
+    by_conversation = Index("conversation_id", sort="timestamp")
+
+
+TRACE = Schema("bench-trace", [Step])
 CHAT = Schema("bench-chat", [ChatMessage])
 
 
@@ -72,3 +85,47 @@ class ChatEmbedded:
 
     async def close(self) -> None:
         await self.store.aclose()
+
+
+class TraceSteps:
+    """Every step of a turn durable before the next begins."""
+
+    name = "palaver-steps"
+    notes = "palaver on SQLite: seven creates one after another, each durable when it returns, waiting ones share a commit; feed on"
+    sync = False
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    async def open(self) -> None:
+        self.store: Store = await palaver.open(f"sqlite:///{os.path.join(self.where, 'trace.db')}", schema=TRACE)
+
+    def steps(self, conv: str, turn: dict[str, Any]) -> list[Step]:
+        return [
+            Step(turn_id=turn["turn_id"], number=number, conversation_id=conv, kind=kind, body=body)
+            for number, (kind, body) in enumerate(turn["records"])
+        ]
+
+    async def put_turn(self, conv: str, turn: dict[str, Any]) -> None:
+        for step in self.steps(conv, turn):
+            await self.store.create(step)
+
+    async def get_turn(self, conv: str, turn_id: str) -> list[tuple[str, dict[str, Any]]]:
+        page = await self.store.page(Step.key(turn_id))
+        return [(step.kind, step.body) for step in page]
+
+    async def close(self) -> None:
+        await self.store.aclose()
+
+
+class TraceTurn(TraceSteps):
+    """A whole turn in one durable call."""
+
+    name = "palaver-turn"
+    notes = "palaver on SQLite: the seven records of a turn in one batch; feed on"
+
+    async def put_turn(self, conv: str, turn: dict[str, Any]) -> None:
+        batch = Batch()
+        for step in self.steps(conv, turn):
+            batch = batch.create(step)
+        await self.store.write(batch)

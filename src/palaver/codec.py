@@ -12,16 +12,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import orjson
-
 from palaver.clock import from_us
-from palaver.declared import Declared, shadow_values, shard_of
+from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
 from palaver.entity import Entity
 from palaver.errors import ItemTooLarge, KeyTooLong, NumberRange, Validation
 from palaver.fields import Kind, build
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION
-from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, key_part_size, size, text_size
+from palaver.stored_json import loads, packed, settled
+from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, key_part_size, record_size, size, text_size
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,),
@@ -31,6 +30,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (Decimal, int),
     "bytes": (bytes,),
 }
+NO_ELEMENTS: frozenset[str] = frozenset()
 BLOB_MARK = "$blob"
 TEN_YEARS_S = 10 * 366 * 86_400
 
@@ -54,7 +54,7 @@ def blob_ref(value: Any) -> BlobRef | None:
 
 
 class Encoded(NamedTuple):
-    """A record ready to be stored, its metered size, and the objects to upload before it: (field, key, bytes)."""
+    """A record ready to be stored, a bound on its metered size (at most about twice it), and the objects to upload before it."""
 
     record: Record
     size: int
@@ -73,7 +73,11 @@ class EntityCodec:
             for spec in declared.fields.values()
             if spec.name not in blobs
         ]
-        self._decoders = [(spec.name, spec.stored, spec.kind.decode, spec.default, spec.name in blobs) for spec in declared.fields.values()]
+        # No engine stores an empty set; where None is not allowed, its absence says that it is empty.
+        self._sets = {spec.name for spec in declared.fields.values() if spec.kind.form is frozenset and not spec.optional}
+        self._decoders = [
+            (spec.name, spec.stored, spec.kind.decode, _default(spec), spec.name in blobs) for spec in declared.fields.values()
+        ]
         self._key = declared.table.key
         self._names = set(declared.fields)
         self._shadowed = bool(declared.shadows)
@@ -98,22 +102,30 @@ class EntityCodec:
             if encode is not None:
                 value = self._encoded(name, encode, value)
             if types is None:
-                total += length + size(value, f"{self.name}.{name}")
+                value, bound = settled(value, f"{self.name}.{name}")
+                total += length + bound
             elif type(value) is str and types[0] is str:
                 total += length + (len(value) if value.isascii() and "\0" not in value else text_size(value, f"{self.name}.{name}"))
+            elif types[0] is frozenset and value == NO_ELEMENTS and name in self._sets:
+                continue
             else:
                 total += length + self._scalar_size(name, value, types)
             record[stored] = value
         total += self._finish(entity, record, now_us, tenant)
-        uploads = self._split_blobs(entity, record, tenant) if self.declared.blobs else ()
+        uploads: tuple[tuple[str, bytes], ...] = ()
         if self.declared.blobs:
-            total += sum(len(spec.stored) + size(record.get(spec.stored)) for spec in self.declared.blobs if spec.stored in record)
-        if total > MAX_RECORD:
-            raise ItemTooLarge(
-                f"A {self.name} would take {total:,} bytes; the most is {MAX_RECORD:,}.",
-                hint="Mark its large field with Blob(...), or split the record.",
-                entity=self.name,
+            uploads = self._split_blobs(entity, record, tenant)
+            total += sum(
+                len(spec.stored) + settled(record[spec.stored], self.name)[1] for spec in self.declared.blobs if spec.stored in record
             )
+        if total > MAX_RECORD:
+            total = record_size(record, self.name) + self._fixed_size
+            if total > MAX_RECORD:
+                raise ItemTooLarge(
+                    f"A {self.name} would take {total:,} bytes; the most is {MAX_RECORD:,}.",
+                    hint="Mark its large field with Blob(...), or split the record.",
+                    entity=self.name,
+                )
         if total > MAX_ENTRY:
             self.check_entries(record)
         return Encoded(record, total, uploads)
@@ -211,12 +223,13 @@ class EntityCodec:
                 record[spec.stored] = value.stored()
                 continue
             plain = value if spec.kind.encode is None else self._encoded(spec.name, spec.kind.encode, value)
-            size(plain, f"{self.name}.{spec.name}")
             if type(plain) is bytes:
                 data, codec = plain, "bytes"
             else:
-                data, codec = pack(plain), "json"
-            if len(data) <= marker.inline:
+                plain, _ = settled(plain, f"{self.name}.{spec.name}")
+                data, codec = packed(plain), "json"
+            # A value that looks like a reference is never stored where it would be taken for one.
+            if len(data) <= marker.inline and not (type(plain) is dict and BLOB_MARK in plain):
                 record[spec.stored] = plain
             else:
                 key = blob_key(self.declared, marker, entity, data, tenant)
@@ -237,7 +250,7 @@ class EntityCodec:
     def unpack(self, field: str, ref: BlobRef, data: bytes) -> Any:
         """Return the Python value of an object's bytes."""
         spec = self.declared.fields[field]
-        plain: Any = data if ref.codec == "bytes" else unpack(data)
+        plain: Any = data if ref.codec == "bytes" else loads(data.decode())
         return plain if spec.kind.decode is None else spec.kind.decode(plain)
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -259,6 +272,13 @@ class EntityCodec:
         return build(self.declared.entity, values, self._names)
 
 
+def _default(spec: FieldSpec) -> Callable[[], Any] | None:
+    if spec.kind.form is frozenset and not spec.optional:
+        decode = spec.kind.decode
+        return frozenset if decode is None else lambda: decode(NO_ELEMENTS)
+    return spec.default
+
+
 def _types(kind: Kind) -> tuple[type, ...] | None:
     if kind.column != "json":
         return _TYPES[kind.column]
@@ -271,50 +291,6 @@ def expiry_seconds(start: datetime, rule: Expires) -> int:
 
     assert rule.after is not None
     return -(-to_us(start + rule.after) // 1_000_000)
-
-
-def pack(value: Value) -> bytes:
-    """Return JSON bytes of a nested value; Decimals, bytes and sets are tagged so that they come back exactly."""
-    return orjson.dumps(_tagged(value))
-
-
-def unpack(data: bytes) -> Value:
-    """Return the value `pack` wrote."""
-    return _untagged(orjson.loads(data)) if b'"$' in data else orjson.loads(data)  # type: ignore[no-any-return]
-
-
-def _tagged(value: Any) -> Any:
-    kind = type(value)
-    if kind is str or value is None or kind is bool or kind is float or (kind is int and MIN_INT <= value <= MAX_INT):
-        return value
-    if kind is dict:
-        return {("$" + name if name.startswith("$") else name): _tagged(inner) for name, inner in value.items()}
-    if kind is list:
-        return [_tagged(inner) for inner in value]
-    if kind is bytes:
-        return {"$b": value.hex()}
-    if kind is frozenset:
-        return {"$s": [_tagged(inner) for inner in sorted(value, key=repr)]}
-    return {"$i" if kind is int else "$n": str(value)}
-
-
-def _untagged(value: Any) -> Any:
-    if type(value) is list:
-        return [_untagged(inner) for inner in value]
-    if type(value) is not dict:
-        return value
-    if len(value) == 1:
-        ((name, inner),) = value.items()
-        match name:
-            case "$b":
-                return bytes.fromhex(inner)
-            case "$s":
-                return frozenset(_untagged(element) for element in inner)
-            case "$n":
-                return Decimal(inner)
-            case "$i":
-                return int(inner)
-    return {(name[1:] if name.startswith("$") else name): _untagged(inner) for name, inner in value.items()}
 
 
 def _length(part: KeyPart | Value) -> int:

@@ -9,9 +9,9 @@ from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import BatchShape, TenantMismatch
 from palaver.expr import OPERANDS
-from palaver.ops import Address, Change_, Guard, Op, Origin, Put, Set, Unchanged, WriteSet, revision_of
+from palaver.ops import Address, Change_, Guard, Op, Origin, Put, Set, Unchanged, Update, WriteSet, revision_of
 from palaver.system import blob_address, job_address, plain_key
-from palaver.values import Record, Value, size
+from palaver.values import Record, Value, record_size, size
 
 
 @dataclass(slots=True)
@@ -47,6 +47,16 @@ class Draft:
         self.ops.append(op)
         self.size += size
         return len(self.ops) - 1
+
+    def exact_size(self) -> int:
+        """Return the metered bytes of everything written; `size` bounds it from above."""
+        total = 0
+        for op in self.ops:
+            if isinstance(op, Put):
+                total += record_size(op.record, op.at.table)
+            elif isinstance(op, Update):
+                total += sum(map(change_size, op.changes))
+        return total
 
 
 def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entity:

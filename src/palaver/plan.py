@@ -179,8 +179,8 @@ class Planner:
                 f"The batch expands to {len(draft.ops)} ops; the most is {LIMITS.ops}.",
                 hint="Split it, or use bulk where all-or-nothing is not needed.",
             )
-        if draft.size > LIMITS.bytes:
-            raise BatchShape(f"The batch would write {draft.size:,} bytes; the most is {LIMITS.bytes:,}.", hint="Split it.")
+        if draft.size > LIMITS.bytes and (exact := draft.exact_size()) > LIMITS.bytes:
+            raise BatchShape(f"The batch would write {exact:,} bytes; the most is {LIMITS.bytes:,}.", hint="Split it.")
         writes = WriteSet(draft.ops, now_us, Cause(actor, token))
         return Plan(writes, tuple(draft.uploads), tuple(made for _, made in expanded), tuple(index for index, _ in expanded), draft.jobs)
 

@@ -44,7 +44,7 @@ from palaver.ops import (
 )
 from palaver.records.sqlite import SqliteRecords
 from palaver.records.sqlite_rows import Rows
-from palaver.records.stored_json import dumps, loads
+from palaver.stored_json import dumps, loads
 from palaver.testing.records.base import NOTES, NOW, NOW_S, TABLES, put_note
 
 MESSAGES = Table(

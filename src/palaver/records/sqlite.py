@@ -35,7 +35,7 @@ from palaver.ops import (
 from palaver.records import sqlite_structure as structure
 from palaver.records.sqlite_rows import PAGE_BYTES, Rows, fetched
 from palaver.records.sqlite_writes import Writes
-from palaver.records.stored_json import loads
+from palaver.stored_json import loads
 from palaver.values import KeyPart, Record, record_size
 
 _KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
@@ -52,7 +52,7 @@ _NOBODY = Cause()
 
 
 class SqliteRecords:
-    """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed and Wakes on one file."""
+    """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed, Scrubs and Wakes on one file."""
 
     limits = Limits()
 
@@ -130,6 +130,10 @@ class SqliteRecords:
             forgotten += some
             if some < _TRIM_ROWS:
                 return forgotten
+
+    async def scrub(self) -> None:
+        """Empty the log: deleted content is overwritten in the file, and its former pages are nowhere else."""
+        await self.database.checkpoint()
 
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         until = time.monotonic() + timeout

@@ -14,7 +14,7 @@ import apsw
 from palaver.errors import NumberRange
 from palaver.ops import MARK, REVISION, Read, Table
 from palaver.records import sql
-from palaver.records.stored_json import dumps, loads
+from palaver.stored_json import dumps, loads
 from palaver.values import KeyPart, Record, Value, canonical, number_text
 
 Row: TypeAlias = "tuple[Any, ...]"

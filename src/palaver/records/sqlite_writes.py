@@ -34,7 +34,7 @@ from palaver.ops import (
 )
 from palaver.records import sql
 from palaver.records.sqlite_rows import Row, Rows
-from palaver.records.stored_json import dumps
+from palaver.stored_json import dumps
 from palaver.values import Record
 
 CREATED, UPDATED, DELETED, EXPIRED = range(4)
