@@ -47,6 +47,7 @@ PATTERNS: dict[str, Query[Any]] = {
     "metric.of_day": patterns.metrics_of_day("2026-01-01"),
     "metric.in_category": patterns.metrics_in_category("latency", "2026-01-01", "2026-02-01"),
     "metric.in_mode": patterns.metrics_in_mode("production", "2026-01-01", "2026-02-01"),
+    "usage.by_day": patterns.usage_by_day("2026-01-01", "2026-02-01"),
     "user.inactive": patterns.users_inactive_since(SINCE),
 }
 
@@ -72,7 +73,7 @@ def test_every_key_and_index_is_asked_by_a_pattern() -> None:
     asked = {(query.entity.__name__, query.path.name) for query in PATTERNS.values()}
     declared = {(name, path) for name, found in SCHEMA.entities.items() for path in found.access}
     # These records are read one by one, by their whole key.
-    assert {("CachedEntity", "key"), ("Metric", "key"), ("UserActivity", "key")} == declared - asked
+    assert {("CachedEntity", "key"), ("Metric", "key"), ("ModelUsage", "key"), ("UserActivity", "key")} == declared - asked
 
 
 async def test_a_range_of_one_model_reads_only_that_range(

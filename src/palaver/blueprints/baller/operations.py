@@ -22,6 +22,8 @@ from palaver.blueprints.baller.schema import (
     Conversation,
     Feedback,
     Message,
+    Metric,
+    ModelUsage,
     Rating,
     Retention,
     Sentiment,
@@ -29,6 +31,8 @@ from palaver.blueprints.baller.schema import (
 )
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict
 from palaver.expr import Condition, F
+from palaver.insight.metrics import Metrics
+from palaver.insight.usage import Usage
 from palaver.searching import Results
 from palaver.store import Store
 from palaver.turns.recorder import Turn
@@ -37,12 +41,18 @@ ATTEMPTS = 20
 
 
 class Baller(Reading):
-    """The operations over one opened store. Also the blueprint's `Transcripts`."""
+    """The operations over one opened store. Also the blueprint's `Transcripts`.
+
+    `entities` is the entity cache, `metrics` reads days and months with percentiles, `usage` reports models and cost;
+    the last two count what the store was opened with `projections=baller.PROJECTIONS` for.
+    """
 
     def __init__(self, store: Store, *, retention: Retention | None = None, settings: Settings | None = None) -> None:
         self.store = store
         self.settings = settings or Settings()
         self.entities = EntityCache(store, retention or Retention())
+        self.metrics = Metrics(store, Metric)
+        self.usage = Usage(store, ModelUsage)
         self._ids = Snowflakes(store.clock)
 
     # --- the message pipeline -----------------------------------------------------------------------------------------

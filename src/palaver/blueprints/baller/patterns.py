@@ -17,6 +17,7 @@ from palaver.blueprints.baller.schema import (
     LlmInteraction,
     Message,
     Metric,
+    ModelUsage,
     Purpose,
     UserActivity,
     UserPreferences,
@@ -176,6 +177,11 @@ def metrics_in_category(category: str, since: str | None = None, until: str | No
 
 def metrics_in_mode(app_mode: AppMode, since: str | None = None, until: str | None = None) -> Query[Metric]:
     return within(Metric.by_app_mode(app_mode), since, until)
+
+
+def usage_by_day(since: str | None = None, until: str | None = None) -> Query[ModelUsage]:
+    """What models were used for, day by day."""
+    return within(ModelUsage.by_day(), since, until)
 
 
 def users_inactive_since(moment: datetime) -> Query[UserActivity]:

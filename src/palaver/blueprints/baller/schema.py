@@ -1,8 +1,9 @@
 """Baller's schema: what a football bot stores about users, their conversations, and each step of each answer.
 
 Eight tables, three buckets, two search indexes, named as in the design. What could not work as designed is put right
-here, each with its reason beside it. Three additions: alias rows (a list cannot be looked up in), the day a user was
-last seen (nothing else finds inactive users), and on child rows what their parent check, erasure and metrics need.
+here, each with its reason beside it. Four additions: alias rows (a list cannot be looked up in), usage by day (calls
+expire), the day a user was last seen (nothing else finds the inactive), and on child rows what their parent check,
+erasure and metrics need.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from palaver.blueprints.baller.names import LONGEST, endpoint_template
 from palaver.clock import days, now
 from palaver.entity import Entity
+from palaver.insight.usage import UsageRow
 from palaver.keys import Index, Key, Ref, Unique
 from palaver.markers import Blob, Expires, Expiry, InstantMs, Personal, Searchable, Sentinel, Snowflake, Stored, Subject
 from palaver.schema import Schema, Search, Source
@@ -343,6 +345,10 @@ class Metric(Entity, table="baller-metrics"):
         return self.sum / self.count if self.count else None
 
 
+class ModelUsage(UsageRow, table="baller-usage"):
+    """One day of one model for one purpose in one mode: calls, tokens and cost, kept when the calls themselves are gone."""
+
+
 class UserActivity(Entity, table="baller-user-activity"):
     """The day a user was last seen: what finds the inactive ones, whose personal data is purged each quarter."""
 
@@ -383,6 +389,7 @@ ENTITIES: tuple[type[Entity], ...] = (
     CachedEntity,
     EntityAlias,
     Metric,
+    ModelUsage,
     UserActivity,
 )
 

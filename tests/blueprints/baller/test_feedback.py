@@ -1,0 +1,77 @@
+"""Feedback: one rating per person and answer, with the answer as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+import palaver
+from palaver.blueprints.baller import Baller, patterns
+from palaver.blueprints.baller.schema import Sentiment
+from palaver.errors import ConditionFailed, NotFound
+from tests.blueprints.baller.given import ask, found
+
+
+async def test_two_people_rate_one_answer(baller: Baller) -> None:
+    _, answer = await ask(baller)
+    await baller.give_feedback(answer, user_id="u1", rating="positive")
+    await baller.give_feedback(answer, user_id="u2", rating="negative")
+    rated = await found(baller, patterns.feedback_on_message(answer))
+    assert [("u1", "positive"), ("u2", "negative")] == [(given.user_id, given.rating) for given in rated]
+
+
+async def test_rating_again_replaces_ones_own_and_keeps_the_follow_up(baller: Baller, clock: palaver.ManualClock) -> None:
+    _, answer = await ask(baller)
+    await baller.give_feedback(answer, user_id="u2", rating="positive")
+    await baller.add_follow_up(answer, user_id="u2", text="The date was missing.", sentiment=Sentiment(label="negative", score=-0.5))
+    clock.advance(palaver.hours(1))
+    await baller.give_feedback(answer, user_id="u2", rating="negative")
+    [given] = await found(baller, patterns.feedback_of_user("u2"))
+    assert given.sentiment is not None
+    assert ("negative", "The date was missing.", "negative", clock.now()) == (
+        given.rating,
+        given.follow_up_feedback,
+        given.sentiment.label,
+        given.rating_timestamp,
+    )
+
+
+async def test_feedback_keeps_the_answer_its_intent_and_its_place(baller: Baller) -> None:
+    _, answer = await ask(baller, app_mode="beta")
+    given = await baller.give_feedback(answer, user_id="u2", rating="positive", follow_up="Fast!")
+    assert ("Yes, 2–0.", "match_result", "beta", "s1", "u1", "Fast!") == (
+        given.response_snapshot,
+        given.intent_name,
+        given.app_mode,
+        given.server_id,
+        given.owner_id,
+        given.follow_up_feedback,
+    )
+    assert [given] == await found(baller, patterns.feedback_in_mode("beta"))
+    assert [] == await found(baller, patterns.feedback_in_mode("production"))
+
+
+async def test_nobody_rates_what_is_not_there(baller: Baller) -> None:
+    with pytest.raises(NotFound):
+        await baller.give_feedback("1", user_id="u", rating="positive")
+    _, answer = await ask(baller)
+    with pytest.raises(ConditionFailed):
+        await baller.add_follow_up(answer, user_id="u", text="?")
+
+
+async def test_feedback_outlives_the_conversation(baller: Baller, clock: palaver.ManualClock) -> None:
+    _, answer = await ask(baller)
+    await baller.give_feedback(answer, user_id="u2", rating="positive")
+    clock.advance(palaver.days(400))
+    await baller.store.sweep()
+    [given] = await found(baller, patterns.feedback_on_message(answer))
+    assert "Yes, 2–0." == given.response_snapshot
+    assert "Late." == (await baller.add_follow_up(answer, user_id="u2", text="Late.")).follow_up_feedback
+
+
+async def test_what_others_kept_of_a_person_can_be_withdrawn(baller: Baller) -> None:
+    _, answer = await ask(baller)
+    await baller.give_feedback(answer, user_id="u2", rating="positive")
+    assert 1 == await baller.withdraw_snapshots("u1")
+    [given] = await found(baller, patterns.feedback_on_message(answer))
+    assert ("positive", None, None) == (given.rating, given.response_snapshot, given.owner_id)
+    assert 0 == await baller.withdraw_snapshots("u1")
