@@ -71,10 +71,10 @@ class AccessPath:
     sort: tuple[Part, ...]
     shards: int = 0
     shard_column: str = ""
+    parts: tuple[Part, ...] = field(init=False)
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return self.partition + self.sort
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", self.partition + self.sort)
 
 
 def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -210,6 +210,8 @@ def build_query(entity: type[E], path: AccessPath, values: tuple[object, ...]) -
             index=path.name,
         )
     encoded = tuple([part.encode(value) for part, value in zip(path.parts, values, strict=False)])
+    if len(encoded) == need:
+        return Query(entity, path, encoded)
     return Query(entity, path, encoded[:need], encoded[need:])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.ops import REVISION, Address, Cause, Put, Step, Update, WriteSet, Written, is_live, position
 from palaver.ports import Counts
+from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
 from palaver.reading import Page, fetch_blobs, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
@@ -452,7 +452,7 @@ class Store:
             raise ConfigError("The store is closed.", hint="Open it again.")
         if asyncio.get_running_loop() is not core.loop:
             raise ConfigError("The store belongs to another event loop.", hint="Open one store per event loop, or use palaver.open_sync.")
-        if core.pid != os.getpid():
+        if core.pid != process_id():
             raise ConfigError("The store was opened before this process was forked.", hint="Open a store after forking.")
 
 

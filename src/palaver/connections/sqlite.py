@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from os import getpid
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -27,6 +26,7 @@ import apsw
 from palaver.connections.sqlite_errors import translate
 from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Writer
 from palaver.errors import ConfigError, Conflict, Corruption, NotProvisioned, ReadOnly, Throttled, Unavailable
+from palaver.process import process_id
 
 __all__ = ["Database", "Deferred", "Job", "Rollback", "SqliteOptions"]
 
@@ -71,7 +71,7 @@ class Database:
         self.path = path
         self.options = options
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
+        self._pid = process_id()
         self._closing = False
         self._closed: asyncio.Future[None] | None = None
         self._put = 0
@@ -361,7 +361,7 @@ class Database:
             _close_writer(self._writer.connection)
 
     def _check(self, *, closed: bool = False) -> None:
-        if getpid() != self._pid:
+        if process_id() != self._pid:
             raise ConfigError("The database was opened by another process.", hint="Open it again after a fork.")
         if get_running_loop() is not self._loop:
             raise ConfigError("The database belongs to another event loop.", hint="Open one store for each event loop.")
@@ -382,7 +382,7 @@ def _end(connection: apsw.Connection) -> None:
 
 def _finish(writer: Writer, pid: int) -> None:
     """At the end of the process: let the writer commit what it has."""
-    if os.getpid() == pid:
+    if process_id() == pid:
         writer.close()
         writer.thread.join(timeout=10)
 
