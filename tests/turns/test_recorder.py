@@ -16,8 +16,8 @@ from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, 
 class Remembers:
     """A book in memory; `fails` are the methods that raise."""
 
-    def __init__(self, beginning: Beginning = Beginning("c", "1"), fails: tuple[str, ...] = ()) -> None:
-        self.beginning, self.fails = beginning, fails
+    def __init__(self, beginning: Beginning | None = None, fails: tuple[str, ...] = ()) -> None:
+        self.beginning, self.fails = beginning or Beginning("c", "1"), fails
         self.steps: list[Step] = []
         self.replies: list[Reply] = []
         self.stops: list[tuple[str | None, str | None, float]] = []

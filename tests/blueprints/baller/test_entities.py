@@ -41,9 +41,9 @@ async def test_a_team_and_a_player_of_one_name_are_told_apart(baller: Baller) ->
     await baller.entities.put("team", "1", "Santos")
     await baller.entities.put("player", "1", "Santos")
     for kind in ("team", "player"):
-        found_ = await baller.entities.look_up(kind, "SANTOS")  # type: ignore[arg-type]
+        found_ = await baller.entities.look_up(kind, "SANTOS")
         assert [(kind, "1")] == [(entity.entity_type, entity.entity_id) for entity in found_]
-        [named] = await found(baller, patterns.entities_named(kind, "santos"))  # type: ignore[arg-type]
+        [named] = await found(baller, patterns.entities_named(kind, "santos"))
         assert kind == named.entity_type
 
 

@@ -234,7 +234,7 @@ class Baller(Reading):
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
-    async def search_conversations(self, text: str, *, where: Condition | None = None, **options: Any) -> Results:
+    async def search_conversations(self, text: str = "", *, where: Condition | None = None, **options: Any) -> Results:
         """Find messages and summaries; filters include entities.normalized_name, intent.name and timestamp."""
         return await self.store.search("baller-conversations", text, where=where, **options)
 

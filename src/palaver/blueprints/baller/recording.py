@@ -12,6 +12,7 @@ from palaver.batch import Batch
 from palaver.blueprints.baller.ids import Snowflakes
 from palaver.blueprints.baller.names import normalized
 from palaver.blueprints.baller.schema import (
+    RAW_INLINE,
     ApiInteraction,
     AppMode,
     Conversation,
@@ -33,7 +34,6 @@ from palaver.store import Store
 from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
 
 ATTEMPTS = 5
-RAW_INLINE = 8_192
 RECENT = 20
 
 

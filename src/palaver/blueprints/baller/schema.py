@@ -43,6 +43,7 @@ LLM_OBJECT = "baller-llm-interactions/{timestamp:%Y/%m/%d}/{conversation_id}/{me
 CONTEXT_OBJECT = "baller-message-contexts/{timestamp:%Y/%m/%d}/{conversation_id}/{message_id}/context.json"
 RELEVANCE_OBJECT = "baller-message-contexts/{timestamp:%Y/%m/%d}/{conversation_id}/{message_id}/relevance.json"
 OBJECTS_KEPT = days(30)
+RAW_INLINE = 8_192
 
 
 class Part(BaseModel):
@@ -150,7 +151,7 @@ class Message(Entity, table="baller-messages"):
     entities: list[ExtractedEntity] = Field(default_factory=list)
     context_used: bool = False
     context: Annotated[dict[str, JsonValue] | None, Personal(), Blob(CONTEXT_OBJECT, keep=OBJECTS_KEPT), Stored("s3_references")] = None
-    relevance_response: Annotated[str | None, Personal(), Blob(RELEVANCE_OBJECT, keep=OBJECTS_KEPT)] = None
+    relevance_response: Annotated[str | None, Personal(), Blob(RELEVANCE_OBJECT, inline=RAW_INLINE, keep=OBJECTS_KEPT)] = None
     processing_metadata: ProcessingMetadata = ProcessingMetadata()
 
     key = Key("conversation_id", sort="message_id")
