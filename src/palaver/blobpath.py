@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from palaver.entity import Entity
 
 NOBODY = "-"
+ARCHIVE = "archive"
+"""The first segment of what is archived; no tenant's objects lie below it."""
+
+_TAKEN = (NOBODY, ARCHIVE)
 
 
 def segment(text: str) -> str:
     """Return a text as one path segment: reversible, never empty, never `.` or `..`."""
     safe = quote(text, safe="@+=,")
+    if safe in _TAKEN:
+        return f"%{ord(safe[0]):02X}{safe[1:]}"
     return safe.replace(".", "%2E") if safe in (".", "..") else safe or "%"
 
 

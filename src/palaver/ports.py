@@ -67,6 +67,13 @@ class TrimsFeed(Protocol):
 
 
 @runtime_checkable
+class Scrubs(Protocol):
+    async def scrub(self) -> None:
+        """Leave no byte of anything deleted before this call in the engine's files; raise Conflict where readers prevent it."""
+        ...
+
+
+@runtime_checkable
 class Wakes(Protocol):
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         """Return True as soon as a change after a position may be there, written by any process; False in the end."""

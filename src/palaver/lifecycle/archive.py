@@ -1,0 +1,209 @@
+"""Daily archives: every entity as compressed JSON Lines beside the objects, with a manifest written last.
+
+`archive/YYYY/MM/DD/<Entity>-<part>-<hash>.jsonl.gz`, each part with a note of whom it is about (as hashes), so that
+erasing a person rewrites only the parts that hold something of theirs. Nothing is overwritten: a part that changes gets
+another name, and a later manifest.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from palaver.clock import to_us
+from palaver.declared import Declared
+from palaver.entity import Entity
+from palaver.errors import Corruption, NotFound
+from palaver.lifecycle.encoding import json_record, line
+from palaver.lifecycle.export import PAGE
+from palaver.lifecycle.parts import FORMAT, Archived, Manifest, Part, PartWriter, manifest_of, part_of, root, whom
+from palaver.lifecycle.personal import Policy, owners, position_of, tenant_of
+from palaver.lifecycle.rewriting import Rewriter
+from palaver.ops import is_live
+from palaver.store import Store
+from palaver.system import key_from_plain, plain_key
+from palaver.values import KeyPart, Record
+
+PART_BYTES = 16 * 1024 * 1024
+
+
+class Archive:
+    """The archives of one store. `about` names fields beside the subject that hold a person's identifier."""
+
+    def __init__(self, store: Store, *, about: Mapping[type[Entity], Sequence[str]] | None = None, part_bytes: int = PART_BYTES) -> None:
+        self._store, self._blobs = store, store.core.blobs
+        self._about = {entity.__name__: tuple(names) for entity, names in (about or {}).items()}
+        self._part_bytes = part_bytes
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def run(self, day: date, entities: Iterable[type[Entity]] | None = None) -> Manifest:
+        """Archive the live records of all entities, or of these, as of now, under a day; return the manifest.
+
+        A day that has a manifest is not archived again. Cut off, it goes on with the part it was writing. Memory is
+        bounded by one part, compressed. Secret fields are left out, and large values are named by their object.
+        """
+        known = await self.manifest(day)
+        if known is not None:
+            return known
+        chosen = [self._store.schema.of(entity) for entity in entities] if entities is not None else self._store.schema.entities.values()
+        done = {declared.name: await self._entity(day, declared) for declared in chosen}
+        schema = self._store.schema
+        manifest = Manifest(day, schema.name, schema.fingerprint, to_us(self._store.clock.now()), done)
+        await self.save(manifest)
+        await self.tidy(manifest)
+        return manifest
+
+    async def _entity(self, day: date, declared: Declared) -> Archived:
+        parts = [part async for part in self._notes(day, declared)]
+        after: tuple[KeyPart, ...] | None = key_from_plain(parts[-1].after) if parts and parts[-1].after is not None else None
+        if not parts or after is not None:
+            parts += [part async for part in self._parts(day, declared, after, len(parts))]
+        left_out = [spec.name for spec in declared.fields.values() if spec.secret]
+        whole = [replace(part, after=None) for part in parts if part.records]
+        return Archived(declared.table.name, sum(part.records for part in parts), self._fields(declared), left_out, whole)
+
+    async def _parts(self, day: date, declared: Declared, after: tuple[KeyPart, ...] | None, number: int) -> AsyncIterator[Part]:
+        """Write parts from a position on; each is noted with the position to go on from."""
+        codec = self._store.core.planner.codec(declared.entity)
+        writing = PartWriter()
+        while True:
+            page = await self._store.core.records.scan(declared.table.name, after=after, limit=PAGE)
+            for record in page.records:
+                if self._is_mine(declared, record):
+                    entity = codec.decode(record)
+                    writing.add(line(json_record(declared, entity)), self._whom(declared, entity))
+            after = page.last
+            if writing.raw >= self._part_bytes or after is None:
+                yield await self.store_part(day, declared.name, number, writing, None if after is None else plain_key(after))
+                number, writing = number + 1, PartWriter()
+            if after is None:
+                return
+
+    def _is_mine(self, declared: Declared, record: Record) -> bool:
+        tenant = tenant_of(self._store, declared)
+        mine = not tenant or position_of(declared, record)[0] == tenant[0]
+        return mine and is_live(declared.table, record, to_us(self._store.clock.now()))
+
+    def _fields(self, declared: Declared) -> list[str]:
+        """Return the fields whose values are noted: the subject, owners of what this goes with, and those asked for."""
+        own = [declared.subject.name] if declared.subject is not None else []
+        own += [name for name, _ in owners(self._store.schema, declared)]
+        return list(dict.fromkeys([*own, *self._about.get(declared.name, ())]))
+
+    def _whom(self, declared: Declared, entity: Any) -> set[str]:
+        return {whom(value) for name in self._fields(declared) if (value := getattr(entity, name)) is not None}
+
+    async def store_part(self, day: date, entity: str, number: int, writing: PartWriter, after: Sequence[Any] | None) -> Part:
+        """Store a part and then its note, which says that the part is whole."""
+        data = writing.finish()
+        digest = sha256(data).hexdigest()
+        key = f"{self.folder(day)}{entity}-{number:05d}-{digest[:16]}.jsonl.gz"
+        part = Part(key, number, writing.records, len(data), digest, sorted(writing.whom), after)
+        await self._blobs.put(key, data)
+        await self._blobs.put(part.note, orjson.dumps(asdict(part)))
+        return part
+
+    async def _notes(self, day: date, declared: Declared) -> AsyncIterator[Part]:
+        """Yield the parts an earlier attempt finished, in their order."""
+        async for info in self._blobs.list(f"{self.folder(day)}{declared.name}-"):
+            if info.key.endswith(".json"):
+                yield part_of(orjson.loads(await self._blobs.get(info.key)))
+
+    async def save(self, manifest: Manifest) -> None:
+        body = {**asdict(manifest), "day": manifest.day.isoformat(), "format": FORMAT}
+        await self._blobs.put(f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json", orjson.dumps(body))
+
+    async def tidy(self, manifest: Manifest) -> None:
+        """Remove what the manifest of a day does not name: earlier manifests, replaced parts, parts of cut-off attempts."""
+        parts = [part for archived in manifest.entities.values() for part in archived.parts]
+        named = {part.key for part in parts} | {part.note for part in parts}
+        named.add(f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json")
+        old = [info.key async for info in self._blobs.list(self.folder(manifest.day)) if info.key not in named]
+        if old:
+            await self._blobs.delete(old)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def folder(self, day: date) -> str:
+        return f"{root(self._store)}{day:%Y/%m/%d}/"
+
+    async def manifest(self, day: date) -> Manifest | None:
+        """Return the manifest of a day, None where its archive does not exist or is not finished."""
+        newest = None
+        async for info in self._blobs.list(f"{self.folder(day)}manifest-"):
+            newest = info.key
+        return None if newest is None else manifest_of(orjson.loads(await self._blobs.get(newest)))
+
+    async def days(self) -> list[date]:
+        """Return the days that have a finished archive, oldest first."""
+        found = set()
+        async for info in self._blobs.list(root(self._store)):
+            steps = info.key.removeprefix(root(self._store)).split("/")
+            if len(steps) == 4 and steps[3].startswith("manifest-"):
+                found.add(date(int(steps[0]), int(steps[1]), int(steps[2])))
+        return sorted(found)
+
+    async def lines(self, part: Part) -> list[dict[str, Any]]:
+        """Return the records of a part. Raises Corruption where its bytes are not those that were written."""
+        data = await self._blobs.get(part.key)
+        if sha256(data).hexdigest() != part.sha256:
+            raise Corruption("A part of an archive does not have the hash its manifest names.", hint="Restore it from a copy.")
+        return [orjson.loads(text) for text in zlib.decompress(data, wbits=31).splitlines()]
+
+    async def records(self, day: date, entity: type[Entity] | str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the archived records of an entity; raise NotFound where the day has no archive of it."""
+        manifest = await self.manifest(day)
+        name = entity if isinstance(entity, str) else entity.__name__
+        if manifest is None or name not in manifest.entities:
+            raise NotFound(f"There is no archive of {name} on that day.")
+        for part in manifest.entities[name].parts:
+            for record in await self.lines(part):
+                yield record
+
+    async def verify(self, day: date) -> list[str]:
+        """Return what is wrong with the archive of a day: parts that are missing, changed, or count differently."""
+        manifest = await self.manifest(day)
+        if manifest is None:
+            return ["the archive has no manifest: it is missing, or not finished"]
+        wrong: list[str] = []
+        for name, archived in manifest.entities.items():
+            seen = 0
+            for part in archived.parts:
+                try:
+                    found = len(await self.lines(part))
+                except (NotFound, Corruption) as error:
+                    wrong.append(f"part {part.number} of {name}: {error.code}")
+                    continue
+                seen += found
+                if found != part.records:
+                    wrong.append(f"part {part.number} of {name} has {found} records instead of {part.records}")
+            if not wrong and seen != archived.records:
+                wrong.append(f"{name} has {seen} records instead of {archived.records}")
+        return wrong
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    async def prune(self, before: date) -> int:
+        """Remove the archives of days before a day; return how many days."""
+        old = [day for day in await self.days() if day < before]
+        for day in old:
+            # The manifest last: until then the day is listed, and pruned when asked again.
+            keys = [info.key async for info in self._blobs.list(self.folder(day))]
+            for wanted in (False, True):
+                await self._blobs.delete([key for key in keys if ("/manifest-" in key) is wanted])
+        return len(old)
+
+    async def count(self, subject: str, policy: Policy, *, before_us: int | None = None) -> int:
+        """Return how many archived records a policy would remove or mask for a person."""
+        return await Rewriter(self._store, self, subject, policy, before_us).run(dry_run=True)
+
+    async def rewrite(self, subject: str, policy: Policy, *, before_us: int | None = None) -> int:
+        """Do to archived records what a policy does to stored ones; return how many were removed or masked."""
+        return await Rewriter(self._store, self, subject, policy, before_us).run(dry_run=False)
