@@ -32,6 +32,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 NO_ELEMENTS: frozenset[str] = frozenset()
 BLOB_MARK = "$blob"
+_INT_BOUND = 11
 TEN_YEARS_S = 10 * 366 * 86_400
 
 
@@ -69,7 +70,7 @@ class EntityCodec:
         self.name = declared.name
         blobs = {spec.name for spec in declared.blobs}
         self._fields = [
-            (spec.name, spec.stored, spec.kind.encode, _types(spec.kind), len(spec.stored))
+            (spec.name, spec.stored, spec.kind.encode, _types(spec.kind), len(spec.stored), spec.kind.column == "json")
             for spec in declared.fields.values()
             if spec.name not in blobs
         ]
@@ -95,21 +96,26 @@ class EntityCodec:
         values = entity.__dict__
         record: Record = {}
         total = self._fixed_size
-        for name, stored, encode, types, length in self._fields:
+        for name, stored, encode, types, length, nested in self._fields:
             value = values[name]
             if value is None:
                 continue
             if encode is not None:
                 value = self._encoded(name, encode, value)
-            if types is None:
+            kind = type(value)
+            if types is not None and kind not in types:
+                raise self._unfit(name, value)
+            if nested:
+                if kind is frozenset and not value and name in self._sets:
+                    continue
                 value, bound = settled(value, f"{self.name}.{name}")
                 total += length + bound
-            elif type(value) is str and types[0] is str:
+            elif kind is str:
                 total += length + (len(value) if value.isascii() and "\0" not in value else text_size(value, f"{self.name}.{name}"))
-            elif types[0] is frozenset and value == NO_ELEMENTS and name in self._sets:
-                continue
+            elif kind is int and MIN_INT <= value <= MAX_INT:
+                total += length + _INT_BOUND
             else:
-                total += length + self._scalar_size(name, value, types)
+                total += length + self._scalar_size(name, value)
             record[stored] = value
         total += self._finish(entity, record, now_us, tenant)
         uploads: tuple[tuple[str, bytes], ...] = ()
@@ -141,12 +147,13 @@ class EntityCodec:
                 field=name,
             ) from None
 
-    def _scalar_size(self, name: str, value: Any, types: tuple[type, ...]) -> int:
-        if type(value) not in types:
-            raise Validation(
-                f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.", entity=self.name, field=name
-            )
-        if type(value) is int and not MIN_INT <= value <= MAX_INT:
+    def _unfit(self, name: str, value: object) -> Validation:
+        return Validation(
+            f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.", entity=self.name, field=name
+        )
+
+    def _scalar_size(self, name: str, value: Any) -> int:
+        if type(value) is int:
             raise NumberRange(
                 f"{self.name}.{name} does not fit a 64-bit integer.", hint="Declare it as Decimal.", entity=self.name, field=name
             )

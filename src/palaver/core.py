@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from palaver.clock import Clock, to_us
@@ -37,6 +38,7 @@ class Core:
     next_sweep: float = 0.0
     loop: asyncio.AbstractEventLoop | None = None
     pid: int = 0
+    thread: int = field(default_factory=get_ident)
     closed: bool = False
 
     def now_us(self) -> int:

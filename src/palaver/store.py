@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from threading import get_ident
 from typing import Any
 
 from typing_extensions import TypeVar
@@ -450,7 +451,8 @@ class Store:
         core = self._core
         if core.closed:
             raise ConfigError("The store is closed.", hint="Open it again.")
-        if asyncio.get_running_loop() is not core.loop:
+        # Its thread and that it runs say as much as asking for the running loop, which is a system call.
+        if get_ident() != core.thread or core.loop is None or not core.loop.is_running():
             raise ConfigError("The store belongs to another event loop.", hint="Open one store per event loop, or use palaver.open_sync.")
         if core.pid != process_id():
             raise ConfigError("The store was opened before this process was forked.", hint="Open a store after forking.")

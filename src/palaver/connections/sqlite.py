@@ -10,7 +10,6 @@ import asyncio
 import atexit
 import os
 import time
-from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from threading import get_ident
 from typing import Any, Literal, TypeVar
 
 import apsw
@@ -71,6 +71,7 @@ class Database:
         self.path = path
         self.options = options
         self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         self._pid = process_id()
         self._closing = False
         self._closed: asyncio.Future[None] | None = None
@@ -363,7 +364,8 @@ class Database:
     def _check(self, *, closed: bool = False) -> None:
         if process_id() != self._pid:
             raise ConfigError("The database was opened by another process.", hint="Open it again after a fork.")
-        if get_running_loop() is not self._loop:
+        # Its thread and that it runs say as much as asking for the running loop, which is a system call.
+        if get_ident() != self._thread or not self._loop.is_running():
             raise ConfigError("The database belongs to another event loop.", hint="Open one store for each event loop.")
         if self._closing and not closed:
             raise ConfigError("The database is closed.")
