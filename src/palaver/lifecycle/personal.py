@@ -99,8 +99,6 @@ def mask_of(declared: Declared, names: Sequence[str] | None = None) -> Mask:
             if not spec.optional:
                 annotation: Any = Annotated[(spec.annotation, *spec.markers)] if spec.markers else spec.annotation
                 TypeAdapter(annotation).validate_python(mask.values()[spec.name])
-                    mask.values()[spec.name]
-                )
         except ValidationError:
             raise SchemaError(f"{declared.name}.{spec.name} cannot be masked.", hint="Make it optional, or give it a default.") from None
     return mask
