@@ -16,7 +16,7 @@ from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
 from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared, UniqueSpec
-from palaver.draft import Draft, Plan, bind_tenant, change_size, job, premise, release
+from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, job, premise, release, was
 from palaver.entity import Entity
 from palaver.errors import BatchShape, SchemaError, TenantMismatch
 from palaver.expr import OPERANDS, Exists, Not, Path, evaluate
@@ -56,6 +56,7 @@ from palaver.values import KeyPart, Record, Value, record_size
 LIMITS = Limits()
 TOKENS_KEPT = timedelta(hours=24)
 ABSENT, ALIVE, NOTHING = Absent(), Alive(), Unchanged(None)
+CREATED = tuple((Guard(ABSENT, Origin(number, "absent")),) for number in range(LIMITS.ops))
 
 
 class Planner:
@@ -69,6 +70,8 @@ class Planner:
         self._refs = {d.name: [reference for reference in schema.references if reference.child is d] for d in declarations}
         self._cascades = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "cascade"] for d in declarations}
         self._restricts = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "restrict"] for d in declarations}
+        # A new record of these needs nothing but its own address to be free.
+        self._plain = {d.entity for d in declarations if not (self._depends(d) or d.tenant or self._refs[d.name])}
         self.tables: dict[str, Table] = {d.table.name: d.table for d in schema.entities.values()}
         self.tables[SYSTEM.name] = SYSTEM
         for declared in schema.entities.values():
@@ -94,10 +97,10 @@ class Planner:
     def has_children(self, declared: Declared) -> bool:
         return bool(self._cascades[declared.name] or self._restricts[declared.name])
 
-    def held(self, batch: Batch, tenant: str | None) -> list[tuple[Declared, Address]]:
+    def held(self, batch: Batch, tenant: str | None) -> list[Held]:
         """Return the records a batch deletes that children may hold back."""
         found = [(self.codec(op.at.entity).declared, op) for op in batch.ops if isinstance(op, asked.Delete)]
-        return [(declared, self.address(op.at, tenant)) for declared, op in found if self._restricts[declared.name]]
+        return [Held(declared, self.address(op.at, tenant), op.when) for declared, op in found if self._restricts[declared.name]]
 
     def deleted(self, batch: Batch, tenant: str | None) -> set[Address]:
         """Return every record a batch deletes."""
@@ -182,7 +185,8 @@ class Planner:
         if draft.size > LIMITS.bytes and (exact := draft.exact_size()) > LIMITS.bytes:
             raise BatchShape(f"The batch would write {exact:,} bytes; the most is {LIMITS.bytes:,}.", hint="Split it.")
         writes = WriteSet(draft.ops, now_us, Cause(actor, token))
-        return Plan(writes, tuple(draft.uploads), tuple(made for _, made in expanded), tuple(index for index, _ in expanded), draft.jobs)
+        main, made = zip(*expanded, strict=True) if expanded else ((), ())
+        return Plan(writes, tuple(draft.uploads), made, main, draft.jobs)
 
     def _expand(self, draft: Draft, number: int, op: asked.Asked) -> tuple[int | None, Entity | None]:
         """Add what one asked op becomes; return the position of its write, and the instance where it is known already."""
@@ -207,6 +211,8 @@ class Planner:
         encoded = codec.encode(entity, draft.now_us, draft.tenant)
         record = encoded.record
         at = Address(declared.table.name, position(declared.table, None, record))
+        if create and number < LIMITS.ops and type(entity) in self._plain:
+            return draft.write(Put(at, record, CREATED[number]), declared.name, encoded.size), self.filled(codec, entity, record)
         old = None if create else draft.seen.get(at)
         guards = [] if create or at not in draft.seen else [premise(number, old)]
         fresh = create or not is_live(declared.table, old, draft.now_us)
@@ -299,11 +305,14 @@ class Planner:
             return draft.write(Delete(at, tuple(guards)), declared.name)
         old = draft.seen[at]
         guards.append(premise(number, old))
+        if self.restricts(declared) and not closed and is_live(declared.table, old, draft.now_us):
+            # Nobody has looked for children: only a condition may decide, and otherwise the store begins anew.
+            guards.append(Guard(NOTHING, Origin(number, "premise")))
         if old is None or (old.get(MARK) is not None and not closed):
             return draft.write(Check(at, tuple(guards)), declared.name)
         if closed:
             old, before = {name: value for name, value in old.items() if name != MARK}, old[MARK]
-            if not _was(declared, old, before, when):
+            if not was(declared, old, before, when):
                 guards.append(Guard(NOTHING, Origin(number, "when")))
         if self.cascades(declared):
             return self._mark(draft, number, declared, at, old, guards, expired=False)
@@ -487,10 +496,3 @@ class Planner:
         at = token_address(draft.tenant if self.schema.tenanted else None, token)
         record: Record = {"scope": at.key[0], "name": at.key[1], "body": body, "expires": expires}
         draft.write(Put(at, record, (Guard(ABSENT, Origin(-1, "token")),)), "token", 150)
-
-
-def _was(declared: Declared, old: Record, revision: object, when: asked.When) -> bool:
-    """Say whether a condition is true of a record that only this batch has hidden."""
-    if when is None:
-        return True
-    return revision == when.revision if isinstance(when, UnchangedSince) else evaluate(declared.entity.bind(when), old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from threading import get_ident
 from typing import Any
 
@@ -291,13 +292,18 @@ class Store:
         """
         self._here()
         total = 0
-        waiting: list[Entity] = []
-        async for entity in _each(entities):
-            waiting.append(entity)
-            if len(waiting) >= chunk:
-                total += await self._bulk(waiting)
-                waiting = []
-        return total + (await self._bulk(waiting) if waiting else 0)
+        if isinstance(entities, AsyncIterable):
+            waiting: list[Entity] = []
+            async for entity in entities:
+                waiting.append(entity)
+                if len(waiting) >= chunk:
+                    total += await self._bulk(waiting)
+                    waiting = []
+            return total + (await self._bulk(waiting) if waiting else 0)
+        left = iter(entities)
+        while some := list(islice(left, chunk)):
+            total += await self._bulk(some)
+        return total
 
     async def _bulk(self, entities: Sequence[Entity]) -> int:
         now_us = self._core.now_us()
@@ -313,7 +319,8 @@ class Store:
                 bind_tenant(declared, entity, self._tenant)
             encoded = codec.encode(entity, now_us, self._tenant)
             puts.append(Put(Address(declared.table.name, position(declared.table, None, encoded.record)), encoded.record))
-            uploads.extend(encoded.uploads)
+            if encoded.uploads:
+                uploads.extend(encoded.uploads)
         if uploads:
             await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in uploads))
         if puts:
@@ -466,15 +473,6 @@ def stamped(entity: E, revision: int) -> E:
     object.__setattr__(copy, "__pydantic_extra__", None)
     object.__setattr__(copy, "__pydantic_private__", entity.__pydantic_private__)
     return copy
-
-
-async def _each(entities: Iterable[Entity] | AsyncIterable[Entity]) -> AsyncIterator[Entity]:
-    if isinstance(entities, AsyncIterable):
-        async for entity in entities:
-            yield entity
-    else:
-        for entity in entities:
-            yield entity
 
 
 __all__ = ["Core", "Page", "Store", "stamped"]

@@ -21,7 +21,6 @@ _SHORT = 100_000
 _WIDE_EXPONENT = re.compile(rb"\de[+-]?\d{3}")
 _BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_WIDE = (b"e1", b"e2", b"e3", b"e-1", b"e-2", b"e-3")
 _LEVELS = 24
 
 
@@ -44,7 +43,8 @@ def settled(value: Any, what: str) -> tuple[Value, int]:
 
 def _has_wide_exponent(data: bytes) -> bool:
     """Say whether a number of three exponent digits may be there; a few look-ups spare most values the slow search."""
-    return any(start in data for start in _WIDE) and _WIDE_EXPONENT.search(data) is not None
+    maybe = b"e1" in data or b"e2" in data or b"e3" in data or b"e-1" in data or b"e-2" in data or b"e-3" in data
+    return maybe and _WIDE_EXPONENT.search(data) is not None
 
 
 def _is_shallow(data: bytes) -> bool:
