@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from palaver.batch import UnchangedSince, When
 from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import BatchShape, TenantMismatch
-from palaver.expr import OPERANDS
+from palaver.expr import OPERANDS, evaluate
 from palaver.ops import Address, Change_, Guard, Op, Origin, Put, Set, Unchanged, Update, WriteSet, revision_of
 from palaver.system import blob_address, job_address, plain_key
 from palaver.values import Record, Value, record_size, size
@@ -23,6 +25,14 @@ class Plan:
     made: tuple[Entity | None, ...]
     main: tuple[int | None, ...]
     jobs: bool = False
+
+
+class Held(NamedTuple):
+    """A record to be deleted that children may hold back, and the condition its deletion has."""
+
+    declared: Declared
+    at: Address
+    when: When
 
 
 @dataclass(slots=True)
@@ -93,3 +103,10 @@ def change_size(change: Change_) -> int:
             return len(path.name) + size(to, "an update")
         case _:
             return len(change.path.name) + 8
+
+
+def was(declared: Declared, old: Record, revision: object, when: When) -> bool:
+    """Say whether a condition is true of a record that only this batch has hidden."""
+    if when is None:
+        return True
+    return revision == when.revision if isinstance(when, UnchangedSince) else evaluate(declared.entity.bind(when), old)

@@ -212,13 +212,14 @@ def _container(bare: Any) -> Kind | None:
         make: Any = tuple if origin is tuple else list
         exact = origin is list
         decode = _each(element.decode, make, make is tuple)
-        return Kind("json", _each(element.encode, list, not exact), decode, element=element, form=list)
+        return Kind("json", _each(element.encode, list, not exact, (list, tuple)), decode, element=element, form=list)
     if origin in (set, frozenset):
         element = kind_of(args[0]) if args else TEXT
         if element.column not in ("text", "int", "number", "bytes"):
             raise SchemaError("A set holds texts, integers, Decimals or bytes.", hint="Declare a list.")
         decode = _each(element.decode, origin, True)
-        return Kind("json", _each(element.encode, frozenset, origin is set), decode, element=element, form=frozenset)
+        encode = _each(element.encode, frozenset, origin is set, (set, frozenset))
+        return Kind("json", encode, decode, element=element, form=frozenset)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, dict)):
         if args and unwrap(args[0])[0] is not str:
             return None
@@ -227,10 +228,17 @@ def _container(bare: Any) -> Kind | None:
     return None
 
 
-def _each(codec: Codec | None, make: Callable[[Any], Any], convert: bool) -> Codec | None:
-    if codec is None:
-        return make if convert else None
-    return lambda values: make([None if value is None else codec(value) for value in values])
+def _each(codec: Codec | None, make: Callable[[Any], Any], convert: bool, of: tuple[type, ...] = (list, frozenset)) -> Codec | None:
+    """Return what makes one container of another, element by element; a text is not one."""
+    if codec is None and not convert:
+        return None
+
+    def each(values: Any) -> Any:
+        if type(values) not in of:
+            raise TypeError
+        return make(values if codec is None else [None if value is None else codec(value) for value in values])
+
+    return each
 
 
 def _values(codec: Codec | None) -> Codec | None:

@@ -57,6 +57,7 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
                 "Leave the slash out.",
             )
         named = {name.split(".")[0].split("[")[0] for _, name, _, _ in Formatter().parse(marker.path) if name}
+        named |= {declared.subject.name} if declared.subject else set()
         missing = [part.path for part in declared.access["key"].parts if part.path not in named]
         if missing:
             yield Diagnostic(

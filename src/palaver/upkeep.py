@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.clock import to_us
 from palaver.declared import Declared
-from palaver.draft import premise, release
+from palaver.draft import Held, premise, release, was
 from palaver.errors import Conflict, ReferenceBroken
 from palaver.ops import (
     MARK,
@@ -26,6 +26,7 @@ from palaver.ops import (
     WriteSet,
     is_live,
     position,
+    revision_of,
 )
 from palaver.ports import FindsExpired, TrimsFeed
 from palaver.schema import Reference
@@ -227,30 +228,33 @@ class Upkeep:
             after = page.last
 
     @asynccontextmanager
-    async def closing(self, held: Sequence[tuple[Declared, Address]], going: Collection[Address]) -> AsyncIterator[Collection[Address]]:
+    async def closing(self, held: Sequence[Held], going: Collection[Address]) -> AsyncIterator[Collection[Address]]:
         """Hide parents while it is decided whether children hold them back, so that none can join meanwhile.
 
         Raises ReferenceBroken where a live child exists that is not among those `going` in the same batch.
         """
         closed: list[Address] = []
         try:
-            for declared, at in held:
-                await self._refuse_referenced(declared, at, going)
-                if await self._close(declared, at):
-                    closed.append(at)
-                    await self._refuse_referenced(declared, at, going)
+            for each in held:
+                await self._refuse_referenced(each.declared, each.at, going)
+                if await self._close(each):
+                    closed.append(each.at)
+                    await self._refuse_referenced(each.declared, each.at, going)
             yield closed
         finally:
             for at in closed:
                 await self._reopen(at)
 
-    async def _close(self, declared: Declared, at: Address) -> bool:
+    async def _close(self, held: Held) -> bool:
+        """Hide a record; leave one alone that is not there, or of which the condition is not true."""
         for _ in range(ATTEMPTS):
-            old = (await self._records.get((at,)))[0]
+            old = (await self._records.get((held.at,)))[0]
             now_us = self._core.now_us()
-            if old is None or not is_live(declared.table, old, now_us):
+            if old is None or not is_live(held.declared.table, old, now_us):
                 return False
-            writes = self._planner.close(at, old, now_us, now_us // 1000 + CLOSED_MS)
+            if not was(held.declared, old, revision_of(old), held.when):
+                return False
+            writes = self._planner.close(held.at, old, now_us, now_us // 1000 + CLOSED_MS)
             if not isinstance(await self._records.write(writes), Refused):
                 return True
         raise Conflict("Other writers kept changing the same record.", hint="Try again after a random pause.")

@@ -1,0 +1,43 @@
+"""A store of each kind that needs no service, on a clock that moves when told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+import palaver
+from palaver import ManualClock, Store
+from tests.store.world import CHAT, START
+
+Opener: TypeAlias = Callable[..., Awaitable[Store]]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/store.db?sync=normal"
+
+
+@pytest.fixture
+async def opened(url: str, clock: ManualClock) -> AsyncIterator[Opener]:
+    """Open stores that are closed when the test ends; nothing runs in the background unless asked for."""
+    async with AsyncExitStack() as stack:
+
+        async def make(schema: palaver.Schema = CHAT, **options: Any) -> Store:
+            options = {"clock": clock, "maintain": False, **options}
+            return await stack.enter_async_context(palaver.open(options.pop("url", url), schema=schema, **options))
+
+        yield make
+
+
+@pytest.fixture
+async def store(opened: Opener) -> Store:
+    return await opened()

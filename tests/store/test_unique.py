@@ -1,0 +1,206 @@
+"""No two live records hold the same values of a `Unique`; whoever has them is found by them at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from palaver import Batch, Entity, Key, ManualClock, Schema, Store, Unique, days
+from palaver.errors import ConditionFailed, Duplicate, NotFound
+from tests.store.conftest import Opener
+from tests.store.world import START, User
+
+
+async def test_a_record_is_found_by_its_unique_values(store: Store) -> None:
+    user = await store.create(User(id="u", email="a", handle="h"))
+
+    assert user == await store.get(User.by_email("a"))
+    assert user == await store.get(User.by_handle("h", "free"))
+    assert await store.find(User.by_handle("h", "paid")) is None
+    with pytest.raises(NotFound):
+        await store.get(User.by_email("b"))
+
+
+async def test_taken_values_are_refused_by_every_verb(store: Store) -> None:
+    await store.create(User(id="u", email="a"))
+    other = await store.create(User(id="v", email="b"))
+
+    for write in (
+        store.create(User(id="w", email="a")),
+        store.put(User(id="w", email="a")),
+        store.put(User(id="v", email="a")),
+        store.patch(other, set={"email": "a"}),
+    ):
+        with pytest.raises(Duplicate, match="same by_email"):
+            await write
+    assert "u" == (await store.get(User.by_email("a"))).id
+    assert other == await store.get(User.by_email("b"))
+
+
+async def test_a_change_frees_the_old_value_and_takes_the_new(store: Store) -> None:
+    user = await store.create(User(id="u", email="a"))
+    await store.patch(user, set={"email": "b"})
+
+    await store.create(User(id="v", email="a"))
+    assert ("u", "v") == ((await store.get(User.by_email("b"))).id, (await store.get(User.by_email("a"))).id)
+
+
+async def test_replacing_a_record_keeps_or_moves_its_claim(store: Store) -> None:
+    await store.put(User(id="u", email="a"))
+    await store.put(User(id="u", email="a", plan="x"))
+    await store.put(User(id="u", email="b"))
+
+    await store.create(User(id="v", email="a"))
+    assert "u" == (await store.get(User.by_email("b"))).id
+
+
+async def test_deleting_frees_the_values(store: Store) -> None:
+    await store.delete(await store.create(User(id="u", email="a")))
+
+    assert await store.find(User.by_email("a")) is None
+    await store.create(User(id="v", email="a"))
+
+
+async def test_names_can_be_handed_over_in_one_batch_through_a_third(store: Store) -> None:
+    a = await store.create(User(id="u", email="a"))
+    b = await store.create(User(id="v", email="b"))
+
+    await store.write(Batch().delete(a).patch(b, set={"email": "c"}))
+
+    assert await store.find(User.by_email("a")) is None
+    assert await store.find(User.by_email("b")) is None
+
+
+async def test_of_two_tasks_with_one_name_one_wins(store: Store) -> None:
+    results = await asyncio.gather(*(store.create(User(id=str(n), email="a")) for n in range(16)), return_exceptions=True)
+
+    assert 1 == sum(isinstance(result, User) for result in results)
+    assert 15 == sum(isinstance(result, Duplicate) for result in results)
+
+
+async def test_an_expired_holder_gives_its_value_up_at_once(store: Store, clock: ManualClock) -> None:
+    await store.create(User(id="u", email="a", expires=START + days(1)))
+    with pytest.raises(Duplicate):
+        await store.create(User(id="v", email="a"))
+    clock.advance(days(1))
+
+    await store.create(User(id="v", email="a"))
+
+    assert "v" == (await store.get(User.by_email("a"))).id
+
+
+async def test_sweeping_an_expired_holder_leaves_the_claim_of_the_next(store: Store, clock: ManualClock) -> None:
+    await store.create(User(id="u", email="a", expires=START + days(1)))
+    clock.advance(days(1))
+    await store.create(User(id="v", email="a"))
+
+    await store.sweep()
+
+    assert "v" == (await store.get(User.by_email("a"))).id
+    with pytest.raises(Duplicate):
+        await store.create(User(id="w", email="a"))
+
+
+async def test_writing_over_an_expired_holder_leaves_the_claim_of_the_next(store: Store, clock: ManualClock) -> None:
+    await store.create(User(id="u", email="a", expires=START + days(1)))
+    clock.advance(days(1))
+    await store.create(User(id="v", email="a"))
+
+    with pytest.raises(Duplicate):
+        await store.put(User(id="u", email="a"))
+    await store.put(User(id="u", email="b"))
+    await store.delete(User.at("u"))
+
+    assert "v" == (await store.get(User.by_email("a"))).id
+    with pytest.raises(Duplicate):
+        await store.create(User(id="w", email="a"))
+
+
+async def test_a_stale_claim_finds_nobody(store: Store, clock: ManualClock) -> None:
+    await store.create(User(id="u", email="a", expires=START + days(1)))
+    clock.advance(days(1))
+    await store.create(User(id="u", email="b"))
+
+    assert await store.find(User.by_email("a")) is None
+    assert "u" == (await store.get(User.by_email("b"))).id
+
+
+async def test_a_claim_lives_as_long_as_its_record(store: Store, clock: ManualClock) -> None:
+    user = await store.create(User(id="u", email="a", expires=START + days(1)))
+    await store.patch(user, set={"expires": START + days(9)})
+    clock.advance(days(5))
+    with pytest.raises(Duplicate):
+        await store.create(User(id="v", email="a"))
+    await store.patch(user, remove=["expires"])
+    clock.advance(days(50))
+
+    with pytest.raises(Duplicate):
+        await store.create(User(id="v", email="a"))
+    assert "u" == (await store.get(User.by_email("a"))).id
+
+
+async def test_a_partial_set_binds_only_while_its_condition_holds(store: Store) -> None:
+    first = await store.create(User(id="u", email="a", handle="h", active=False))
+    second = await store.create(User(id="v", email="b", handle="h"))
+
+    with pytest.raises(Duplicate, match="by_handle"):
+        await store.patch(first, set={"active": True})
+    await store.patch(second, set={"active": False})
+    await store.patch(first, set={"active": True})
+
+    assert "u" == (await store.get(User.by_handle("h", "free"))).id
+
+
+async def test_records_without_a_value_share_its_absence(store: Store) -> None:
+    await store.create(User(id="u", email="a"))
+    await store.create(User(id="v", email="b"))
+
+    await store.patch(User.at("u"), set={"handle": "h"})
+    await store.patch(User.at("u"), set={"handle": None})
+    await store.patch(User.at("v"), set={"handle": "h"})
+
+
+async def test_a_refused_claim_writes_nothing(store: Store) -> None:
+    await store.create(User(id="u", email="a", handle="h"))
+
+    with pytest.raises(Duplicate):
+        await store.create(User(id="v", email="b", handle="h"))
+
+    await store.create(User(id="w", email="b"))
+
+
+async def test_a_patch_of_a_record_made_anew_meanwhile_is_not_lost(store: Store) -> None:
+    async def flicker() -> None:
+        for _ in range(20):
+            await store.delete(User.at("u"))
+            await store.put(User(id="u", email="a"))
+
+    async def rename(n: int) -> bool:
+        try:
+            done = await store.patch(User.at("u"), set={"email": f"{n}"})
+        except ConditionFailed:
+            return True
+        return done.email == f"{n}"
+
+    results = await asyncio.gather(flicker(), *(rename(n) for n in range(20)), return_exceptions=True)
+
+    assert False not in results
+
+
+class Key2(Entity, table="key2"):
+    a: int
+    b: bytes
+    c: str
+    key = Key("a", sort="b")
+    one = Unique("c", "b", "a")
+
+
+async def test_unique_values_of_several_kinds_never_collide(opened: Opener) -> None:
+    store = await opened(Schema("k", [Key2]))
+    made = [Key2(a=a, b=b, c=c) for a in (1, 11) for b in (b"1", b"11") for c in ("1", "11")]
+
+    for each in {(entity.a, entity.b): entity for entity in made}.values():
+        await store.create(each)
+
+    assert b"1" == (await store.get(Key2.one("11", b"1", 1))).b
