@@ -29,7 +29,7 @@ class Note(Entity, table="notes"):
     text: Annotated[str, Personal()] = ""
     code: Annotated[str | None, Secret()] = None
     n: int = 0
-    payload: Annotated[dict[str, str] | None, Blob("{owner}/{note_id}", inline=64)] = None
+    payload: Annotated[dict[str, str] | None, Blob("{worker}/{owner}/{note_id}", inline=64)] = None
     key = Key("worker", "owner", sort="note_id")
     by_worker = Index("worker", sort="note_id")
     of_owner = Ref("worker", "owner", to=Owner, on_delete="cascade")

@@ -146,10 +146,19 @@ async def indexed(store: Store) -> dict[str, int]:
 async def recomputed(store: Store) -> dict[str, int]:
     """Return what the search index should hold, straight from the records."""
     table = Note.declared().table
-    page = await store.core.records.scan(table.name, after=None, limit=100_000)
     now_us = store.core.now_us()
-    live = [record for record in page.records if is_live(table, record, now_us)]
-    return {document_id(Address(table.name, tuple(record[name] for name in table.key))): int(record[REVISION]) for record in live}  # type: ignore[misc, arg-type]
+    found: dict[str, int] = {}
+    after = None
+    while True:
+        page = await store.core.records.scan(table.name, after=after, limit=500)
+        for record in page.records:
+            if is_live(table, record, now_us):
+                key: Any = tuple(record[name] for name in table.key)
+                revision: Any = record[REVISION]
+                found[document_id(Address(table.name, key))] = revision
+        if page.last is None:
+            return found
+        after = page.last
 
 
 async def objects_agree(store: Store, under_way: int) -> None:

@@ -48,7 +48,11 @@ class Ended:
 
     @property
     def errors(self) -> list[Any]:
-        return [line for line in self.said if isinstance(line, dict)]
+        """What went wrong, in the words the caller got."""
+        return [line for line in self.said if isinstance(line, dict) and ("error" in line or "ended" in line)]
+
+    def told(self, what: str) -> list[Any]:
+        return [line[what] for line in self.said if isinstance(line, dict) and what in line]
 
 
 class Victims:
@@ -56,6 +60,8 @@ class Victims:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.reliability.victim"]
+        self._said = Path()
+        self._tracer: subprocess.Popen[str] | None = None
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def __enter__(self) -> Victims:
@@ -64,22 +70,32 @@ class Victims:
     def __exit__(self, *exc: object) -> None:
         self._process.communicate(timeout=30)
 
-    def run(self, run: Run, url: str, folder: Path, trace: Sequence[str] = (), *, tenacious: bool = False, plant: str = "") -> Ended:
+    def run(self, run: Run, url: str, folder: Path, trace: Sequence[str] = (), **order: Any) -> Ended:
         """Let a child do a workload, traced with these options of strace, and return how it ended."""
+        self.start(run, url, folder, trace, **order)
+        return self.join()
+
+    def start(self, run: Run, url: str, folder: Path, trace: Sequence[str] = (), **order: Any) -> int:
+        """Start a child, one at a time, and return its process id."""
         said, go = folder / "said", folder / "go"
-        order = {**asdict(run), "url": url, "said": str(said), "go": str(go), "tenacious": tenacious, "plant": plant}
+        order = {**asdict(run), "url": url, "said": str(said), "go": str(go), **order}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
-        tracer = self._attach(pid, trace) if trace else None
+        self._said, self._tracer = said, self._attach(pid, trace) if trace else None
         go.touch()
+        return pid
+
+    def join(self) -> Ended:
+        """Wait for the child's end and return how it ended."""
+        assert self._process.stdout is not None
         status = int(self._process.stdout.readline())
-        if tracer is not None:
-            tracer.communicate(timeout=120)
-        lines = said.read_text().splitlines(keepends=True) if said.exists() else []
-        log = Path(f"{said}.log")
+        if self._tracer is not None:
+            self._tracer.communicate(timeout=120)
+        lines = self._said.read_text().splitlines(keepends=True) if self._said.exists() else []
+        log = Path(f"{self._said}.log")
         # A last line without an end was cut by the kill: the store had acknowledged it, but nobody heard it whole.
         return Ended(status, [json.loads(line) for line in lines if line.endswith("\n")], log.read_text() if log.exists() else "")
 

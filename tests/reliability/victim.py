@@ -1,7 +1,7 @@
 """A process that waits for orders and forks a child for each: the child runs a workload until it ends or is killed.
 
 Forking from a process that has imported everything makes a child cost milliseconds instead of a second. Orders come as
-JSON lines on the standard input: the child's number goes back, then, after the child was allowed to go on, its status.
+JSON lines on the standard input: the child's number goes back, then, when it is over, its status.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import palaver
@@ -19,41 +20,87 @@ import palaver.blobs.objects
 import palaver.records.sqlite
 import palaver.search.sqlite
 import palaver.stacks
-from palaver.errors import PalaverError
-from tests.reliability.app import SCHEMA
+from palaver import feed
+from palaver.errors import Duplicate, PalaverError
+from palaver.ops import Change, Op
+from palaver.searching import SearchProjection
+from palaver.store import Store
+from tests.reliability.app import SCHEMA, Account, Owner
+from tests.reliability.planted import planted
 from tests.reliability.workload import perform, steps, work
 
+Say = Callable[[str], None]
+# Whatever else may have happened to them, these say that nothing was written.
+NOTHING_WRITTEN = ("unavailable", "storage_full", "conflict", "throttled")
 
-async def run(order: dict[str, Any], say: Any) -> None:
-    """Do the work; where it fails by a named error, say so and end in peace."""
+
+async def run(order: dict[str, Any], say: Say) -> None:
+    feed.LEASE_MS = order.get("lease_ms", feed.LEASE_MS)
     async with palaver.open(order["url"], schema=SCHEMA, maintain=order["maintain"]) as store:
-        if order.get("tenacious"):
-            await persist(store, order, say)
-        else:
-            await work(store, order["seed"], order["workers"], order["count"], say)
+        match order.get("mode"):
+            case "persist":
+                await persist(store, order, say)
+            case "race":
+                await race(store, order, say)
+            case _:
+                await work(store, order["seed"], order["workers"], order["count"], say)
         await store.sweep()
         await store.settle(20)
 
 
-async def persist(store: Any, order: dict[str, Any], say: Any) -> None:
+async def persist(store: Store, order: dict[str, Any], say: Say) -> None:
     """Do the steps of each worker in spite of errors: an error that may have written is repeated with its token."""
 
     async def one(worker: int) -> None:
         for number, step in enumerate(steps(order["seed"], worker, order["count"])):
-            for _ in range(200):
+            for _ in range(400):
                 try:
                     await perform(store, worker, number, step)
                     say(json.dumps([worker, number]))
                     break
                 except PalaverError as error:
-                    say(json.dumps({"error": error.code, "text": str(error), "kind": step.kind, "token": step.token is not None}))
-                    if step.token is None and error.code not in ("unavailable", "storage_full", "conflict"):
+                    say(json.dumps({"error": error.code, "text": str(error), "kind": step.kind}))
+                    if step.token is None and error.code not in NOTHING_WRITTEN:
                         return
                     await asyncio.sleep(0.005)
             else:
                 return
 
     await asyncio.gather(*(one(worker) for worker in range(order["workers"])))
+
+
+async def race(store: Store, order: dict[str, Any], say: Say) -> None:
+    """Want the same unique names as another process, and add to the same counter."""
+    me = order["me"]
+    say(json.dumps({"open": me}))
+    while not os.path.exists(order["both"]):  # noqa: ASYNC110, ASYNC240 - another process makes it
+        await asyncio.sleep(0.001)
+
+    async def one(number: int) -> None:
+        try:
+            await store.create(Owner(worker=me, name=f"{number:03d}", handle=f"raced{number}"))
+            say(json.dumps({"won": number}))
+        except Duplicate:
+            say(json.dumps({"beaten": number}))
+        await store.patch(Account.at(99, "shared"), add={"amount": 1})
+        say(json.dumps({"added": 1}))
+
+    for start in range(0, order["count"], 8):
+        await asyncio.gather(*(one(number) for number in range(start, min(start + 8, order["count"]))))
+
+
+def tell_of_projections(say: Say) -> None:
+    """Say when this process was applying changes, by a clock all processes share."""
+    apply = SearchProjection.apply
+
+    async def told(self: SearchProjection, changes: Sequence[Change]) -> Sequence[Op]:
+        start = time.monotonic()
+        try:
+            return await apply(self, changes)
+        finally:
+            say(json.dumps({"applied": [start, time.monotonic()], "pid": os.getpid()}))
+
+    SearchProjection.apply = told  # type: ignore[method-assign]
 
 
 def child(order: dict[str, Any]) -> None:
@@ -67,8 +114,11 @@ def child(order: dict[str, Any]) -> None:
     # The parent attaches its tracer meanwhile, and the tracer must be there from the first call on.
     while not os.path.exists(order["go"]):
         time.sleep(0.001)
+    if order.get("mode") == "race":
+        tell_of_projections(say)
     try:
-        asyncio.run(run(order, say))
+        with planted(order.get("plant", "")):
+            asyncio.run(run(order, say))
     except PalaverError as error:
         say(json.dumps({"ended": error.code, "text": str(error)}))
 
