@@ -51,15 +51,11 @@ class MemorySearch:
         self._closed = False
 
     async def put(self, index: str, docs: Sequence[SearchDoc]) -> None:
-        for one in self._versions(index).all():
-            made = [
-                _Doc(doc.id, doc.revision, tuple(tokens(doc.text.get(name, "")) for name in one.spec.text), filters_of(one.spec, doc))
-                for doc in docs
-            ]
-            for doc in made:
-                stored = one.docs.get(doc.id)
-                if stored is None or stored.revision < doc.revision:
-                    one.docs[doc.id] = doc
+        made = [(one, _made(one.spec, doc)) for one in self._versions(index).all() for doc in docs]
+        for one, new in made:
+            stored = one.docs.get(new.id)
+            if stored is None or stored.revision < new.revision:
+                one.docs[new.id] = new
 
     async def delete(self, index: str, ids: Sequence[str]) -> None:
         for one in self._versions(index).all():
@@ -124,6 +120,10 @@ class MemorySearch:
     def _check(self) -> None:
         if self._closed:
             raise ConfigError("The search index is closed.")
+
+
+def _made(spec: SearchSpec, doc: SearchDoc) -> _Doc:
+    return _Doc(doc.id, doc.revision, tuple(tokens(doc.text.get(name, "")) for name in spec.text), filters_of(spec, doc))
 
 
 def _matches(doc: _Doc, question: Asked) -> bool:

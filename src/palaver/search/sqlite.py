@@ -23,7 +23,7 @@ _FILLING, _ACTIVE, _DROPPED = 0, 1, 2
 # of each is removed from its page, which takes twenty times as long as adding it), pages merged, rows dropped.
 _DOCS = 64
 _CHARACTERS = 32_000
-_WORDS_FORGOTTEN = 6
+_WORDS_FORGOTTEN = 4
 _MERGE_EVERY = 4
 _MERGE_PAGES = 64
 _MERGE_STEPS = 16
@@ -50,13 +50,14 @@ class SqliteSearch:
 
     async def put(self, index: str, docs: Sequence[SearchDoc]) -> None:
         """Store documents, a chunk a commit: what came before an error stays, and putting again is harmless."""
+        versions = await self._versions(index)
         for start, end in _chunks(docs):
-            versions = await self._versions(index)
             prepared = await self._prepared(versions, docs[start:end])
             while prepared[0][1]:
                 done = await self._database.write(_putting(index, prepared), cost=sum(row.size for _, rows in prepared for row in rows))
-                if done is None:  # an index was activated meanwhile
-                    prepared = await self._prepared(await self._versions(index), docs[start:end])
+                if done is None:  # another version was made or activated meanwhile
+                    versions = await self._versions(index)
+                    prepared = await self._prepared(versions, docs[start:end])
                     continue
                 prepared = [(layout, rows[done:]) for layout, rows in prepared]
             for layout, _ in prepared:

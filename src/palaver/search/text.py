@@ -36,11 +36,13 @@ def parse(typed: str) -> tuple[Term, ...]:
     terms: dict[Term, None] = {}
     for match in _TYPED.finditer(typed[:MAX_TYPED].translate(_QUOTES)):
         word = match["word"] or ""
-        found = tuple(tokens(match["phrase"] or word)[:MAX_PHRASE])
+        found = tokens(match["phrase"] or word)
+        # Where the typing is cut, a word may be.
+        prefix = word.endswith("*") or match.end() == MAX_TYPED < len(typed)
         # "--verbose" is a word; the sign alone, or before nothing that can be looked for, is nothing.
         without = bool(match["sign"]) and not word.startswith("-")
         if found:
-            terms[Term(found, word.endswith("*"), without)] = None
+            terms[Term(tuple(found[:MAX_PHRASE]), prefix, without)] = None
         if len(terms) == MAX_TERMS:
             break
     return tuple(terms)
