@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from palaver.declared import Declared
     from palaver.entity import Entity
 
+LONGEST, KEPT = 120, 60
 NOBODY = "-"
 ARCHIVE = "archive"
 """The first segment of what is archived; no tenant's objects lie below it."""
@@ -24,8 +25,14 @@ _TAKEN = (NOBODY, ARCHIVE)
 
 
 def segment(text: str) -> str:
-    """Return a text as one path segment: reversible, never empty, never `.` or `..`."""
-    safe = quote(text, safe="@+=,")
+    """Return a text as one path segment: never empty, never `.` or `..`, and no two texts share one.
+
+    Reversible up to 120 characters; what is longer is cut and ends in a hash, because a whole path has 1,024 bytes.
+    """
+    # Only what was cut holds a tilde, so nobody can choose a name that ends like somebody's hash.
+    safe = quote(text, safe="@+=,").replace("~", "%7E")
+    if len(safe) > LONGEST:
+        return f"{safe[:KEPT]}~{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     if safe in _TAKEN:
         return f"%{ord(safe[0]):02X}{safe[1:]}"
     return safe.replace(".", "%2E") if safe in (".", "..") else safe or "%"

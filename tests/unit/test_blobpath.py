@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palaver.blobpath import ARCHIVE, NOBODY, segment, subject_prefix
+from palaver.blobs.paths import MAX_PATH, path_of
 
 NAMES = st.one_of(st.sampled_from(["-", "archive", ".", "..", "a/b", "%", "-/-", "archive/2026"]), st.text(min_size=1, max_size=8))
 
@@ -29,3 +30,15 @@ def test_no_person_has_the_prefix_of_nobody_or_of_the_archive(tenant: str, subje
 @given(NAMES)
 def test_a_segment_reads_back(name: str) -> None:
     assert name in ("%", unquote(segment(name))) or name == unquote(segment(name))
+
+
+def test_long_names_are_cut_and_still_share_no_segment() -> None:
+    names = ["名" * 2_000, "名" * 1_999, "a" * 2_048, "a" * 2_047, segment("a" * 2_048)]
+    cut = [segment(name) for name in names]
+    assert len(names) == len(set(cut))
+    assert all(len(found) <= 120 for found in cut)
+
+
+def test_the_longest_names_leave_room_for_a_path() -> None:
+    prefix = subject_prefix("名" * 600, "名" * 600) + f"bucket-of-responses/2026/01/01/{segment('名' * 600)}/{'1' * 20}/{'c' * 36}.json/"
+    assert len(path_of(prefix + "0" * 64)) <= MAX_PATH

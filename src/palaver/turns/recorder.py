@@ -14,6 +14,7 @@ import orjson
 from palaver.clock import Clock
 from palaver.errors import PalaverError, Validation
 from palaver.ids import new_id
+from palaver.turns.refusing import refusing
 from palaver.turns.steps import ApiCalled, Beginning, Book, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Usage
 
 
@@ -98,14 +99,16 @@ class Turn:
             return ""
         self._under_way = "reply"
         elapsed = None if self._replied else self.elapsed()
-        reply_id = await self._book.answer(Reply(content, message_id, elapsed))
+        with refusing():
+            reply_id = await self._book.answer(Reply(content, message_id, elapsed))
         self._replied, self._under_way = True, None
         return reply_id
 
     async def record(self, step: Step) -> None:
         """Store one finished step."""
         if not self._silent:
-            await self._book.record(step)
+            with refusing():
+                await self._book.record(step)
 
     async def _decided(self, name: str, make: Any) -> None:
         self._under_way = name
@@ -121,7 +124,8 @@ class Turn:
 
     async def __aenter__(self) -> Self:
         self._arrived = self._clock.monotonic()
-        self._beginning = await self._book.begin()
+        with refusing():
+            self._beginning = await self._book.begin()
         self._silent = self._beginning.duplicate
         self._marked = self._clock.monotonic()
         return self

@@ -13,6 +13,7 @@ from palaver.blueprints.baller.names import normalized
 from palaver.blueprints.baller.schema import CachedEntity, EntityAlias, EntityType, Retention
 from palaver.errors import Validation
 from palaver.store import Store
+from palaver.turns.refusing import refusing
 
 MOST_NAMES = 90
 
@@ -42,16 +43,17 @@ class EntityCache:
         names = {normalized(called): called for called in (*reversed(other), name)}
         if len(names) > MOST_NAMES:
             raise Validation(f"A cached entity has more than {MOST_NAMES} names.", hint="Keep the most used.", entity="CachedEntity")
-        entity = CachedEntity(
-            entity_id=entity_id,
-            entity_type=entity_type,
-            name=name,
-            normalized_name=normalized(name),
-            aliases=other,
-            metadata=dict(metadata or {}),
-            last_updated=now,
-            expires=expires,
-        )
+        with refusing():
+            entity = CachedEntity(
+                entity_id=entity_id,
+                entity_type=entity_type,
+                name=name,
+                normalized_name=normalized(name),
+                aliases=other,
+                metadata=dict(metadata or {}),
+                last_updated=now,
+                expires=expires,
+            )
         batch = Batch().put(entity)
         for form, called in names.items():
             row = EntityAlias(entity_type=entity_type, normalized_alias=form, entity_id=entity_id, alias=called, expires=expires)

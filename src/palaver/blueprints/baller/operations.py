@@ -36,6 +36,7 @@ from palaver.insight.usage import Usage
 from palaver.searching import Results
 from palaver.store import Store
 from palaver.turns.recorder import Turn
+from palaver.turns.refusing import refusing
 
 ATTEMPTS = 20
 
@@ -202,9 +203,10 @@ class Baller(Reading):
             "sentiment": sentiment,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        feedback = Feedback(
-            message_id=message_id, user_id=user_id, conversation_id=message.conversation_id, owner_id=message.user_id, **given
-        )
+        with refusing():
+            feedback = Feedback(
+                message_id=message_id, user_id=user_id, conversation_id=message.conversation_id, owner_id=message.user_id, **given
+            )
         try:
             return await self.store.create(feedback)
         except AlreadyExists:

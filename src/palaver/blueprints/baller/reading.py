@@ -13,6 +13,7 @@ from palaver.blueprints.baller.schema import ApiInteraction, AppMode, Conversati
 from palaver.errors import BadCursor
 from palaver.expr import F
 from palaver.store import Page, Store
+from palaver.turns.refusing import refusing
 from palaver.turns.transcripts import Chat, Found, Listing, Said, Shown
 
 MODES: tuple[AppMode, ...] = ("production", "beta", "development")
@@ -86,7 +87,8 @@ class Reading:
 
     async def append(self, user_id: str, conversation_id: str, role: Literal["user", "assistant"], content: str) -> Said:
         """Add a message outside a turn, such as one imported or typed by a person; a conversation is begun if needed."""
-        beginning = await self._book(Arrival(user_id, content, conversation_id=conversation_id, message_type=role)).begin()
+        with refusing():
+            beginning = await self._book(Arrival(user_id, content, conversation_id=conversation_id, message_type=role)).begin()
         return await self._said(await self.store.get(Message.at(conversation_id, beginning.message_id)))
 
     async def rate(self, message_id: str, *, user_id: str, rating: Literal["positive", "negative"], comment: str | None = None) -> None:
