@@ -444,7 +444,8 @@ class Planner:
 
     def claim(self, declared: Declared, unique: UniqueSpec, values: Sequence[KeyPart], tenant: str | None) -> Address:
         digest = sha256(key_text(values).encode()).hexdigest()
-        return system("unique", f"{tenant if declared.tenant and tenant else ''}/{declared.name}/{unique.name}/{digest}")
+        owner = self.tenant_key(declared, tenant)
+        return system("unique", f"{str(owner[0]) if owner else ''}/{declared.name}/{unique.name}/{digest}")
 
     def _reference_checks(
         self, draft: Draft, number: int, declared: Declared, record: Mapping[str, Value], old: Mapping[str, Value] | None

@@ -1,0 +1,143 @@
+"""A store of one tenant sees and touches nothing of another, by whatever name it tries."""
+
+from __future__ import annotations
+
+import pytest
+
+from palaver import Batch, F, Store
+from palaver.errors import BadCursor, ConditionFailed, ConfigError, IdempotencyMismatch, KeyTooLong, PalaverError, TenantMismatch
+from tests.store.conftest import Opener
+from tests.store.world import CHAT, NOTES, Note
+
+
+def note(owner: str, id: str = "1", **fields: object) -> Note:
+    values = {"person": "p", "slug": f"slug-{id}", "body": f"{owner}'s words", **fields}
+    return Note(owner=owner, id=id, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def both(opened: Opener) -> tuple[Store, Store]:
+    store = await opened(NOTES)
+    a, b = store.for_tenant("a"), store.for_tenant("b")
+    for own, name in ((a, "a"), (b, "b")):
+        for n in range(5):
+            await own.create(note(name, str(n), file=f"{name} has a file of its own {n}".encode()))
+    return a, b
+
+
+async def test_one_key_names_another_record_for_each_tenant(both: tuple[Store, Store]) -> None:
+    for store, name in zip(both, "ab", strict=True):
+        found = await store.get(Note.at("p", "1"))
+        assert name == found.owner
+        assert found.file == f"{name} has a file of its own 1".encode()
+        assert name == (await store.get(Note.by_slug("slug-1"))).owner
+        assert {name} == {each.owner async for each in store.query(Note.key("p"))}
+        assert 5 == await store.count(Note.key("p"))
+    assert [] == [each async for each in both[0].query(Note.by_body("b's words"))]
+
+
+async def test_no_write_reaches_another_tenant(both: tuple[Store, Store]) -> None:
+    a, b = both
+    before = [each async for each in b.query(Note.key("p"))]
+    foreign = await b.get(Note.at("p", "1"))
+
+    for write in (
+        a.create(note("b", "9")),
+        a.put(foreign),
+        a.put(note("b", "1", slug="other")),
+        a.bulk([note("b", "8")]),
+        a.write(Batch().create(note("a", "7")).create(note("b", "7"))),
+    ):
+        with pytest.raises(TenantMismatch):
+            await write
+    await a.delete(foreign.address)
+    await a.create(note("a", "1"))
+    await a.patch(foreign.address, set={"body": "mine"})
+    with pytest.raises(PalaverError):
+        await a.patch(foreign.address, set={"owner": "b"})
+    with pytest.raises(ConditionFailed):
+        await a.patch(Note.at("p", "99"), set={"body": "mine"})
+
+    assert before == [each async for each in b.query(Note.key("p"))]
+    assert await a.find(Note.at("p", "7")) is None
+
+
+async def test_a_cursor_of_another_tenant_is_refused(both: tuple[Store, Store]) -> None:
+    a, b = both
+    cursor = (await b.page(Note.key("p"), limit=2)).cursor
+
+    with pytest.raises(BadCursor):
+        await a.page(Note.key("p"), limit=2, cursor=cursor)
+
+
+async def test_a_token_of_another_tenant_is_a_new_one(both: tuple[Store, Store]) -> None:
+    a, b = both
+    await a.delete(Note.at("p", "1"), token="x")
+    await b.create(note("b", "9"), token="x")
+    with pytest.raises(IdempotencyMismatch):
+        await a.create(note("a", "9"), token="x")
+
+
+async def test_tenants_and_tokens_cannot_be_shifted_into_each_other(opened: Opener) -> None:
+    store = await opened(NOTES)
+    await store.for_tenant("a\x1fb").create(note("a\x1fb"), token="c")
+
+    await store.for_tenant("a").create(note("a", "2"), token="b\x1fc")
+
+
+async def test_objects_lie_below_their_tenant(both: tuple[Store, Store]) -> None:
+    keys = [info.key async for info in both[0].core.blobs.list()]
+
+    assert 10 == len(keys)
+    assert {"a/p", "b/p"} == {"/".join(key.split("/")[:2]) for key in keys}
+    await both[0].create(note("a", "../../b/p/9", file=b"what another tenant should not hold"))
+    assert 5 == len([info async for info in both[0].core.blobs.list("b/")])
+
+
+async def test_a_search_shows_only_its_tenants_words(both: tuple[Store, Store]) -> None:
+    a, b = both
+    await a.settle()
+
+    for store, name in ((a, "a"), (b, "b")):
+        found = await store.search("notes", "words")
+        assert 5 == found.total
+        assert {name} == {hit.entity.owner for hit in found if isinstance(hit.entity, Note)}
+    narrowed = await a.search("notes", "words", where=F("owner") == "b")
+    assert 0 == len(narrowed)
+
+
+async def test_an_unbound_store_of_a_tenanted_schema_refuses(opened: Opener) -> None:
+    store = await opened(NOTES)
+
+    for verb in (
+        store.find(Note.at("p", "1")),
+        store.create(note("a")),
+        store.delete(Note.at("p", "1")),
+        store.count(Note.key("p")),
+        store.page(Note.key("p")),
+        store.find(Note.by_slug("s")),
+        store.search("notes", "words"),
+        store.bulk([note("a")]),
+    ):
+        with pytest.raises(TenantMismatch):
+            await verb
+
+
+async def test_tenants_are_named_by_texts_and_only_where_there_are_any(opened: Opener) -> None:
+    notes, chat = await opened(NOTES), await opened(CHAT, url="memory:")
+
+    with pytest.raises(ConfigError, match="has no tenants"):
+        chat.for_tenant("a")
+    with pytest.raises(PalaverError):
+        notes.for_tenant("")
+    with pytest.raises(KeyTooLong):
+        notes.for_tenant("x" * 2049)
+
+
+async def test_sweeping_frees_the_claims_of_every_tenant(both: tuple[Store, Store]) -> None:
+    a, b = both
+    await a.delete(Note.at("p", "1"))
+    await a.create(note("a", "9", slug="slug-1"))
+
+    assert "9" == (await a.get(Note.by_slug("slug-1"))).id
+    assert "1" == (await b.get(Note.by_slug("slug-1"))).id
