@@ -1,0 +1,175 @@
+"""The sweep: any number of expired records in constant memory, while readers and writers go on beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from palaver.clock import ManualClock, days, now
+from palaver.entity import Entity
+from palaver.keys import Index, Key, Unique
+from palaver.markers import Expires, Expiry, InstantMs
+from palaver.schema import Schema
+from palaver.store import Store
+from tests.lifecycle.conftest import Opened
+
+LONGEST_WAIT_S = 0.05
+
+
+class Event(Entity, table="events"):
+    """A record like a message: text, an index, an expiry."""
+
+    room: str
+    event_id: str
+    text: str = "what somebody said, as long as such things are, give or take a few words of it"
+    happened: InstantMs = Field(default_factory=now)
+    expires: Annotated[Expiry | None, Expires(after=days(1), of="happened")] = None
+    key = Key("room", sort="event_id")
+    by_event = Index("event_id", sort="happened")
+
+
+class Ticket(Entity, table="tickets"):
+    """A record that is removed by a plan of its own, because it holds a claim."""
+
+    ticket_id: str
+    number: int
+    opened: InstantMs = Field(default_factory=now)
+    expires: Annotated[Expiry | None, Expires(after=days(1), of="opened")] = None
+    key = Key("ticket_id")
+    by_number = Unique("number")
+
+
+class Live(Entity, table="live"):
+    name: str
+    n: int = 0
+    key = Key("name")
+
+
+SCHEMA = Schema("sweeping", [Event, Ticket, Live])
+
+
+async def write_expired(store: Store, clock: ManualClock, total: int) -> None:
+    at = clock.now()
+    await store.bulk(Event(room=f"r{number % 997}", event_id=f"e{number}", happened=at) for number in range(total))
+    clock.advance(timedelta(days=2))
+
+
+class Beside:
+    """Readers and writers that go on while something else happens, and how long each call took."""
+
+    def __init__(self) -> None:
+        self.waits: dict[str, list[float]] = {"read": [], "write": [], "event loop": []}
+
+    @asynccontextmanager
+    async def running(self, store: Store) -> AsyncIterator[None]:
+        for name in ("a", "b"):
+            await store.put(Live(name=name))
+        over = asyncio.Event()
+
+        async def again(what: str, call: Callable[[], Awaitable[object]]) -> None:
+            while not over.is_set():
+                started = time.perf_counter()
+                await call()
+                self.waits[what].append(time.perf_counter() - started)
+                await asyncio.sleep(0.001)
+
+        calls = [("read", lambda: store.get(Live.at("a"))), ("event loop", lambda: asyncio.sleep(0))]
+        calls += [("write", lambda name=name: store.patch(Live.at(name), add={"n": 1})) for name in ("a", "b")]  # type: ignore[misc]
+        tasks = [asyncio.create_task(again(*call)) for call in calls]
+        try:
+            yield
+        finally:
+            over.set()
+            await asyncio.gather(*tasks)
+
+    def at(self, what: str, q: float) -> float:
+        ordered = sorted(self.waits[what])
+        return ordered[min(len(ordered) - 1, int(len(ordered) * q))]
+
+    def report(self) -> str:
+        def line(what: str) -> str:
+            p50, p99, most = (1000 * self.at(what, q) for q in (0.5, 0.99, 1))
+            return f"{what}: {len(self.waits[what]):,} calls, p50 {p50:.1f}, p99 {p99:.1f}, most {most:.1f} ms"
+
+        return "; ".join(map(line, self.waits))
+
+
+async def swept(opened: Opened, clock: ManualClock, total: int) -> tuple[Beside, int]:
+    """Sweep that many records; return the waits beside it and the peak of memory it took."""
+    store = await opened(schema=SCHEMA)
+    await write_expired(store, clock, total)
+    beside = Beside()
+    async with beside.running(store):
+        tracemalloc.start()
+        started = time.perf_counter()
+        removed = await store.sweep()
+        took = time.perf_counter() - started
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert {"Event": total} == removed.expired
+    assert (await store.core.records.scan("events", after=None, limit=1)).records == []
+    print(f"{total:,} records in {took:.1f} s, peak {peak:,} bytes. {beside.report()}")
+    return beside, peak
+
+
+async def test_a_sweep_takes_constant_memory_and_nobody_waits_long_beside_it(opened: Opened, clock: ManualClock, engine: str) -> None:
+    if engine == "memory":
+        pytest.skip("the memory engine holds the records themselves")
+    beside, peak = await swept(opened, clock, 10_000)
+    assert 5_000_000 > peak
+    # The most of a run belongs to whoever else uses the processor; what the sweep does, it does every time.
+    for what in beside.waits:
+        assert LONGEST_WAIT_S > beside.at(what, 0.95)
+
+
+@pytest.mark.soak
+async def test_a_million_expired_records(opened: Opened, clock: ManualClock, engine: str) -> None:
+    if engine == "memory":
+        pytest.skip("the memory engine holds the records themselves")
+    beside, peak = await swept(opened, clock, 1_000_000)
+    assert 5_000_000 > peak
+    for what in beside.waits:
+        assert LONGEST_WAIT_S > beside.at(what, 0.999)
+
+
+async def test_a_sweep_can_be_bounded_and_goes_on_later(opened: Opened, clock: ManualClock) -> None:
+    store = await opened(schema=SCHEMA)
+    await write_expired(store, clock, 250)
+    assert 100 == (await store.sweep(limit=100)).total
+    assert 150 == (await store.sweep()).total
+    assert 0 == (await store.sweep()).total
+
+
+async def test_a_record_extended_while_it_is_swept_stays(opened: Opened, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await opened(schema=SCHEMA)
+    await write_expired(store, clock, 5)
+    records = store.core.records
+    get = records.get
+
+    async def late(at: object, **options: object) -> object:
+        found = await get(at, **options)
+        if len(found) == 5:
+            await store.put(Event(room="r3", event_id="e3", happened=clock.now()))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "get", late)
+        assert {"Event": 4} == (await store.sweep()).expired
+    assert "e3" == (await store.get(Event.at("r3", "e3"))).event_id
+
+
+async def test_a_sweep_gives_back_claims(opened: Opened, clock: ManualClock) -> None:
+    store = await opened(schema=SCHEMA)
+    for number in range(100):
+        await store.create(Ticket(ticket_id=f"t{number}", number=number, opened=clock.now()))
+    clock.advance(timedelta(days=2))
+    assert 100 == (await store.sweep()).expired["Ticket"]
+    await store.create(Ticket(ticket_id="again", number=7, opened=clock.now()))
