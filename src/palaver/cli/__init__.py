@@ -43,6 +43,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("work", TEND, "Run projections and upkeep until stopped."),
     ("version", TEND, "Print versions."),
 )
+_OPTIONS = ("--url", "--schema", "--blueprint", "--tenant", "--json", "--human", "--quiet", "--yes", "--no-color", "--debug", "--help")
 for _name, _group, _help in _COMMANDS:
     app.command(f"palaver.cli.{_name}:{'app' if _name == 'schema' else _name}", name=_name, group=_group, help=_help)
 
@@ -121,15 +122,15 @@ def run(tokens: Sequence[str]) -> int:
     except Exception as error:
         from palaver.cli.problems import report, usage
 
-        told = usage(error, [name for name, _, _ in _COMMANDS]) if isinstance(error, CycloptsError) else error
+        told = usage(error, [name for name, _, _ in _COMMANDS], _OPTIONS) if isinstance(error, CycloptsError) else error
         return report(told, as_json=_problems_as_json(tokens), debug=debug)
 
 
 def _problems_as_json(tokens: Sequence[str]) -> bool:
     """Failures go out as JSON where it was asked for, or where neither stream has a person at its end."""
-    if "--human" in tokens:
-        return False
-    return "--json" in tokens or not (sys.stdout.isatty() or sys.stderr.isatty())
+    if "--json" in tokens or "--human" in tokens:
+        return "--json" in tokens
+    return not (sys.stdout.isatty() or sys.stderr.isatty())
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from cyclopts import CycloptsError, UnknownCommandError
+from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
 
 from palaver.cli.exits import Exit, exit_of
 from palaver.cli.output import CONTRACT, harmless
@@ -111,7 +111,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> Exit:
     return problem.exit
 
 
-def usage(error: CycloptsError, commands: Sequence[str]) -> Stop:
+def usage(error: CycloptsError, commands: Sequence[str], options: Sequence[str]) -> Stop:
     """Return the problem of a command line that could not be read."""
     if isinstance(error, UnknownCommandError):
         # Its own text would import every command to name those that exist.
@@ -119,6 +119,11 @@ def usage(error: CycloptsError, commands: Sequence[str]) -> Stop:
         near = get_close_matches(given, commands, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(commands)}."
         return Stop(Exit.USAGE, "usage", f"There is no command {given[:40]}.", hint=hint)
-    text, _, near_text = str(error).partition(" Did you mean ")
-    hint = f"Did you mean {near_text.split('?')[0]}?" if near_text else "Run `palaver --help`, or a command with --help."
-    return Stop(Exit.USAGE, "usage", " ".join(text.split()), hint=hint)
+    if isinstance(error, UnknownOptionError):
+        given = (error.token.keyword or error.token.value).partition("=")[0]
+        near = get_close_matches(given, [*options, *(name for each in error.argument_collection for name in each.names)], n=1, cutoff=0.6)
+        return Stop(Exit.USAGE, "usage", f"There is no option {given[:40]}.", hint=f"Did you mean {near[0]}?" if near else _HELP)
+    return Stop(Exit.USAGE, "usage", " ".join(str(error).split()), hint=_HELP)
+
+
+_HELP = "Run `palaver --help`, or a command with --help."

@@ -33,7 +33,7 @@ async def query(
     newest_first: bool = False,
     where: Annotated[list[str] | None, Parameter(negative=())] = None,
     limit: Annotated[int, Parameter(show_default=True)] = 20,
-    cursor: str | None = None,
+    cursor: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     count: bool = False,
     explain: bool = False,
     here: Here,

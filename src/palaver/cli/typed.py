@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from functools import reduce
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -17,6 +17,7 @@ from palaver.entity import Entity
 from palaver.errors import Expression
 from palaver.expr import And, Compare, Condition, F, Not, Path, parse_path
 from palaver.fields import unwrap
+from palaver.markers import Instant
 from palaver.query import Query, UniqueAt
 from palaver.schema import Schema
 
@@ -81,14 +82,14 @@ def value_of(entity: type[Entity], path: Path, text: str, now: datetime, *, elem
     """Return a text as the type its field is declared with; None for `null`."""
     entity.locate(path)
     annotation = annotation_at(entity, path, element=element)
-    bare = unwrap(annotation)[0]
+    bare, markers, _ = unwrap(annotation)
     if text == "null":
         return None
     if bare is Any:
         return guessed(text)
     if bare is str:
         return text
-    if bare is datetime:
+    if bare is datetime or any(isinstance(marker, Instant) for marker in markers):
         return moment(text, now)
     try:
         return TypeAdapter(bare).validate_strings(text)
@@ -113,7 +114,7 @@ def annotation_at(entity: type[BaseModel], path: Path, *, element: bool = False)
         here = unwrap(here)[0]
         if isinstance(step, str) and isinstance(here, type) and issubclass(here, BaseModel):
             info = here.model_fields.get(step)
-            here = info.annotation if info is not None else Any
+            here = Any if info is None else Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
         else:
             here = _element(here)
     bare = unwrap(here)[0]

@@ -1,0 +1,69 @@
+"""The JSON contract: which fields every command gives, and of which type. Within one version fields are only added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Palaver
+
+pytestmark = pytest.mark.usefixtures("demo")
+
+COMMANDS = {
+    "query": ("query", "Message", "result", "--by", "by_intent", "--limit", "3"),
+    "count": ("query", "Message", "result", "--by", "by_intent", "--count"),
+    "explain": ("query", "Message", "result", "--by", "by_intent", "--explain"),
+    "search": ("search", "dortmund", "--facets", "app_mode", "--limit", "3"),
+    "transcript": ("show", "talk-0007"),
+    "stats_usage": ("stats", "usage"),
+    "stats_calls": ("stats", "calls"),
+    "stats_answers": ("stats", "answers"),
+    "stats_feedback": ("stats", "feedback"),
+    "stats_metrics": ("stats", "metrics"),
+    "tail": ("tail", "--once", "--max", "1"),
+    "export": ("export", "Feedback", "-o", "out"),
+    "purge": ("purge", "201000000000000000", "--dry-run"),
+    "schema": ("schema", "show", "Message"),
+    "schema_check": ("schema", "check"),
+    "doctor": ("doctor",),
+    "health": ("health",),
+    "sweep": ("sweep",),
+    "work": ("work", "--once"),
+    "version": ("version",),
+    "demo": ("demo",),
+}
+OPEN = {"record", "detail", "expired", "deleted", "masked", "cascaded", "held", "images", "rows", "highlights", "facets", "projections"}
+OPEN_ROWS = {"query"}
+
+
+def shape(value: Any, name: str = "") -> Any:
+    """Return the types in place of the values; what depends on the schema is left open."""
+    if isinstance(value, dict):
+        return "{…}" if name in OPEN else {key: shape(inner, key) for key, inner in sorted(value.items())}
+    if isinstance(value, list):
+        return [shape(value[0], name)] if value else []
+    return {bool: "bool", int: "number", float: "number", str: "text", type(None): "null"}[type(value)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_fields_of_a_command_are_those_promised(palaver: Palaver, golden: Callable[[str, str], None], name: str) -> None:
+    ran = palaver(*COMMANDS[name])
+    found = ran.json
+
+    assert 0 == ran.code, ran.err
+    assert 1 == found["version"]
+    if found["kind"] in OPEN_ROWS:
+        found["data"] = [{}]
+    golden(f"cli/{name}.json", json.dumps(shape(found), indent=2, ensure_ascii=False) + "\n")
+
+
+def test_the_fields_of_a_failure_are_those_promised(palaver: Palaver, golden: Callable[[str, str], None]) -> None:
+    golden("cli/problem.json", json.dumps(shape(palaver("show", "nothing").problem), indent=2) + "\n")
+
+
+def test_what_goes_into_a_pipe_is_one_object_a_line(palaver: Palaver) -> None:
+    assert 1 == len(palaver("query", "Message").out.splitlines())
+    assert 5 == len(palaver("tail", "--once", "--max", "5").out.splitlines())

@@ -1,0 +1,116 @@
+"""The demonstration: real facts, our own words, offline, and never over somebody's file."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from palaver.blueprints.baller.facts import facts
+from palaver.blueprints.baller.traffic import dialogues
+from palaver.cli.exits import Exit
+from tests.cli.conftest import Palaver
+
+
+def test_the_facts_are_those_of_the_source() -> None:
+    known = facts()
+
+    assert (1_436, 61) == (known.matches, len(known.clubs))
+    assert "CC0-1.0" == known.source["licence"]
+    final = known.competitions["en.1/2023-24"].table(38)
+    assert ["Manchester City FC", "Arsenal FC", "Liverpool FC"] == [row.club.name for row in final[:3]]
+    assert [91, 89, 82] == [row.points for row in final[:3]]
+
+
+def test_the_facts_are_small_enough_to_ship() -> None:
+    from importlib import resources
+
+    file = resources.files("palaver.blueprints.baller").joinpath("data/football.json")
+
+    assert len(file.read_bytes()) <= 300_000
+
+
+def test_the_same_size_gives_the_same_traffic() -> None:
+    assert dialogues(facts(), "s") == dialogues(facts(), "s")
+
+
+def test_the_traffic_has_everything_a_bot_meets() -> None:
+    traffic = dialogues(facts(), "m")
+    exchanges = [exchange for dialogue in traffic for exchange in dialogue.exchanges]
+
+    assert {"production", "beta", "development"} == {dialogue.app_mode for dialogue in traffic}
+    assert len({dialogue.place for dialogue in traffic}) > 3
+    assert {"result", "fixtures", "form", "standings", "head_to_head", "venue"} == {each.intent.name for each in exchanges if each.intent}
+    assert any(not each.relevant for each in exchanges)
+    assert any(each.context for each in exchanges)
+    assert any(each.reply is None for each in exchanges)
+    assert {"positive", "negative"} <= {each.rating for each in exchanges}
+    assert {200, 429, 503} <= {call.status for each in exchanges for call in each.calls}
+
+
+def test_no_answer_has_a_hole_in_it() -> None:
+    for dialogue in dialogues(facts(), "m"):
+        for exchange in dialogue.exchanges:
+            assert "{" not in exchange.question + (exchange.reply or "")
+            assert exchange.question.strip()
+
+
+def test_the_demo_needs_no_network(palaver: Palaver, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def refused(family: int = socket.AF_INET, *args: object, **options: object) -> socket.socket:
+        assert family == socket.AF_UNIX, "the network was asked for"
+        return real(family, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "socket", refused)
+    ran = palaver("demo")
+
+    assert (0, "palaver-demo.db", False) == (ran.code, ran.json["path"], ran.json["replaced"])
+    assert ran.json["messages"] > 200
+    assert Exit.OK == palaver("doctor").code
+
+
+def test_a_demonstration_is_replaced_by_another(palaver: Palaver, demo: Path) -> None:
+    before = palaver("query", "Message", "--limit", 1000).json["data"]
+
+    ran = palaver("demo", "--human")
+    after = palaver("query", "Message", "--limit", 1000).json["data"]
+
+    assert 0 == ran.code
+    assert [line for line in ran.out.splitlines() if line.startswith("  palaver ")]
+    assert len(before) == len(after)
+
+
+def test_what_the_demo_tells_people_to_try_works(palaver: Palaver, demo: Path) -> None:
+    lines = [line.split()[1:] for line in palaver("demo", "--human").out.splitlines() if line.startswith("  palaver ")]
+
+    assert len(lines) >= 4
+    for tokens in lines:
+        assert 0 == palaver(*tokens).code, tokens
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes"])
+def test_a_file_that_is_no_demonstration_is_never_replaced(palaver: Palaver, elsewhere: Path, content: bytes) -> None:
+    (elsewhere / "mine.db").write_bytes(content)
+
+    ran = palaver("demo", "--path", "mine.db")
+
+    assert (Exit.CONFLICT, "not_a_demo") == (ran.code, ran.problem["code"])
+    assert content == (elsewhere / "mine.db").read_bytes()
+
+
+def test_a_real_database_is_never_replaced(palaver: Palaver, elsewhere: Path) -> None:
+    from palaver import open_sync
+    from palaver.blueprints.baller import SCHEMA
+
+    with open_sync("palaver.db", schema=SCHEMA):
+        pass
+
+    assert Exit.CONFLICT == palaver("demo", "--path", "palaver.db").code
+
+
+def test_a_missing_folder_is_named(palaver: Palaver) -> None:
+    ran = palaver("demo", "--path", "no/such/folder/x.db")
+
+    assert (Exit.NOT_FOUND, "no_folder") == (ran.code, ran.problem["code"])

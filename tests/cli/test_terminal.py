@@ -1,0 +1,146 @@
+"""Commands as people and scripts start them: on a pseudo-terminal, in pipes, interrupted."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from palaver.cli.exits import Exit
+
+pytestmark = pytest.mark.usefixtures("demo")
+PALAVER = [sys.executable, "-c", "import sys; from palaver.cli import main; sys.exit(main())"]
+ANA = "201000000000000000"
+
+
+def on_terminal(*tokens: str, typed: bytes = b"", env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a command on a terminal of its own; return its exit code and everything it showed."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [*PALAVER, *tokens],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", **(env or {})},
+    ) as process:
+        os.close(follower)
+        shown, sent = b"", False
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            if typed and not sent and b"to go on: " in shown:
+                os.write(leader, typed)
+                sent = True
+            ready, _, _ = select.select([leader], [], [], 0.1)
+            try:
+                data = os.read(leader, 65536) if ready else b"-"
+            except OSError:
+                # Linux says so when the last process has closed the terminal.
+                break
+            if not data:
+                break
+            shown += data if ready else b""
+        code = process.wait(30)
+    os.close(leader)
+    return code, shown.decode().replace("\r\n", "\n")
+
+
+def test_a_person_gets_colours_and_no_json() -> None:
+    code, shown = on_terminal("show", "talk-0007")
+
+    assert 0 == code
+    assert "\x1b[1m" in shown
+    assert '"version"' not in shown
+
+
+@pytest.mark.parametrize("how", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, None])
+def test_colours_can_be_refused(how: dict[str, str] | None) -> None:
+    _, shown = on_terminal(*(() if how else ("--no-color",)), "stats", "feedback", env=how)
+
+    assert "app mode" in shown
+    assert "\x1b[3" not in shown
+
+
+def test_a_person_can_ask_for_json() -> None:
+    _, shown = on_terminal("version", "--json")
+
+    assert shown.startswith('{\n  "version": 1,')
+
+
+def test_a_person_types_the_name_of_what_is_erased() -> None:
+    wrong = on_terminal("purge", ANA, typed=b"nobody\n")
+    right = on_terminal("purge", ANA, typed=ANA.encode() + b"\n")
+    again = on_terminal("purge", ANA)
+
+    assert Exit.FAILURE == wrong[0]
+    assert "Nothing was done" in wrong[1]
+    assert Exit.OK == right[0]
+    assert Exit.NOT_FOUND == again[0]
+
+
+def test_a_failure_on_a_terminal_is_one_block() -> None:
+    code, shown = on_terminal("show", "talk-9999")
+
+    assert Exit.NOT_FOUND == code
+    assert shown.startswith("error: ")
+    assert "\n  try: " in shown
+    assert "Traceback" not in shown
+
+
+def test_ctrl_c_ends_a_command_quietly() -> None:
+    with subprocess.Popen([*PALAVER, "tail"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+
+    assert Exit.INTERRUPTED == process.returncode
+    assert b"Traceback" not in err
+
+
+def test_a_worker_stops_when_it_is_told_to() -> None:
+    with subprocess.Popen([*PALAVER, "work"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"working on" in process.stderr.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+    assert Exit.OK == process.returncode
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(demo: Path) -> None:
+    with (
+        subprocess.Popen([*PALAVER, "export", "Message", "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer,
+        subprocess.Popen(["head", "-n", "1"], stdin=writer.stdout, stdout=subprocess.DEVNULL) as reader,
+    ):
+        assert writer.stdout is not None
+        writer.stdout.close()
+        reader.wait(30)
+        err = writer.stderr.read() if writer.stderr else b""
+
+    assert b"" == err
+    assert Exit.OK == writer.returncode
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from palaver.cli import run; run(['--help']);"
+        "print([name for name in ('pydantic', 'apsw', 'asyncio', 'orjson', 'palaver.store', 'rich.table') if name in sys.modules])"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]" == ran.stdout.splitlines()[-1]
+    assert "palaver" in ran.stdout
+
+
+def test_importing_palaver_imports_nothing_heavy() -> None:
+    code = "import sys, palaver; print([name for name in ('pydantic', 'asyncio') if name in sys.modules]); palaver.Entity"
+
+    assert "[]\n" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
