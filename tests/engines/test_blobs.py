@@ -21,7 +21,7 @@ import pytest
 from palaver.blobs.folder import INCOMING
 from palaver.blobs.objects import ObjectBlobs
 from palaver.blobs.paths import path_of
-from palaver.errors import ConfigError, StorageFull, Unavailable
+from palaver.errors import ConfigError, NotFound, ReadOnly, StorageFull, Unavailable
 from palaver.ports import BlobStore
 from palaver.testing.blobs import BlobBackdoor, BlobStoreTests, addressed, keys_of
 
@@ -59,7 +59,7 @@ class FolderBackdoor:
         file.write_bytes(data)
 
     async def count(self) -> int:
-        return len(files_in(self.root))
+        return len(files_in(self.root)) if self.root.exists() else 0
 
 
 def files_in(root: Path) -> list[Path]:
@@ -85,9 +85,11 @@ class TestFolder(BlobStoreTests):
         blobs = ObjectBlobs(f"file:{tmp_path}/made/blobs%20é")
         yield blobs
         await blobs.aclose()
+        if not os.listdir(tmp_path):
+            return
         assert ["made"] == os.listdir(tmp_path)
         assert ["blobs é"] == os.listdir(tmp_path / "made")
-        assert [] == os.listdir(tmp_path / "made" / "blobs é" / INCOMING)
+        assert [] == files_in(tmp_path / "made" / "blobs é" / INCOMING)
 
     @pytest.fixture
     async def backdoor(self, blobs: BlobStore, tmp_path: Path) -> BlobBackdoor:
@@ -114,6 +116,34 @@ async def test_a_key_with_a_hash_is_its_own_path(tmp_path: Path) -> None:
     assert b"whole" == (tmp_path / KEY).read_bytes()
 
 
+async def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    root = tmp_path / "a b%41#?é"
+    await ObjectBlobs(root).put(KEY, b"whole")
+    assert b"whole" == (root / KEY).read_bytes()
+    assert [KEY] == await keys_of(ObjectBlobs(root).list())
+
+
+async def test_a_folder_is_made_by_the_first_put_only(tmp_path: Path) -> None:
+    blobs = ObjectBlobs(tmp_path / "made" / "later")
+    assert [] == await keys_of(blobs.list())
+    assert await blobs.head(KEY) is None
+    with pytest.raises(NotFound):
+        await blobs.get(KEY)
+    await blobs.delete([KEY])
+    assert [] == os.listdir(tmp_path)
+    await blobs.put(KEY, b"whole")
+    assert [KEY] == await keys_of(blobs.list())
+
+
+async def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
+    blobs = ObjectBlobs(tmp_path / "volume")
+    await blobs.put(KEY, b"whole")
+    (tmp_path / "volume").rename(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable):
+        await blobs.put(KEY, b"whole")
+    assert ["elsewhere"] == os.listdir(tmp_path)
+
+
 async def test_folders_left_empty_go_and_others_stay(tmp_path: Path) -> None:
     blobs = ObjectBlobs(f"file:{tmp_path}")
     await blobs.put(KEY, b"whole")
@@ -135,14 +165,14 @@ async def test_files_of_others_are_not_objects(tmp_path: Path) -> None:
 
 
 async def test_what_dead_writers_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    ObjectBlobs(f"file:{tmp_path}")
+    await ObjectBlobs(tmp_path).put(KEY, b"whole")
     old, young = tmp_path / INCOMING / "old", tmp_path / INCOMING / "young"
     for file in (old, young):
         file.write_bytes(b"half")
     os.utime(old, (time.time() - 4_000,) * 2)
     blobs = ObjectBlobs(f"file:{tmp_path}")
     assert [young.name] == os.listdir(tmp_path / INCOMING)
-    assert [] == await keys_of(blobs.list())
+    assert [KEY] == await keys_of(blobs.list())
 
 
 # --- power cuts ---------------------------------------------------------------------------------------------------------
@@ -357,7 +387,7 @@ READ_ONLY = """
         except Unavailable as error:
             print(error.code)
         try:
-            ObjectBlobs("file:" + sys.argv[1] + "/missing/folder")
+            await ObjectBlobs("file:" + sys.argv[1] + "/missing/folder").put("x", b"x")
         except ReadOnly as error:
             print(error.code)
 

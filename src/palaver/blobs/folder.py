@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from obstore.store import LocalStore
+    from obstore.store import LocalStore, ObjectStore
 
 # No key's path starts with a dot, so nothing here can be taken for an object.
 INCOMING = ".incoming"
@@ -29,21 +29,33 @@ class Folder:
     """A folder of objects by path. Every method blocks; call them in a thread."""
 
     def __init__(self, root: Path) -> None:
-        from obstore.store import LocalStore
-
         self.root = root
+        self._store: LocalStore | None = None
         self._settled: dict[Path, int] = {}
-        if not root.is_dir():
-            self._make_root()
-        (root / INCOMING).mkdir(mode=0o700, exist_ok=True)
-        self.store: LocalStore = LocalStore(root)
+        # Made by the first put: who only reads, or has no blobs, needs no folder. One that vanishes later is not made again,
+        # since a volume that is not mounted must not be mistaken for a new one.
+        self._is_there = root.is_dir()
         self._drop_abandoned()
+
+    @property
+    def store(self) -> ObjectStore:
+        """The folder for reading; one that is not there is empty."""
+        from obstore.store import LocalStore, MemoryStore
+
+        if self._store is None:
+            if not self.root.is_dir():
+                return MemoryStore()
+            self._store = LocalStore(self.root)
+        return self._store
 
     def put(self, path: str, data: bytes) -> None:
         """Publish the object whole and durable; one that is there is replaced, so that damage heals and its age restarts."""
         aside = self.root / INCOMING / uuid4().hex
         target = self.root / path
         try:
+            if not self._is_there:
+                self._make_root()
+            aside.parent.mkdir(mode=0o700, exist_ok=True)
             wrote_ns = _write(aside, data)
             _publish(aside, target)
         except BaseException:
@@ -104,6 +116,7 @@ class Folder:
         for folder in reversed(missing):
             folder.mkdir(mode=0o700, exist_ok=True)
             _fsync(folder.parent)
+        self._is_there = True
 
     def _drop_abandoned(self) -> None:
         """Remove what writers that died left behind; what is younger may be another process at work."""

@@ -41,28 +41,31 @@ class ObjectBlobs:
     A key that ends in `/<SHA-256>` is checked against its bytes, on the way in (Validation) and out (Corruption).
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        """Open `memory:`, `file:<folder>` (made if missing), or an object storage URL such as `s3://bucket/prefix`.
+    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        """Open a folder (a `Path` or `file:<path>`, made if missing), `memory:`, or object storage such as `s3://bucket/prefix`.
 
         `options` are obstore's own for that storage. Raises ConfigError for a URL it does not know.
         """
         self._pool: ThreadPoolExecutor | None = None
         self._folder: Folder | None = None
         self._closed = False
-        kind = urlsplit(url).scheme
+        kind = "file" if isinstance(url, Path) else urlsplit(url).scheme
         if options and kind in ("memory", "file"):
             raise ConfigError(f"A {kind}: blob store takes no options.", hint=f"Remove {', '.join(sorted(options))}.")
         if url == "memory:":
             from obstore.store import MemoryStore
 
-            self._store: ObjectStore = MemoryStore()
+            self._other: ObjectStore = MemoryStore()
         elif kind == "file":
-            self._folder = _opened(_folder_path(url))
-            self._store = self._folder.store
+            self._folder = _opened(url.absolute() if isinstance(url, Path) else _folder_path(url))
         else:
-            self._store = _remote(url, options or {})
+            self._other = _remote(str(url), options or {})
         # A request a folder is cheap beside the memory that sorting a whole bucket takes; a request to a cloud is not.
         self._levels = 1 if self._folder is None else 2
+
+    @property
+    def _store(self) -> ObjectStore:
+        return self._other if self._folder is None else self._folder.store
 
     async def put(self, key: str, data: bytes) -> None:
         path = path_of(key)
