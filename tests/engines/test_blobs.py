@@ -21,7 +21,7 @@ import pytest
 from palaver.blobs.folder import INCOMING
 from palaver.blobs.objects import ObjectBlobs
 from palaver.blobs.paths import path_of
-from palaver.errors import ConfigError, NotFound, ReadOnly, StorageFull, Unavailable
+from palaver.errors import ConfigError, NotFound, StorageFull, Unavailable
 from palaver.ports import BlobStore
 from palaver.testing.blobs import BlobBackdoor, BlobStoreTests, addressed, keys_of
 
