@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
+from palaver.clock import to_us
 from palaver.codec import BlobRef, EntityCodec
 from palaver.errors import Corruption, NotFound
-from palaver.ops import Read, RecordPage, position
+from palaver.ops import REVISION, Read, RecordPage, is_live, position
 from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine
 from palaver.query import Query
 from palaver.values import KeyPart
+
+if TYPE_CHECKING:
+    from palaver.store import Store
 
 T = TypeVar("T")
 After = tuple[KeyPart, ...] | None
@@ -103,6 +107,35 @@ async def fetch_blobs(blobs: BlobStore, codec: EntityCodec, entities: Sequence[A
     found = await asyncio.gather(*(_fetch(blobs, codec, ref) for _, _, ref in wanted))
     for (entity, name, ref), data in zip(wanted, found, strict=True):
         entity.__dict__[name] = codec.unpack(name, ref, data)
+
+
+async def filled(store: Store, codec: EntityCodec, entities: list[Any]) -> list[Any]:
+    """Return records with the values that lie in objects; those deleted since they were read are left out.
+
+    A record may be replaced between its reading and that of its object; it is then read again. Raises Corruption where
+    the object of a record as it is now is missing.
+    """
+    try:
+        await fetch_blobs(store.core.blobs, codec, entities)
+        return entities
+    except Corruption:
+        found = [await _filled_again(store, codec, entity) for entity in entities]
+        return [entity for entity in found if entity is not None]
+
+
+async def _filled_again(store: Store, codec: EntityCodec, entity: Any) -> Any:
+    core, table = store.core, codec.declared.table
+    while True:
+        try:
+            await fetch_blobs(core.blobs, codec, [entity])
+            return entity
+        except Corruption:
+            record = (await core.records.get((core.planner.address(entity.address, store._tenant),)))[0]
+            if record is None or not is_live(table, record, to_us(core.clock.now())):
+                return None
+            if record[REVISION] == entity.revision:
+                raise
+            entity = codec.decode(record)
 
 
 async def _fetch(blobs: BlobStore, codec: EntityCodec, ref: BlobRef) -> bytes:

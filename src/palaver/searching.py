@@ -17,7 +17,7 @@ from palaver.errors import Expression, TenantMismatch, Validation
 from palaver.expr import And, Compare, Condition, In, Path
 from palaver.ops import REVISION, Address, Change, Op, is_live
 from palaver.ports import SearchDoc, SearchFilter, SearchQuery, SearchSpec
-from palaver.reading import fetch_blobs
+from palaver.reading import filled
 from palaver.schema import CompiledSearch, CompiledSource
 from palaver.values import KeyPart, Record, Scalar
 
@@ -211,8 +211,8 @@ async def search(
         marked = {name: highlight(value, text) for name, value in texts.items()}
         codec = core.planner.codec(source.declared.entity)
         entity = codec.decode(record)
-        await fetch_blobs(core.blobs, codec, [entity])
-        hits.append(Hit(entity, hit.score, {name: value for name, value in marked.items() if value}))
+        if whole := await filled(store, codec, [entity]):
+            hits.append(Hit(whole[0], hit.score, {name: value for name, value in marked.items() if value}))
     return Results(hits, page.total, page.facets)
 
 

@@ -14,7 +14,7 @@ from palaver import evolve
 from palaver.batch import Batch, When, asked_at, fingerprint
 from palaver.clock import Clock, to_us
 from palaver.core import Core
-from palaver.draft import Plan, bind_tenant
+from palaver.draft import Plan, bind_tenant, premise
 from palaver.entity import Entity
 from palaver.errors import (
     ConditionFailed,
@@ -33,11 +33,11 @@ from palaver.ops import REVISION, Address, Cause, Put, Step, Update, WriteSet, W
 from palaver.ports import Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
-from palaver.reading import Page, fetch_blobs, merged, read_of, reads_of
+from palaver.reading import Page, filled, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
-from palaver.system import SYSTEM, key_from_plain, token_address
+from palaver.system import SYSTEM, blob_address, key_from_plain, token_address
 from palaver.upkeep import Swept, Upkeep
 from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
 
@@ -103,9 +103,12 @@ class Store:
         if isinstance(target, UniqueAt) and not self._claims(target, record):
             return None
         entity: E = codec.decode(record)
-        if codec.declared.blobs:
-            await fetch_blobs(self._core.blobs, codec, [entity])
-        return entity
+        if not codec.declared.blobs:
+            return entity
+        whole = await filled(self, codec, [entity])
+        if isinstance(target, UniqueAt) and whole != [entity]:
+            return await self.find(target)
+        return whole[0] if whole else None
 
     async def get(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E:
         """Return the record; raise NotFound where there is none."""
@@ -174,7 +177,7 @@ class Store:
             if is_live(table, record, now_us) and (condition is None or evaluate(condition, record))
         ]
         if declared.blobs:
-            await fetch_blobs(self._core.blobs, codec, items)
+            items = await filled(self, codec, items)
         return items, page.last
 
     async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
@@ -260,9 +263,7 @@ class Store:
             premises = planner.premises(batch, self._tenant)
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
             plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)
-            if plan.uploads:
-                await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in plan.uploads))
-            result = await records.write(plan.writes)
+            result = await records.write(await self._uploaded(plan) if plan.uploads else plan.writes)
             if isinstance(result, Written):
                 if plan.jobs and self._core.runner is not None:
                     self._core.runner.poke()
@@ -273,6 +274,17 @@ class Store:
                 raise blame(planner, batch, result)
         raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
 
+    async def _uploaded(self, plan: Plan) -> WriteSet:
+        """Upload the objects of a plan; its writes then hold only if the job of none of them moved meanwhile.
+
+        A released object may be removed between its upload and the commit, and the job with it: nothing would be left to see.
+        """
+        jobs = [blob_address(key) for key, _ in plan.uploads]
+        seen = dict(zip(jobs, await self._records.get(jobs), strict=True))
+        await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in plan.uploads))
+        ops = [op._replace(guards=(*op.guards, premise(0, seen[op.at]))) if op.at in seen else op for op in plan.writes.ops]
+        return plan.writes._replace(ops=ops)
+
     async def _remembered(self, token: str) -> Record | None:
         """Return what an earlier request left under a token."""
         at = token_address(self._tenant, token)
@@ -282,7 +294,7 @@ class Store:
     async def _whole(self, found: Entity | None) -> None:
         """Fetch the large values of a record that an error carries."""
         if found is not None:
-            await fetch_blobs(self._core.blobs, self._planner.codec(type(found)), [found])
+            await filled(self, self._planner.codec(type(found)), [found])
 
     async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = BULK) -> int:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
@@ -318,6 +330,10 @@ class Store:
             if declared.tenant is not None:
                 bind_tenant(declared, entity, self._tenant)
             encoded = codec.encode(entity, now_us, self._tenant)
+            if encoded.uploads and any(await self._records.get([blob_address(key) for key, _ in encoded.uploads])):
+                # An object of it is about to be removed, which only a guarded write can prevent.
+                await self.put(entity)
+                continue
             puts.append(Put(Address(declared.table.name, position(declared.table, None, encoded.record)), encoded.record))
             if encoded.uploads:
                 uploads.extend(encoded.uploads)
@@ -347,9 +363,8 @@ class Store:
         if record is None or not isinstance(op, Put | Update):
             return None
         entity: Entity = codec.decode(record)
-        if codec.declared.blobs:
-            await fetch_blobs(self._core.blobs, codec, [entity])
-        return entity
+        whole = await filled(self, codec, [entity]) if codec.declared.blobs else [entity]
+        return whole[0] if whole else None
 
     async def _replay(self, batch: Batch, earlier: Record) -> tuple[Entity | None, ...]:
         """Answer a repeated request with the records as they are now."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from palaver.clock import to_us
 from palaver.declared import Declared
@@ -37,7 +37,9 @@ from palaver.values import KeyPart, Record
 if TYPE_CHECKING:
     from palaver.core import Core
 
+W = TypeVar("W", Delete, Put)
 BATCH = 100
+HELD_US = 60_000_000
 # Records removed by one commit: those of 100 with their indexes held other writers up for 30 ms, of 32 for 5 (two cores).
 AT_ONCE = 32
 ATTEMPTS = 5
@@ -145,7 +147,7 @@ class Upkeep:
         ]
         return len(await self._unmoved(ops, now_us))
 
-    async def _unmoved(self, ops: Sequence[Delete | Put], now_us: int) -> Sequence[Delete | Put]:
+    async def _unmoved(self, ops: Sequence[W], now_us: int) -> Sequence[W]:
         """Write those ops whose records are as they were seen; return them."""
         for _ in range(2):
             if not ops:
@@ -297,19 +299,25 @@ class Upkeep:
     async def collect(self) -> int:
         """Delete released objects that are due; one that a record refers to again is left alone.
 
-        A job is taken before its object is looked for: from then on no write can refer to the object anew.
+        A job is taken before its object is looked for: from then on no write can refer to the object anew. One that another
+        process took is left to it for a minute: two at once could remove what was uploaded in between.
         """
         gone = 0
-        due = [job async for job in self._jobs("blob", self._core.now_us() // 1000)]
+        now_us = self._core.now_us()
+        due = [job async for job in self._jobs("blob", now_us // 1000) if not _is_held(job, now_us)]
         for start in range(0, len(due), BATCH):
-            taken = await self._unmoved([_taken(job) for job in due[start : start + BATCH]], self._core.now_us())
+            taken = await self._unmoved([_taken(job, now_us) for job in due[start : start + BATCH]], self._core.now_us())
             keys = []
             for op in taken:
-                assert isinstance(op, Put)
                 body: Any = op.record["body"]
                 if not await self._referred(str(body["table"]), key_from_plain(body["key"]), str(body["blob"])):
                     keys.append(str(body["blob"]))
-            await self._core.blobs.delete(keys)
+            try:
+                await self._core.blobs.delete(keys)
+            except Exception:
+                # Whoever asks next need not wait: nobody works on these any more.
+                await self._records.write(WriteSet([_free(op) for op in taken], self._core.now_us()))
+                raise
             if taken:
                 await self._records.write(WriteSet([Delete(op.at) for op in taken], self._core.now_us()))
             gone += len(keys)
@@ -343,11 +351,22 @@ class Upkeep:
         return waiting
 
 
-def _taken(job: Record) -> Put:
+def _taken(job: Record, now_us: int) -> Put:
     """Return the op that takes a job, if nobody else did since it was read."""
     body: Any = job["body"]
     record = {name: value for name, value in job.items() if name != REVISION}
-    return Put(system(str(job["scope"]), str(job["name"])), {**record, "body": {**body, "taken": True}}, (premise(0, job),))
+    return Put(system(str(job["scope"]), str(job["name"])), {**record, "body": {**body, "taken": now_us}}, (premise(0, job),))
+
+
+def _free(taken: Put) -> Put:
+    body: Any = taken.record["body"]
+    return taken._replace(record={**taken.record, "body": {name: body[name] for name in body if name != "taken"}}, guards=())
+
+
+def _is_held(job: Record, now_us: int) -> bool:
+    body: Any = job["body"]
+    taken_us: int = body.get("taken", 0)
+    return now_us - taken_us < HELD_US
 
 
 class Released:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import palaver
+from palaver.errors import Conflict
 from palaver.store import Store
 from tests.reliability.app import SCHEMA, Note, Owner
 from tests.reliability.examine import Later, objects_agree
@@ -54,7 +55,7 @@ async def test_an_object_that_is_referred_to_again_while_it_is_collected_stays(
             "bulk": lambda: store.bulk([note]),
         }
         writing.append(asyncio.ensure_future(ways[again]()))
-        await asyncio.wait(writing, timeout=0.2)
+        await asyncio.wait(writing, timeout=0.02)
 
     first(store.core.blobs, "delete", refer, monkeypatch)
     await store.sweep()
@@ -62,6 +63,21 @@ async def test_an_object_that_is_referred_to_again_while_it_is_collected_stays(
     assert LONG == (await store.get(AT)).payload
     await store.settle()
     await objects_agree(store, 0)
+    assert LONG == (await store.get(AT)).payload
+
+
+@pytest.mark.parametrize("again", ["patch", "create", "bulk"])
+async def test_an_object_that_is_collected_between_its_upload_and_the_commit_is_uploaded_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    await (store.delete(AT) if again != "patch" else store.patch(AT, set={"payload": OTHER}))
+    await store.settle()
+    first(store.core.records, "write", store.sweep, monkeypatch)
+    if again == "patch":
+        await store.patch(AT, set={"payload": LONG})
+    else:
+        note = Note(worker=0, owner="o", note_id="n", payload=LONG)
+        await (store.create(note) if again == "create" else store.bulk([note]))
     assert LONG == (await store.get(AT)).payload
 
 
@@ -75,11 +91,26 @@ async def test_collecting_goes_on_where_a_killed_process_left_it(store: Store, t
     first(store.core.blobs, "delete", killed, monkeypatch)
     with pytest.raises(asyncio.CancelledError):
         await store.sweep()
-    async with palaver.open(f"sqlite:///{tmp_path}/a.db", schema=SCHEMA, maintain=False, clock=Later()) as other:
+    with pytest.raises(Conflict):
+        await store.patch(AT, set={"payload": LONG})
+    async with palaver.open(f"sqlite:///{tmp_path}/a.db", schema=SCHEMA, maintain=False, clock=Later(90)) as other:
+        assert 1 == (await other.sweep()).objects
         await other.patch(AT, set={"payload": LONG})
         await other.settle()
         await objects_agree(other, 0)
         assert LONG == (await other.get(AT)).payload
+
+
+async def test_a_job_another_process_works_on_is_left_to_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow one and a quick one at once: the slow one would remove what was uploaded after the quick one's end."""
+    await store.patch(AT, set={"payload": OTHER})
+    await store.settle()
+
+    async def quick() -> None:
+        assert 0 == (await store.sweep()).objects
+
+    first(store.core.blobs, "delete", quick, monkeypatch)
+    assert 1 == (await store.sweep()).objects
 
 
 async def test_a_record_read_while_its_object_is_replaced_is_read_as_it_is_then(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
