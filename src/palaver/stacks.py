@@ -43,6 +43,6 @@ async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     options = SqliteOptions(
         synchronous="full" if sync == "full" else "normal", create=_flag(url, "create", True), read_only=_flag(url, "read_only", False)
     )
+    blobs = ObjectBlobs(url.options.get("blobs") or beside(url.path))
     database = await Database.open(url.path, options=options)
-    blobs = ObjectBlobs(url.options.get("blobs") or f"file:{beside(url.path)}")
     return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose])

@@ -1,0 +1,7 @@
+"""`python -m palaver` is the `palaver` command."""
+
+import sys
+
+from palaver.cli import main
+
+sys.exit(main())
