@@ -6,7 +6,7 @@ What only reads one access pattern is in `patterns`; a store runs those values d
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from palaver.batch import unchanged
@@ -14,6 +14,7 @@ from palaver.blobpath import segment, subject_prefix
 from palaver.blueprints.baller import patterns
 from palaver.blueprints.baller.cache import EntityCache
 from palaver.blueprints.baller.ids import Snowflakes
+from palaver.blueprints.baller.keeping import ERASURE, PURGE, archive_of
 from palaver.blueprints.baller.reading import Reading
 from palaver.blueprints.baller.recording import Arrival, Settings, TurnBook
 from palaver.blueprints.baller.schema import (
@@ -33,6 +34,9 @@ from palaver.errors import AlreadyExists, ConditionFailed, Conflict
 from palaver.expr import Condition, F
 from palaver.insight.metrics import Metrics
 from palaver.insight.usage import Usage
+from palaver.lifecycle.erase import Erased, erase
+from palaver.lifecycle.parts import Manifest
+from palaver.lifecycle.purge import Purged, purge_inactive
 from palaver.searching import Results
 from palaver.store import Store
 from palaver.turns.recorder import Turn
@@ -250,6 +254,21 @@ class Baller(Reading):
         """Yield who was not seen since then, the longest away first, for the quarterly purge."""
         async for found in self.store.query(patterns.users_inactive_since(since)):
             yield found.user_id
+
+    async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
+        """Remove everything about a user from records, objects, search and archives; return the counts."""
+        return await erase(self.store, user_id, policy=ERASURE, archive=archive_of(self.store), dry_run=dry_run)
+
+    async def purge_inactive(self, since: datetime, *, dry_run: bool = False) -> Purged:
+        """Take the personal data of everybody not seen since then out of every store; ratings and counters stay."""
+        inactive = patterns.users_inactive_since(since)
+        return await purge_inactive(self.store, inactive, policy=PURGE, archive=archive_of(self.store), dry_run=dry_run)
+
+    async def archive(self, day: date) -> Manifest:
+        """Export everything to `archive/YYYY/MM/DD/`, once a day, and keep the months that ended by then as metrics."""
+        manifest = await archive_of(self.store).run(day)
+        await self.metrics.close_month(day.replace(day=1) - timedelta(days=1))
+        return manifest
 
     async def stored_objects(self, message: Message) -> list[str]:
         """Return the keys of the objects kept for a message, also of calls whose records are over."""

@@ -95,6 +95,10 @@ def api_calls_of_message(message_id: str) -> Query[ApiInteraction]:
     return ApiInteraction.key(message_id)
 
 
+def api_calls_of_user(user_id: str, since: datetime | None = None, until: datetime | None = None) -> Query[ApiInteraction]:
+    return within(ApiInteraction.by_user(user_id), since, until).newest_first()
+
+
 def api_calls_of_endpoint(endpoint: str, since: datetime | None = None, until: datetime | None = None) -> Query[ApiInteraction]:
     """Calls of one endpoint, whatever their identifiers and query strings, newest first."""
     return within(ApiInteraction.by_endpoint(endpoint_template(endpoint)), since, until).newest_first()
@@ -102,6 +106,10 @@ def api_calls_of_endpoint(endpoint: str, since: datetime | None = None, until: d
 
 def llm_calls_of_message(message_id: str) -> Query[LlmInteraction]:
     return LlmInteraction.key(message_id)
+
+
+def llm_calls_of_user(user_id: str, since: datetime | None = None, until: datetime | None = None) -> Query[LlmInteraction]:
+    return within(LlmInteraction.by_user(user_id), since, until).newest_first()
 
 
 def llm_calls_of_provider(provider: str) -> Query[LlmInteraction]:

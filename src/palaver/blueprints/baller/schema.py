@@ -204,6 +204,7 @@ class ApiInteraction(Entity, table="baller-api-interactions"):
     response: Annotated[JsonValue, Personal(), Blob(API_OBJECT, keep=OBJECTS_KEPT), Stored("s3_reference")] = None
 
     key = Key("message_id", sort="api_call_id")
+    by_user = Index("user_id", sort="timestamp", name="UserIndex")
     by_endpoint = Index("endpoint_template", sort="timestamp", shards=SHARDS, name="EndpointIndex")
     message = Ref("conversation_id", "message_id", to=Message, on_delete="cascade")
 
@@ -245,6 +246,7 @@ class LlmInteraction(Entity, table="baller-llm-interactions"):
     exchange: Annotated[LlmExchange | None, Personal(), Blob(LLM_OBJECT, keep=OBJECTS_KEPT), Stored("s3_reference")] = None
 
     key = Key("message_id", sort="llm_call_id")
+    by_user = Index("user_id", sort="timestamp", name="UserIndex")
     by_provider_model = Index("provider", sort=("model", "timestamp"), shards=SHARDS, name="ProviderModelIndex")
     by_purpose = Index("purpose", sort="timestamp", shards=SHARDS, name="PurposeIndex")
     message = Ref("conversation_id", "message_id", to=Message, on_delete="cascade")
