@@ -326,7 +326,7 @@ class Planner:
         """Return the plan that removes one record behind the writes: itself, or by mark and job where it has children."""
         draft = Draft(now_us, self._tenant_of(declared, at), {at: old})
         if self.cascades(declared):
-            self._mark(draft, 0, declared, at, old, [premise(0, old)], expired=expired)
+            self._mark(draft, 0, declared, at, old, [premise(0, old)], expired=expired, counted=True)
         else:
             self._gone(draft, declared, at, old, expired, revision_of(old))
         return Plan(WriteSet(draft.ops, now_us, Cause("sweep" if expired else "cascade")), (), (None,), (0,), draft.jobs)
@@ -362,11 +362,11 @@ class Planner:
         draft.write(Delete(at, (premise(0, old),), tuple(released), expired), declared.name)
         self._around(draft, 0, declared, at, old, None, "expired" if expired else "deleted")
 
-    def _mark(self, draft: Draft, number: int, declared: Declared, at: Address, old: Record, guards: list[Guard], *, expired: bool) -> int:
+    def _mark(self, draft: Draft, number: int, declared: Declared, at: Address, old: Record, guards: list[Guard], **what: bool) -> int:
         index = draft.write(Update(at, (Set(Path(MARK), draft.now_us),), tuple(guards)), declared.name)
         for unique in declared.uniques.values():
             self._reserve(draft, number, declared, unique, at, old, None)
-        draft.write(Put(job_address(at), job(at, 0, expired=expired, written=revision_of(old))), "job", 200)
+        draft.write(Put(job_address(at), job(at, 0, written=revision_of(old), **what)), "job", 200)
         draft.jobs = True
         return index
 
