@@ -60,7 +60,8 @@ def demo(demo_file: Path, elsewhere: Path) -> Path:
     """A copy of the demonstration where commands find it by themselves."""
     path = elsewhere / "palaver-demo.db"
     shutil.copy(demo_file, path)
-    shutil.copytree(f"{demo_file}.blobs", f"{path}.blobs", dirs_exist_ok=True)
+    if Path(f"{demo_file}.blobs").exists():
+        shutil.copytree(f"{demo_file}.blobs", f"{path}.blobs")
     return path
 
 

@@ -45,7 +45,7 @@ async def purge(
         raise Stop(Exit.USAGE, "usage", "Purge takes one person, or --inactive-since.", hint="palaver purge 2010 --dry-run")
     async with here.open() as store:
         people = [subject] if subject is not None else await _inactive(here, store, str(inactive_since))
-        counted = await _erase_all(here, store, people, dry_run=True)
+        counted = await _erase_all(here, store, people, asked_for=subject is not None, dry_run=True)
         if not counted.total:
             if subject is not None:
                 raise Stop(Exit.NOT_FOUND, "not_found", "Nothing is stored about this person.", hint="Check the identifier.")
@@ -54,7 +54,7 @@ async def purge(
             return _tell(here, len(people), counted, True, None)
         what = f"{counted.total:,} records, objects and documents of {len(people):,} people will be erased."
         here.confirm(what, subject if subject is not None else f"{len(people)}")
-        erased = await _erase_all(here, store, people, dry_run=False)
+        erased = await _erase_all(here, store, people, asked_for=subject is not None, dry_run=False)
         made = store.clock.now().astimezone(UTC).isoformat(timespec="seconds")
     if receipt is not None:
         _write(receipt, _receipt(len(people), erased, made))
@@ -73,10 +73,11 @@ async def _inactive(here: Context, store: Store, since: str) -> list[str]:
     return [user async for user in transcripts.inactive_users(start)]
 
 
-async def _erase_all(here: Context, store: Store, people: list[str], *, dry_run: bool) -> Erased:
+async def _erase_all(here: Context, store: Store, people: list[str], *, asked_for: bool, dry_run: bool) -> Erased:
     from palaver.lifecycle.erase import Erased, erase, scrubbed
 
-    policy: Any = getattr(await here.home(), "ERASURE", None)
+    # Who asks to be erased is erased; what is purged for want of activity may be kept without the person in it.
+    policy: Any = getattr(await here.home(), "ERASURE" if asked_for else "PURGE", None)
     options = {} if policy is None else {"policy": policy}
     total = Erased()
     with here.out.progress("people", len(people)) as progress:
