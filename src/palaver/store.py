@@ -140,6 +140,7 @@ class Store:
 
         Raises BadCursor for a cursor that is forged, foreign or over a day old.
         """
+        self._here()
         core = self._core
         if limit is not None and limit < 1:
             raise Validation("A page has a limit of at least 1.")

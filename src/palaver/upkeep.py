@@ -173,7 +173,7 @@ class Upkeep:
                 return gone
 
     async def _cascade(self, job: Record) -> tuple[int, int]:
-        """Go on with one job; return how many records went, and how many were marked to go with jobs of their own."""
+        """Go on with one job; return how many records are gone or as good as gone now, and how many marks came or went."""
         body: Any = job["body"]
         at = Address(str(body["table"]), key_from_plain(body["key"]))
         if body.get("reopen"):
@@ -192,8 +192,8 @@ class Upkeep:
         if waiting:
             return gone, marked
         plan = self._planner.remove_marked(declared, at, old, self._core.now_us(), expired=expired, written_us=body["written"])
-        result = await self._records.write(plan.writes)
-        return gone + (0 if isinstance(result, Refused) else 1), marked
+        removed = not isinstance(await self._records.write(plan.writes), Refused)
+        return gone + (removed and not body.get("counted")), marked + removed
 
     async def _delete_children(self, reference: Reference, parent: tuple[KeyPart, ...], expired: bool) -> tuple[int, int, bool]:
         """Delete one reference's children; those with children of their own are marked and make the parent wait."""
@@ -212,7 +212,7 @@ class Upkeep:
                 plan = self._planner.expire(child, at, record, now_us, expired=expired)
                 written = not isinstance(await self._records.write(plan.writes._replace(cause=Cause("cascade"))), Refused)
                 waiting = waiting or plan.jobs or not written
-                gone, marked = gone + (written and not plan.jobs), marked + (written and plan.jobs)
+                gone, marked = gone + written, marked + (written and plan.jobs)
         return gone, marked, waiting
 
     async def _children(self, reference: Reference, parent: tuple[KeyPart, ...]) -> Any:
