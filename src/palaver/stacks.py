@@ -21,6 +21,16 @@ def _flag(url: Url, name: str, default: bool) -> bool:
     raise ConfigError(f"The option {name} is true or false.", hint=f"Write {name}=true.")
 
 
+def _seconds(url: Url, name: str, default: float) -> float:
+    try:
+        value = float(url.options.get(name, default))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise ConfigError(f"The option {name} is a number of seconds.", hint=f"Write {name}=5.")
+    return value
+
+
 async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     """Everything in this process, gone when it ends: tests and experiments."""
     from palaver.blobs.objects import ObjectBlobs
@@ -41,8 +51,11 @@ async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     if sync not in ("full", "normal"):
         raise ConfigError("The option sync is full or normal.", hint="full survives a power cut; normal loses the last commits then.")
     options = SqliteOptions(
-        synchronous="full" if sync == "full" else "normal", create=_flag(url, "create", True), read_only=_flag(url, "read_only", False)
+        synchronous="full" if sync == "full" else "normal",
+        create=_flag(url, "create", True),
+        read_only=_flag(url, "read_only", False),
+        busy_timeout_s=_seconds(url, "timeout", 5.0),
     )
     blobs = ObjectBlobs(url.options.get("blobs") or beside(url.path))
     database = await Database.open(url.path, options=options)
-    return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose])
+    return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose], embedded=not options.read_only)

@@ -94,6 +94,8 @@ class SqliteSearch:
         self._check()
         for spec in specs:
             check_spec(spec)
+        if self._database.options.read_only:
+            return []  # nothing can be made here; a search of what is not there says so
         filling = await self._database.write(lambda connection: _apply(connection, [Layout(spec) for spec in specs]))
         await self._drop()
         return filling
