@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -119,3 +120,13 @@ async def test_teams_put_at_the_same_time_are_all_found(baller: Baller) -> None:
 async def test_an_entity_of_too_many_names_is_refused(baller: Baller) -> None:
     with pytest.raises(Validation):
         await baller.entities.put("team", "1", "One", aliases=[f"Alias {number}" for number in range(100)])
+
+
+async def test_writes_of_one_type_spread_over_partitions_and_shards(baller: Baller) -> None:
+    await asyncio.gather(*(baller.entities.put("team", f"{n}", f"Team {n}") for n in range(200)))
+    table = baller.store.schema.tables["baller-entity-cache"].table
+    records = (await baller.store.core.records.scan(table.name, after=None, limit=500)).records
+    assert 200 == len({record[table.partition[0]] for record in records})
+    shards = Counter(record["_by_type_shard"] for record in records)
+    assert 8 == len(shards)
+    assert max(shards.values()) <= 2 * 200 / 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 
@@ -22,13 +23,15 @@ class Snowflakes:
         self._clock = clock
         self._lock = threading.Lock()
         self._last = 0
+        # Asking the system for each number costs more than everything else here, and nothing depends on guessing them.
+        self._bits = random.Random(secrets.randbits(64)).getrandbits
 
     def new(self, *, above: str | None = None) -> str:
         """Return a number above every one given before, and above a given one: an answer sorts after its question."""
         ms = max(0, to_ms(self._clock.now()) - PLATFORM_EPOCH_MS)
         with self._lock:
             # The low 21 bits start at random, so that processes do not count alike; the rest leaves room to grow.
-            fresh = (ms << 22) + secrets.randbits(21)
-            step = 1 + secrets.randbits(4)
+            fresh = (ms << 22) + self._bits(21)
+            step = 1 + self._bits(4)
             self._last = max(fresh, self._last + step, int(above) + step if above else 0)
             return str(self._last)

@@ -1,0 +1,28 @@
+"""The portable linter on declarations that are nearly right."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from palaver import Entity, Index, Key, Schema
+
+Kind = Literal["team", "player"]
+
+
+class Thing(Entity, table="things"):
+    thing_id: str
+    kind: Kind
+    mode: Kind
+    name: str
+
+    key = Key("thing_id")
+    by_kind = Index("kind", sort="name")
+    by_both = Index("kind", "mode", sort="name")
+    by_name = Index("kind", "name")
+    by_spread = Index("kind", sort="name", shards=8)
+
+
+def test_a_partition_of_few_values_is_hot_and_one_with_many_in_any_part_is_not() -> None:
+    assert [("hot_partition", "Thing.by_kind"), ("hot_partition", "Thing.by_both")] == [
+        (found.code, found.where) for found in Schema("things", [Thing]).diagnostics
+    ]
