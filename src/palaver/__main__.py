@@ -1,4 +1,4 @@
-"""`python -m palaver` is the `palaver` command."""
+"""`python -m palaver`."""
 
 import sys
 
