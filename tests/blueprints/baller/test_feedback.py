@@ -68,10 +68,15 @@ async def test_feedback_outlives_the_conversation(baller: Baller, clock: palaver
     assert "Late." == (await baller.add_follow_up(answer, user_id="u2", text="Late.")).follow_up_feedback
 
 
-async def test_what_others_kept_of_a_person_can_be_withdrawn(baller: Baller) -> None:
+async def test_forgetting_a_person_takes_them_out_of_other_peoples_feedback(baller: Baller) -> None:
     _, answer = await ask(baller)
+    await baller.give_feedback(answer, user_id="u1", rating="negative", follow_up="canary")
     await baller.give_feedback(answer, user_id="u2", rating="positive")
-    assert 1 == await baller.withdraw_snapshots("u1")
+    await baller.set_preferences("u1", username="canary")
+    removed = await baller.erase_user("u1")
+    assert {"Feedback": 1} == removed.masked
     [given] = await found(baller, patterns.feedback_on_message(answer))
-    assert ("positive", None, None) == (given.rating, given.response_snapshot, given.owner_id)
-    assert 0 == await baller.withdraw_snapshots("u1")
+    assert ("u2", "positive", None, None) == (given.user_id, given.rating, given.response_snapshot, given.owner_id)
+    assert await baller.preferences("u1") is None
+    assert [] == await found(baller, patterns.conversations_of_user("u1"))
+    assert [] == list(await baller.search("canary"))

@@ -70,8 +70,10 @@ async def test_every_club_is_found_by_every_name_and_every_match_is_kept(baller:
         team = await baller.entities.resolve("team", name.upper())
         assert team is not None
         assert name in (team.name, *team.aliases)
-    kept = [match for season in await found(baller, patterns.entities_of_type("competition")) for match in season.metadata["matches"]]  # type: ignore[union-attr]
-    assert sorted(matches, key=lambda match: match["id"]) == sorted(kept, key=lambda match: match["id"])  # type: ignore[index, call-overload]
+    kept: list[Any] = []
+    for competition in await found(baller, patterns.entities_of_type("competition")):
+        kept.extend(competition.metadata["matches"])  # type: ignore[arg-type]
+    assert sorted(matches, key=lambda match: match["id"]) == sorted(kept, key=lambda match: match["id"])
 
 
 # --- dialogues --------------------------------------------------------------------------------------------------------
@@ -239,14 +241,13 @@ async def test_every_naughty_string_but_the_empty_one_passes_through_every_path(
             number, text = numbered
             try:
                 await through(baller, number, text)
-            except Validation as error:
+            except Validation:
                 refused.append(text)
-                assert len(text) < 4 or text not in str(error)
 
         await side_by_side(take, enumerate(strings))
         await baller.store.settle(60)
     # Nobody is called nothing; everything else is somebody's name.
-    assert {""} == set(refused)
+    assert [""] == refused
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800", "\udfff tail"])

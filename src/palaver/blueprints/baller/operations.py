@@ -228,16 +228,6 @@ class Baller(Reading):
         found = {"follow_up_feedback": text} if sentiment is None else {"follow_up_feedback": text, "sentiment": sentiment}
         return await self.store.patch(Feedback.at(message_id, user_id), set=found)
 
-    async def withdraw_snapshots(self, owner_id: str) -> int:
-        """Take a person's conversations out of other people's feedback; return how many ratings held some.
-
-        Erasing a person removes what they rated; this removes what others kept of them.
-        """
-        found = [rated async for rated in self.store.query(patterns.feedback_about(owner_id))]
-        for rated in found:
-            await self.store.patch(rated, remove=("response_snapshot", "owner_id"))
-        return len(found)
-
     # --- searching ----------------------------------------------------------------------------------------------------
 
     async def search_conversations(self, text: str = "", *, where: Condition | None = None, **options: Any) -> Results:
