@@ -13,7 +13,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Literal
 
 from palaver.declared import Declared
-from palaver.keys import AccessPath
+from palaver.keys import AccessPath, Part
 from palaver.markers import Blob, Personal, Subject
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
             name,
             "It holds personal data and does not say whose.",
             "Mark the field that names the person with Subject().",
+        )
+    if declared.subject is not None and subject_path(declared) is None:
+        yield Diagnostic(
+            "subject_unindexed",
+            "warning",
+            name,
+            f"Nothing finds the records of one {declared.subject.name}, so erasing a person reads the whole table.",
+            f"Add Index({declared.subject.name!r}, sort=…) on fields that are always there.",
         )
 
 
@@ -159,3 +167,20 @@ def lint_schema(schema: Schema) -> Iterable[Diagnostic]:
             yield Diagnostic(
                 "subject_missing", "warning", child.name, "Its parent has a subject and it has none.", "Carry the subject on it as well."
             )
+
+
+def subject_path(declared: Declared) -> AccessPath | None:
+    """Return the key or index that finds all records of one person; None where only a scan does.
+
+    An index with a part that may be missing is none: the records without it are not in it.
+    """
+    if declared.subject is None:
+        return None
+    for path in sorted(declared.access.values(), key=lambda path: path.physical is not None):
+        if [part.path for part in path.partition] == [declared.subject.name] and all(_always(declared, part) for part in path.sort):
+            return path
+    return None
+
+
+def _always(declared: Declared, part: Part) -> bool:
+    return len(part.steps) == 1 and not part.sentinels and not declared.fields[str(part.steps[0])].optional

@@ -14,7 +14,7 @@ from palaver.clock import ManualClock
 from palaver.entity import Entity
 from palaver.errors import Conflict, Expression, SchemaError
 from palaver.insight.histogram import Histogram
-from palaver.insight.metrics import Measure, Metrics, MetricsProjection, metrics
+from palaver.insight.metrics import Measure, MetricRow, Metrics, MetricsProjection, metrics
 from palaver.keys import Key
 from palaver.ops import Refused
 from palaver.schema import Schema
@@ -281,3 +281,11 @@ async def test_a_row_entity_without_the_fields_is_refused(opened: Opened) -> Non
 
     with pytest.raises(SchemaError):
         await opened(lambda store: MetricsProjection(store, Bare, MEASURES), schema=Schema("bare", [Bare, Call, Message]))
+
+
+async def test_a_row_whose_key_leaves_out_what_it_is_counted_by_is_refused(opened: Opened) -> None:
+    class ByDay(MetricRow, table="by-day"):
+        key = Key("metric_date")
+
+    with pytest.raises(SchemaError, match="metric_id"):
+        await opened(lambda store: MetricsProjection(store, ByDay, MEASURES), schema=Schema("by-day", [ByDay, Call, Message]))

@@ -87,6 +87,7 @@ class MetricsProjection(Tally[Histogram]):
         missing = [field for field in FIELDS if field not in self._row.fields]
         if missing:
             raise SchemaError(f"{self._row.name} cannot hold metrics: it has no {', '.join(missing)}.", hint="Derive it from MetricRow.")
+        self._keyed_by("metric_date", "metric_id")
         self._measures: dict[type[Entity], list[tuple[Measure, Callable[[Any, Record], bool]]]] = {}
         for measure in measures:
             _check(measure)
@@ -220,7 +221,8 @@ class Metrics:
             old: Any = await self._store.find(row.address)
             if old is not None and old.count >= point.values.count:
                 continue
-            await self._store.put(row.model_copy(update=fields_of(point.values)))
+            whose = {} if self._row.tenant is None else {self._row.tenant.name: self._store._tenant}
+            await self._store.put(row.model_copy(update={**fields_of(point.values), **whose}))
             written += 1
         return written
 

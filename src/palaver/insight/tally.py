@@ -69,6 +69,16 @@ class Tally(Generic[D]):
             raise SchemaError(f"{self._row.name} is counted into and has unique fields, history or blobs.", entity=self._row.name)
         self._flag = system("counting", name)
 
+    def _keyed_by(self, *names: str) -> None:
+        """Refuse a row whose key leaves out what it is counted by: two groups would be one row."""
+        missing = [name for name in names if name not in {part.path for part in self._row.access["key"].parts}]
+        if missing:
+            raise SchemaError(
+                f"The key of {self._row.name} leaves out {' and '.join(missing)}, by which it is counted.",
+                hint=f"Write key = Key({', '.join(map(repr, names))}).",
+                entity=self._row.name,
+            )
+
     # --- for subclasses ---------------------------------------------------------------------------------------------
 
     def facts(self, entity: Any, record: Record) -> Iterator[Fact[D]]:
@@ -161,7 +171,8 @@ class Tally(Generic[D]):
     def _put(
         self, at: Address, old: Record | None, entity: Any, amounts: Sequence[D], reached: int, now_us: int, tenant: str | None
     ) -> Put:
-        changed = entity.model_copy(update={**self.added(entity, amounts), "counted_to": reached})
+        whose = {} if self._row.tenant is None else {self._row.tenant.name: tenant}
+        changed = entity.model_copy(update={**self.added(entity, amounts), **whose, "counted_to": reached})
         encoded = self._planner.codec(self._row.entity).encode(changed, now_us, tenant)
         seen: Any = old[REVISION] if old is not None else None
         return Put(at, encoded.record, (Guard(Unchanged(seen), Origin(0, "premise")),))

@@ -155,6 +155,7 @@ class UsageProjection(Tally[Used]):
         name: str = "usage",
     ) -> None:
         super().__init__(store, name, row, [calls])
+        self._keyed_by("day", "usage_id")
         self._calls, self._prices, self._fields = calls, prices or Prices(), fields or CallFields()
         for path in vars(self._fields).values():
             if not path.startswith("="):

@@ -37,6 +37,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store, self._core = store, store.core
+        self._scope = f"{SCOPE}:{store._tenant}" if store.schema.tenanted else SCOPE
 
     def who(self, subject: str) -> str:
         """Return what stands for a person: the same for ever, and no name."""
@@ -55,7 +56,7 @@ class Ledger:
         body: Any = {"who": entry.who, "kind": entry.kind, "at_us": entry.at_us, "done": entry.done, "counts": dict(entry.counts)}
         # Both kinds are kept of one person: an erasure must not be forgotten for a later purge, which does less.
         name = f"{entry.kind}-{entry.who}"
-        put = Put(system(SCOPE, name), {"scope": SCOPE, "name": name, "body": body})
+        put = Put(system(self._scope, name), {"scope": self._scope, "name": name, "body": body})
         await self._core.records.write(WriteSet((put,), self._core.now_us(), Cause("erase")))
         await self._core.blobs.put(f"{_folder(self._store)}{name}.json", orjson.dumps(body))
 
@@ -64,7 +65,7 @@ class Ledger:
         found = {(entry.who, entry.kind): entry async for entry in self._copies()}
         after: tuple[KeyPart, ...] | None = None
         while True:
-            page = await self._core.records.query(Read(SYSTEM.name, None, (SCOPE,), limit=500, after=after))
+            page = await self._core.records.query(Read(SYSTEM.name, None, (self._scope,), limit=500, after=after))
             for record in page.records:
                 body: Any = record["body"]
                 entry = _entry(body)

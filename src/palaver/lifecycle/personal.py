@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from palaver.declared import Declared, FieldSpec
 from palaver.entity import Entity, did_you_mean
 from palaver.errors import SchemaError
 from palaver.keys import AccessPath
-from palaver.lint import Diagnostic
+from palaver.lint import subject_path
 from palaver.ops import Address, Read, position
 from palaver.schema import Reference, Schema
 from palaver.store import Store
@@ -105,35 +105,6 @@ def mask_of(declared: Declared, names: Sequence[str] | None = None) -> Mask:
 
 
 # --- finding --------------------------------------------------------------------------------------------------------
-
-
-def subject_path(declared: Declared) -> AccessPath | None:
-    """Return the key or index that finds all records of one person; None where only a scan does.
-
-    An index with a part that may be missing is none: the records without it are not in it.
-    """
-    assert declared.subject is not None
-    for path in sorted(declared.access.values(), key=lambda path: path.physical is not None):
-        if [part.path for part in path.partition] == [declared.subject.name] and all(_always(declared, part) for part in path.parts):
-            return path
-    return None
-
-
-def _always(declared: Declared, part: Any) -> bool:
-    return len(part.steps) == 1 and not part.sentinels and not declared.fields[str(part.steps[0])].optional
-
-
-def unreachable(schema: Schema) -> Iterator[Diagnostic]:
-    """Yield a warning for each entity whose records of one person can only be found by reading the whole table."""
-    for declared in schema.entities.values():
-        if declared.subject is not None and subject_path(declared) is None:
-            yield Diagnostic(
-                "subject_unindexed",
-                "warning",
-                declared.name,
-                f"Nothing finds the records of one {declared.subject.name}, so erasing a person reads the whole table.",
-                f"Add Index({declared.subject.name!r}, sort=…) on fields that are always there.",
-            )
 
 
 async def records_of(store: Store, declared: Declared, subject: object) -> AsyncIterator[list[Record]]:
