@@ -158,7 +158,8 @@ async def _assemble(
     if any(table.name == SYSTEM.name for table in physical.tables):
         # Before anything is changed: what a newer program added is not to be dropped by an older one.
         await _refuse_newer(schema, stack.records)
-    await _provision(planner, stack, physical, stack.embedded if migrate is None else migrate)
+    changing = stack.embedded if migrate is None else migrate
+    await _provision(planner, stack, physical, changing)
     core = Core(
         schema=schema,
         planner=planner,
@@ -173,7 +174,9 @@ async def _assemble(
         pid=os.getpid(),
     )
     store = Store(core, actor=actor)
-    await _remember_schema(core)
+    if changing or not physical.tables:
+        # Whoever may not change the database only looks, and a look leaves it as it is.
+        await _remember_schema(core)
     await _project(store, projections)
     if stack.embedded if maintain is None else maintain:
         store.runner().start()

@@ -28,6 +28,7 @@ COMMANDS = {
     "purge": ("purge", "201000000000000000", "--dry-run"),
     "schema": ("schema", "show", "Message"),
     "schema_check": ("schema", "check"),
+    "migrate": ("migrate", "plan"),
     "doctor": ("doctor",),
     "health": ("health",),
     "sweep": ("sweep",),

@@ -117,6 +117,13 @@ def test_a_database_that_lacks_an_index_has_drifted(palaver: Palaver, demo: Path
     assert (Exit.DRIFT, ["index IntentIndex of baller-messages"]) == (ran.code, ran.json["missing"])
     assert Exit.DRIFT == palaver("query", "Message", "result", "--by", "by_intent").code
     assert Exit.FAILURE == palaver("doctor").code
+    assert (Exit.DRIFT, ["index IntentIndex of baller-messages"]) == (
+        palaver("migrate", "plan").code,
+        palaver("migrate", "plan").json["steps"],
+    )
+    assert ["index IntentIndex of baller-messages"] == palaver("migrate", "apply").json["steps"]
+    assert [] == palaver("migrate", "apply").json["steps"]
+    assert Exit.OK == palaver("query", "Message", "result", "--by", "by_intent").code
 
 
 def test_a_sound_database_passes_the_doctor(palaver: Palaver) -> None:

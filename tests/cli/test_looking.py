@@ -192,3 +192,36 @@ def test_text_that_steers_a_terminal_is_written_out(palaver: Palaver, elsewhere:
 
     assert "\x1b" not in ran.out
     assert "\\x1b[2Jgone\\x202e" in ran.out
+
+
+def test_looking_changes_nothing(palaver: Palaver, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from palaver.blueprints.baller import SCHEMA
+
+    # As after an update of the program: the schema has another fingerprint than the one kept with the data.
+    monkeypatch.setattr(type(SCHEMA), "fingerprint", "changed")
+    before = demo.read_bytes()
+    for tokens in (
+        ("show", "talk-0007"),
+        ("search", "dortmund"),
+        ("query", "Message"),
+        ("stats", "usage"),
+        ("tail", "--once"),
+        ("export", "Feedback"),
+        ("health",),
+        ("doctor",),
+        ("schema", "check"),
+        ("migrate", "plan"),
+        ("purge", "201000000000000000", "--dry-run"),
+    ):
+        assert 0 == palaver(*tokens).code, tokens
+        assert before == demo.read_bytes(), tokens
+
+
+def test_a_database_that_cannot_be_written_can_be_looked_at(palaver: Palaver, demo: Path) -> None:
+    from palaver.cli.exits import Exit
+
+    url = ("-u", "sqlite:///palaver-demo.db?read_only=true")
+    for tokens in (("show", "talk-0007"), ("search", "dortmund"), ("query", "Message"), ("stats", "usage"), ("health",), ("doctor",)):
+        assert 0 == palaver(*tokens, *url).code, tokens
+    refused = palaver("purge", "201000000000000000", "--yes", *url)
+    assert (Exit.FAILURE, "read_only") == (refused.code, refused.problem["code"])

@@ -37,6 +37,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("export", KEEP, "Write records to files, whole, with a manifest."),
     ("purge", KEEP, "Erase everything about a person, or about people long inactive."),
     ("schema", TEND, "Look at the schema and what is wrong with it."),
+    ("migrate", TEND, "Bring the database up to its schema, by steps that only add."),
     ("doctor", TEND, "Examine the database and say what to do."),
     ("health", TEND, "Print figures for people and monitors."),
     ("sweep", TEND, "Delete expired records, finish cascades, remove released objects."),
@@ -45,7 +46,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
 )
 _OPTIONS = ("--url", "--schema", "--blueprint", "--tenant", "--json", "--human", "--quiet", "--yes", "--no-color", "--debug", "--help")
 for _name, _group, _help in _COMMANDS:
-    app.command(f"palaver.cli.{_name}:{'app' if _name == 'schema' else _name}", name=_name, group=_group, help=_help)
+    app.command(f"palaver.cli.{_name}:{'app' if _name in ('schema', 'migrate') else _name}", name=_name, group=_group, help=_help)
 
 
 @app.meta.default

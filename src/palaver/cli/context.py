@@ -121,7 +121,7 @@ class Context:
         return schema
 
     @asynccontextmanager
-    async def open(self, *, maintain: bool = False) -> AsyncIterator[Store]:
+    async def open(self, *, maintain: bool = False, migrate: bool = False) -> AsyncIterator[Store]:
         """Open the database for a command; it must exist, and is bound to --tenant where one is given."""
         from palaver.config import open as open_store
 
@@ -129,7 +129,7 @@ class Context:
         schema = await self.schema()
         build = getattr(await self.home(), "PROJECTIONS", ())
         async with open_store(
-            self.where, schema=schema, projections=build, maintain=maintain, migrate=False, actor="cli", create=False
+            self.where, schema=schema, projections=build, maintain=maintain, migrate=migrate, actor="cli", create=False
         ) as store:
             yield store.for_tenant(self.tenant) if self.tenant else store
 
@@ -215,4 +215,4 @@ def _in_words(step: Any) -> str:
         case "CreateIndex":
             return f"index {step.index.name} of {step.table.name}"
         case _:
-            return f"index {step.name} of {step.table.name} is there and not declared"
+            return f"index {step.name} of {step.table.name} goes: it is not declared"

@@ -115,7 +115,7 @@ async def _inside(here: Context, quick: bool) -> AsyncIterator[Finding]:
             "schema",
             "warn",
             f"the database lacks {len(missing)}: {', '.join(missing[:5])}",
-            "Open it once with a program that may migrate.",
+            "Run `palaver migrate apply`.",
         )
         return
     yield Finding("schema", "ok", f"{schema.name} version {schema.version}, fingerprint {schema.fingerprint}")

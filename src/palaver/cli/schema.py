@@ -73,7 +73,7 @@ def _print_check(here: Here, found: list[dict[str, str]], missing: list[str]) ->
     for step in missing:
         here.out.print(f"missing in the database: {step}")
     if missing:
-        here.out.say("The next program that opens it for writing adds this.")
+        here.out.say("`palaver migrate apply` adds it.")
     here.out.say(f"{len(found)} finding{'s' if len(found) != 1 else ''}, {len(missing)} missing in the database")
 
 

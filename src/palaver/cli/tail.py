@@ -58,7 +58,7 @@ async def tail(
                 if shown == max:
                     break
     if once:
-        here.out.say(f"{shown:,} changes")
+        here.out.say(f"{shown:,} change{'s' if shown != 1 else ''}")
     return Exit.OK
 
 
