@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -15,6 +16,8 @@ from palaver.expr import Compare, Condition, In, Path, map_paths, parse_path
 from palaver.fields import Kind, inside
 from palaver.keys import History, Index, Key, Ref, Unique, address
 from palaver.query import At
+
+DECLARATIONS = (Key, Index, Unique, Ref, History)
 
 
 class Entity(BaseModel):
@@ -29,9 +32,7 @@ class Entity(BaseModel):
     number of the stored version an instance was read from, 0 for one that was never stored.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", ignored_types=(Key, Index, Unique, Ref, History), validate_default=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=DECLARATIONS, validate_default=True, hide_input_in_errors=True)
 
     __palaver_table__: ClassVar[str | None] = None
     __palaver_declared__: ClassVar[Declared | None] = None
@@ -40,6 +41,14 @@ class Entity(BaseModel):
         super().__init_subclass__(**kwargs)
         cls.__palaver_table__ = table
         cls.__palaver_declared__ = None
+        for name, annotation in inspect.get_annotations(cls).items():
+            if isinstance(cls.__dict__.get(name), DECLARATIONS) and "ClassVar" not in str(annotation):
+                raise SchemaError(
+                    f"{cls.__name__}.{name} is both a field and a declaration.",
+                    hint="Leave out the annotation.",
+                    entity=cls.__name__,
+                    field=name,
+                )
 
     @classmethod
     def __pydantic_init_subclass__(cls, *, table: str | None = None, **kwargs: Any) -> None:
@@ -152,13 +161,6 @@ _RESERVED = frozenset(name for name in dir(Entity) if not name.startswith("__"))
 
 def _refuse_taken_names(cls: type[Entity]) -> None:
     for name, info in cls.model_fields.items():
-        if isinstance(info.default, Key | Index | Unique | Ref | History):
-            raise SchemaError(
-                f"{cls.__name__}.{name} is both a field and a declaration.",
-                hint="Leave out the annotation.",
-                entity=cls.__name__,
-                field=name,
-            )
         if name in _RESERVED:
             raise SchemaError(
                 f"{cls.__name__}.{name} has a name every entity uses itself.",
