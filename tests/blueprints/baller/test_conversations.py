@@ -156,3 +156,14 @@ async def test_all_conversations_are_listed_once_page_by_page(baller: Baller) ->
     assert [f"u{number}" for number in range(7)] == sorted(listed)
     [chat] = (await baller.chats(user_id="u4")).items
     assert (2, 0, "s1", "beta") == (chat.messages, chat.errors, chat.place, chat.labels["app_mode"])
+
+
+async def test_a_name_two_people_chose_shows_neither_the_others_messages(baller: Baller) -> None:
+    await ask(baller, "mine", "for me", user_id="u1", conversation_id="c")
+    await ask(baller, "yours", "for you", user_id="u2", conversation_id="c")
+    assert ["mine", "for me"] == [entry.content async for entry in baller.transcript("u1", "c")]
+    assert ["for you"] == [entry.content async for entry in baller.transcript("u2", "c", last=1)]
+    assert ["mine", "for me"] == [message.content for message in await baller.recent_messages("u1", "c", 5)]
+    await baller.delete_conversation("u1", "c")
+    await baller.store.sweep()
+    assert ["yours", "for you"] == [entry.content async for entry in baller.transcript("u2", "c")]

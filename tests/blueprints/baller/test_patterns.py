@@ -118,7 +118,7 @@ async def test_conversations_and_messages_are_found_by_every_pattern(baller: Bal
     assert {"development": 0, "beta": 1, "production": 1} == await baller.conversations_per_mode(SINCE, UNTIL)
     assert [question, answer] == [m.message_id for m in await found(baller, patterns.messages_of_conversation(conversation))]
     assert [answer] == [m.message_id for m in await found(baller, patterns.recent_messages(conversation, 1))]
-    assert [question, answer] == [m.message_id for m in await baller.recent_messages(conversation)]
+    assert [question, answer] == [m.message_id for m in await baller.recent_messages("u1", conversation)]
     assert {question, answer} == {m.message_id for m in await found(baller, patterns.messages_of_user("u1"))}
     assert [] == await found(baller, patterns.messages_of_user("u1", clock.now()))
     assert [later, question] == [m.message_id for m in await found(baller, patterns.messages_with_intent("match_result"))]

@@ -87,9 +87,10 @@ class Baller(Reading):
         """Return a message by the platform's identifier alone; raise NotFound."""
         return await self.store.get(Message.by_platform_id(message_id))
 
-    async def recent_messages(self, conversation_id: str, n: int = 10) -> list[Message]:
-        """Return the last n messages of a conversation, oldest first: the context of the next answer."""
-        return [message async for message in self.store.query(patterns.recent_messages(conversation_id, n))][::-1]
+    async def recent_messages(self, user_id: str, conversation_id: str, n: int = 10) -> list[Message]:
+        """Return the last n messages of a user's conversation, oldest first: the context of the next answer."""
+        own = patterns.recent_messages(conversation_id, n).filter(F("user_id") == user_id)
+        return [message async for message in self.store.query(own)][::-1]
 
     # --- conversations ------------------------------------------------------------------------------------------------
 
@@ -219,7 +220,7 @@ class Baller(Reading):
     async def _question(self, answer: Message) -> Message | None:
         """Return the user's message an answer belongs to: the nearest before it."""
         earlier = Message.key(answer.conversation_id).before(answer.message_id).newest_first()
-        async for message in self.store.query(earlier.filter(F("message_type") == "user").limit(1)):
+        async for message in self.store.query(earlier.filter((F("message_type") == "user") & (F("user_id") == answer.user_id)).limit(1)):
             return message
         return None
 

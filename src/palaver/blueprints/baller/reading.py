@@ -55,12 +55,14 @@ class Reading:
     async def transcript(self, user_id: str, conversation_id: str, *, last: int | None = None) -> AsyncIterator[Said]:
         """Yield the messages oldest first, each question with its steps in order; raise NotFound for no such conversation."""
         await self.store.get(Conversation.at(user_id, conversation_id))
+        # A conversation may be named by the caller, and a name alone must not show what another person said under it.
+        own = F("user_id") == user_id
         if last is not None:
-            recent = [message async for message in self.store.query(patterns.recent_messages(conversation_id, last))]
+            recent = [message async for message in self.store.query(patterns.recent_messages(conversation_id, last).filter(own))]
             for message in reversed(recent):
                 yield await self._said(message)
             return
-        async for message in self.store.query(patterns.messages_of_conversation(conversation_id)):
+        async for message in self.store.query(patterns.messages_of_conversation(conversation_id).filter(own)):
             yield await self._said(message)
 
     async def _said(self, message: Message) -> Said:
