@@ -13,7 +13,7 @@ import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from palaver.clock import Clock, to_ms, to_us
 from palaver.errors import Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
@@ -43,6 +43,13 @@ class Projection(Protocol):
     async def rebuild(self) -> None:
         """Build everything anew from the records."""
         ...
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """A projection that can be emptied, so that building it anew does not trust what is there."""
+
+    async def restart(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -159,17 +166,30 @@ class Runner:
         return len(page.changes)
 
     async def rebuild(self, name: str) -> None:
-        """Build one projection anew and put its position at the head it was built from."""
+        """Empty one projection, build it anew and put its position at the head it was built from."""
         if name not in self.projections:
             raise Validation(f"There is no projection {name}.", hint=f"There are: {', '.join(sorted(self.projections))}.")
         async with self._running:
             lease = await self._hold(name, steal=True)
             assert lease is not None
+            projection = self.projections[name]
+            if isinstance(projection, Restarting):
+                await projection.restart()
             await self._rebuild(name, lease)
 
     async def _rebuild(self, name: str, lease: _Lease) -> None:
         head = (await self._records.changes(None, 0)).head
-        await self.projections[name].rebuild()
+        work = asyncio.ensure_future(self.projections[name].rebuild())
+        try:
+            # It may take longer than a lease lasts, and must not be taken over in the middle.
+            while not (await asyncio.wait({work}, timeout=LEASE_MS / 3_000))[0]:
+                until = to_ms(self._clock.now()) + LEASE_MS
+                await self._store(name, lease, lease.position, until, expected=lease.revision)
+                lease.until_ms = until
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        work.result()
         await self._save(name, lease, head, ())
 
     # --- leases and positions ---------------------------------------------------------------------------------------

@@ -222,3 +222,10 @@ class SearchIndex(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Restarts(Protocol):
+    async def restart(self, index: str) -> None:
+        """Make an index anew and empty, whatever state its stored form is in; it then needs filling."""
+        ...

@@ -16,7 +16,7 @@ from palaver.entity import Entity, did_you_mean
 from palaver.errors import Expression, TenantMismatch, Validation
 from palaver.expr import And, Compare, Condition, In, Path
 from palaver.ops import REVISION, Address, Change, Op, is_live
-from palaver.ports import SearchDoc, SearchFilter, SearchQuery, SearchSpec
+from palaver.ports import Restarts, SearchDoc, SearchFilter, SearchQuery, SearchSpec
 from palaver.reading import filled
 from palaver.schema import CompiledSearch, CompiledSource
 from palaver.values import KeyPart, Record, Scalar
@@ -134,6 +134,12 @@ class SearchProjection:
             await self._core.search.put(index, docs)
         for index, ids in gone.items():
             await self._core.search.delete(index, ids)
+
+    async def restart(self) -> None:
+        """Empty the indexes, whatever state they are in: what is damaged cannot be put right by putting more into it."""
+        if isinstance(self._core.search, Restarts):
+            for search in self._core.schema.searches:
+                await self._core.search.restart(search)
 
     async def rebuild(self) -> None:
         """Put every live record, then remove documents whose record is gone."""

@@ -22,6 +22,7 @@ from palaver.errors import (
     Conflict,
     IdempotencyMismatch,
     NotFound,
+    OutcomeUnknown,
     PalaverError,
     TransactionCancelled,
     Validation,
@@ -364,7 +365,11 @@ class Store:
         if record is None or not isinstance(op, Put | Update):
             return None
         entity: Entity = codec.decode(record)
-        whole = await filled(self, codec, [entity]) if codec.declared.blobs else [entity]
+        try:
+            whole = await filled(self, codec, [entity]) if codec.declared.blobs else [entity]
+        except PalaverError as error:
+            # Any other name would say that nothing was written.
+            raise OutcomeUnknown("It was written, and its object could not be read back.", hint="Read it before repeating.") from error
         return whole[0] if whole else None
 
     async def _replay(self, batch: Batch, earlier: Record) -> tuple[Entity | None, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import palaver
-from palaver.errors import Conflict
+from palaver.errors import Conflict, OutcomeUnknown, Unavailable
 from palaver.store import Store
 from tests.reliability.app import SCHEMA, Note, Owner
 from tests.reliability.examine import Later, objects_agree
@@ -137,3 +137,15 @@ async def test_a_record_deleted_while_it_is_read_is_not_there(store: Store, monk
     await store.create(Note(worker=0, owner="o", note_id="n", payload=LONG))
     first(store.core.blobs, "get", remove, monkeypatch)
     assert [] == [note async for note in store.query(Note.key(0, "o"))]
+
+
+async def test_a_write_whose_object_cannot_be_read_back_is_not_said_to_have_failed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unavailable means that nothing was written, and whoever hears it writes again."""
+
+    async def fails() -> None:
+        raise Unavailable
+
+    first(store.core.blobs, "get", fails, monkeypatch)
+    with pytest.raises(OutcomeUnknown):
+        await store.patch(AT, add={"n": 1})
+    assert 1 == (await store.get(AT)).n

@@ -168,6 +168,29 @@ async def test_a_feed_trimmed_to_nothing_leads_to_rebuilding(tmp_path: Path) -> 
         await agrees(store)
 
 
+async def test_building_anew_may_take_longer_than_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process runs meanwhile and would take the lease as soon as it is over."""
+    monkeypatch.setattr("palaver.feed.LEASE_MS", 150)
+    url = f"sqlite:///{tmp_path}/a.db"
+    async with palaver.open(url, schema=SCHEMA, maintain=False) as one, palaver.open(url, schema=SCHEMA, maintain=False) as other:
+        await one.create(Owner(worker=0, name="o", handle="h"))
+        for number in range(5):
+            await one.create(note(number))
+        projection = one.runner().projections["search"]
+        rebuild = projection.rebuild
+
+        async def slow() -> None:
+            await rebuild()
+            for _ in range(30):
+                await asyncio.sleep(0.02)
+                await other.runner().step()
+                assert "search" not in other.runner()._leases, "the lease was lost in the middle"
+
+        monkeypatch.setattr(projection, "rebuild", slow)
+        await one.rebuild("search")
+        await agrees(other)
+
+
 async def test_a_projection_killed_between_its_work_and_its_position_goes_on(tmp_path: Path) -> None:
     """The next process waits for the lease to end, then does the work again, and it comes to the same."""
     url = f"sqlite:///{tmp_path}/a.db"

@@ -143,7 +143,7 @@ async def test_a_damaged_page_is_corruption_and_what_is_whole_is_read_on(tmp_pat
     await works(tmp_path)
 
 
-async def test_a_damaged_search_index_is_corruption_of_searches_only(tmp_path: Path) -> None:
+async def test_a_damaged_search_index_is_corruption_of_searches_until_it_is_rebuilt(tmp_path: Path) -> None:
     file = await made(tmp_path)
     connection = apsw.Connection(str(file))
     (name,) = connection.execute("SELECT name FROM sqlite_schema WHERE sql LIKE '%USING fts5%'").fetchall()[0]
@@ -153,6 +153,9 @@ async def test_a_damaged_search_index_is_corruption_of_searches_only(tmp_path: P
         assert 200 == await read_all(store)
         with pytest.raises(Corruption):
             await store.search("notes", CANARY)
+        await store.rebuild("search")
+        assert 20 == len(await store.search("notes", CANARY))
+    await works(tmp_path)
 
 
 @pytest.mark.parametrize("left", [0, 100, 4096, 0.5, 0.9])

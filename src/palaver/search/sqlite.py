@@ -105,6 +105,11 @@ class SqliteSearch:
         await self._database.write(lambda connection: _activate(connection, index))
         await self._drop()
 
+    async def restart(self, index: str) -> None:
+        self._check()
+        await self._database.write(lambda connection: _restart(connection, index))
+        await self._drop()
+
     async def aclose(self) -> None:
         self._closed = True
 
@@ -341,6 +346,13 @@ def _activate(connection: apsw.Connection, index: str) -> None:
     if any(one.state == _FILLING for one in versions):
         for one in versions:
             _mark(connection, index, one.layout.version, _ACTIVE if one.state == _FILLING else _DROPPED)
+
+
+def _restart(connection: apsw.Connection, index: str) -> None:
+    newest, *others = sorted(_versions_of(connection, index), key=lambda one: one.state)
+    for one in others:
+        _mark(connection, index, one.layout.version, _DROPPED)
+    _make(connection, newest.layout)
 
 
 def _dropped(connection: apsw.Connection) -> list[Layout]:
