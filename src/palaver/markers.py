@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue as Json
+    from pydantic import JsonValue
+
+    Json: TypeAlias = JsonValue
 else:
     # Checked when it is written, at a tenth of what pydantic's own check of JsonValue costs.
     Json = Any
