@@ -13,7 +13,7 @@ import pytest
 from palaver.clock import ManualClock
 from palaver.entity import Entity
 from palaver.errors import Conflict, Expression, SchemaError
-from palaver.insight.histogram import Histogram
+from palaver.insight.histogram import Histogram, bucket
 from palaver.insight.metrics import Measure, MetricRow, Metrics, MetricsProjection, metrics
 from palaver.keys import Key
 from palaver.ops import Refused
@@ -289,3 +289,12 @@ async def test_a_row_whose_key_leaves_out_what_it_is_counted_by_is_refused(opene
 
     with pytest.raises(SchemaError, match="metric_id"):
         await opened(lambda store: MetricsProjection(store, ByDay, MEASURES), schema=Schema("by-day", [ByDay, Call, Message]))
+
+
+async def test_buckets_add_atomically_from_many_writers(opened: Opened) -> None:
+    store = await opened()
+    row = await store.create(Metric(metric_date="2026-03-10", metric_id="p:c:n", metric_category="c", metric_name="n", app_mode="p"))
+    values = [float(number % 17 + 1) for number in range(120)]
+    await asyncio.gather(*[store.patch(row, add={"count": 1, f"buckets.{bucket(value)}": 1}) for value in values])
+    found = await store.get(row.address)
+    assert (120, Histogram.of(values).buckets) == (found.count, found.buckets)

@@ -11,7 +11,7 @@ import pytest
 
 from palaver.clock import ManualClock
 from palaver.entity import Entity
-from palaver.errors import SchemaError
+from palaver.errors import SchemaError, Validation
 from palaver.keys import Index, Key, Ref
 from palaver.lifecycle.archive import Archive
 from palaver.lifecycle.erase import Erased, erase, repurge
@@ -196,6 +196,11 @@ async def test_objects_waiting_for_their_time_are_erased_with_their_jobs(store: 
     jobs = [job for job in (await everything(store))[SYSTEM.name] if job["scope"] == "blob" and DOOMED in repr(job)]
     assert [] == jobs
     assert 0 == erased.deleted.get("Message", 0)
+
+
+async def test_nobody_is_not_everybody(store: Store) -> None:
+    with pytest.raises(Validation):
+        await erase(store, "")
 
 
 class Club(Entity, table="clubs"):

@@ -17,7 +17,7 @@ from palaver.blobpath import subject_prefix
 from palaver.clock import to_us
 from palaver.codec import blob_ref
 from palaver.declared import Declared
-from palaver.errors import ConditionFailed, Conflict, ReferenceBroken
+from palaver.errors import ConditionFailed, Conflict, ReferenceBroken, Validation
 from palaver.lifecycle.archive import Archive
 from palaver.lifecycle.ledger import Erasure, Ledger
 from palaver.lifecycle.personal import (
@@ -42,7 +42,7 @@ from palaver.system import HISTORY, SYSTEM, key_text, system
 from palaver.values import KeyPart, Record
 
 ROUNDS = 5
-TOGETHER = 20
+TOGETHER = 50
 SCRUB_ATTEMPTS = 100
 EVERYTHING = Policy()
 
@@ -105,6 +105,8 @@ async def erase(
     a restored backup. Raises Conflict where other processes keep writing the person's records, SettleTimeout where a
     projection does not follow.
     """
+    if not subject:
+        raise Validation("Nobody is named to be erased.", hint="A subject is a text that is not empty.")
     run = _Run(store, subject, policy, archive or Archive(store), before_us)
     found = await run.survey()
     if dry_run:
