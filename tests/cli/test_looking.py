@@ -127,6 +127,15 @@ def test_a_query_without_values_shows_some_records_and_names_the_indexes(palaver
     assert "by_app_mode" in ran.err
 
 
+def test_people_read_a_record_a_line_with_its_whole_key(palaver: Palaver) -> None:
+    ran = palaver("query", "Message", "result", "--by", "by_intent", "--limit", 5, "--human")
+
+    heading, *lines = ran.out.splitlines()
+    assert ["conversation_id", "message_id", "timestamp", "content"] == heading.split()[:4]
+    assert 5 == len(lines)
+    assert all(len(line.split()[1]) == 19 for line in lines)
+
+
 def test_a_query_says_what_it_would_send(palaver: Palaver) -> None:
     found = palaver("query", "Message", "result", "--by", "by_intent", "--where", "content~=a", "--explain").json
 

@@ -81,14 +81,14 @@ class Output:
             *(harmless(part) if isinstance(part, str) else part for part in parts), soft_wrap=all(isinstance(p, str) for p in parts)
         )
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
-        """Print rows under headings; columns named in `right` hold figures."""
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), one_line: bool = False) -> None:
+        """Print rows under headings; columns named in `right` hold figures; `one_line` keeps each row on its line."""
         from rich.table import Table
 
         shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, 2, 0, 0))
         for name in columns:
             figures = name in right
-            shown.add_column(name, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
+            shown.add_column(name, justify="right" if figures else "left", overflow="fold", no_wrap=figures or one_line)
         for row in rows:
             shown.add_row(*(cell(value) for value in row))
         self.console.print(shown)

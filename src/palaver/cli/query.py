@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from pydantic import BaseModel
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from palaver.store import Store
 
 READ = 100
-WIDE = 60
+WIDE = 50
 
 
 async def query(
@@ -88,7 +89,7 @@ async def query(
         if count:
             return _count(here.out, declared, await store.count(what))
         items, after = await _page(store, declared, what, limit, cursor)
-        return _show(here.out, declared, items, after)
+        return _show(here.out, declared, items, after, [part.path for part in what.path.sort])
 
 
 def _indexes(declared: Declared) -> str:
@@ -135,33 +136,48 @@ async def _browse(out: Output, store: Store, declared: Declared, condition: Any,
     return _show(out, declared, items, None)
 
 
-def _show(out: Output, declared: Declared, items: Sequence[Entity], after: str | None) -> int:
+def _show(out: Output, declared: Declared, items: Sequence[Entity], after: str | None, sort: Sequence[str] = ()) -> int:
     from palaver.cli.plain import plain
 
     records = [plain(item) for item in items]
     if out.json:
         out.emit("query", {"entity": declared.name, "data": records, "has_more": after is not None, "next_cursor": after})
         return Exit.OK
-    columns = _columns(declared, records)
-    out.table(columns, ([_short(getattr(item, name)) for name in columns] for item in items))
+    columns, rows = _fitting(declared, items, sort, out.console.width)
+    out.table(columns, rows, one_line=True)
     out.say(f"{len(records):,} {declared.name} record{'s' if len(records) != 1 else ''}")
     if after is not None:
         out.say(f"next page: --cursor {after}")
     return Exit.OK
 
 
-def _columns(declared: Declared, records: Iterable[dict[str, Any]]) -> list[str]:
-    """Name the fields worth a column: key first, then scalars anybody has."""
-    used = {name for record in records for name, value in record.items() if not isinstance(value, dict | list)}
+def _fitting(declared: Declared, items: Sequence[Entity], sort: Sequence[str], width: int) -> tuple[list[str], list[list[str]]]:
+    """Choose the columns a line has room for: the key whole, then the order, what was said, and other scalars while they fit."""
     key = [part.path for part in declared.access["key"].parts]
+    said = [spec.name for spec in declared.searchable]
     hidden = {declared.expires.name} if declared.expires else set()
-    return key + [name for name in declared.fields if name in used and name not in key and name not in hidden][:7]
+    hidden |= {spec.name for spec in declared.fields.values() if spec.secret}
+    columns: dict[str, list[str]] = {}
+    room = width
+    for name in dict.fromkeys([*key, *(name for name in sort if name in declared.fields), *said, *declared.fields]):
+        values = [getattr(item, name) for item in items]
+        if name not in key and (name in hidden or all(value is None or isinstance(value, _NESTED) for value in values)):
+            continue
+        cells = [_one_line(value) for value in values]
+        needs = max(map(len, [name, *cells])) + 2
+        if name in key or needs <= room:
+            columns[name] = cells
+            room -= needs
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)] if items else []
 
 
-def _short(value: object) -> object:
+_NESTED = (dict, list, tuple, set, frozenset, BaseModel)
+
+
+def _one_line(value: object) -> str:
     from palaver.cli.output import plain_text
 
-    text = plain_text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else " ".join(plain_text(value).split())
     return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
 
 
