@@ -130,3 +130,9 @@ async def test_writes_of_one_type_spread_over_partitions_and_shards(baller: Ball
     shards = Counter(record["_by_type_shard"] for record in records)
     assert 8 == len(shards)
     assert max(shards.values()) <= 2 * 200 / 8
+
+
+async def test_one_team_fetched_by_many_at_once_is_stored_and_found(baller: Baller) -> None:
+    put = await asyncio.gather(*(baller.entities.put("team", "1", "Arsenal FC", aliases=["Arsenal"]) for _ in range(32)))
+    assert {"1"} == {team.entity_id for team in put}
+    assert await baller.entities.resolve("team", "arsenal") in put

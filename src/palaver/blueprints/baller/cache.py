@@ -11,11 +11,12 @@ from palaver.batch import Batch
 from palaver.blueprints.baller import patterns
 from palaver.blueprints.baller.names import normalized
 from palaver.blueprints.baller.schema import CachedEntity, EntityAlias, EntityType, Retention
-from palaver.errors import Validation
+from palaver.errors import Conflict, Validation
 from palaver.store import Store
 from palaver.turns.refusing import refusing
 
 MOST_NAMES = 90
+ATTEMPTS = 5
 
 
 class EntityCache:
@@ -35,7 +36,7 @@ class EntityCache:
     ) -> CachedEntity:
         """Store an entity as fetched now, in place of what was cached; it is there until its type's time is over.
 
-        Raises Validation over 90 different names.
+        Raises Validation over 90 different names. Of several at once, one is stored.
         """
         now = self._store.clock.now()
         expires = now + self._retention.of_cached(entity_type)
@@ -58,15 +59,27 @@ class EntityCache:
         for form, called in names.items():
             row = EntityAlias(entity_type=entity_type, normalized_alias=form, entity_id=entity_id, alias=called, expires=expires)
             batch = batch.put(row)
-        stored = (await self._store.write(batch))[0]
-        await self._forget_names(entity_id, entity_type, set(names))
-        assert isinstance(stored, CachedEntity)
+        stored = await self._written(batch, entity)
+        await self._forget_names(stored)
         return stored
 
-    async def _forget_names(self, entity_id: str, entity_type: EntityType, keep: set[str]) -> None:
+    async def _written(self, batch: Batch, entity: CachedEntity) -> CachedEntity:
+        """Write an entity with its names; when others fetched it at the same time, theirs is as good."""
+        for _ in range(ATTEMPTS):
+            try:
+                stored = (await self._store.write(batch))[0]
+            except Conflict:
+                stored = await self.get(entity.entity_type, entity.entity_id)
+                if stored is None or stored.last_updated < entity.last_updated:
+                    continue
+            assert isinstance(stored, CachedEntity)
+            return stored
+        raise Conflict("Others kept writing this entity.", hint="Try again after a random pause.", entity="CachedEntity")
+
+    async def _forget_names(self, entity: CachedEntity) -> None:
         """Remove rows of names the entity no longer has; until then a look-up drops them, because the entity decides."""
-        async for row in self._store.query(patterns.aliases_of(entity_id, entity_type)):
-            if row.normalized_alias not in keep:
+        async for row in self._store.query(patterns.aliases_of(entity.entity_id, entity.entity_type)):
+            if row.normalized_alias not in _forms(entity):
                 await self._store.delete(row)
 
     async def get(self, entity_type: EntityType, entity_id: str) -> CachedEntity | None:
@@ -79,7 +92,7 @@ class EntityCache:
         found: list[CachedEntity] = []
         async for row in self._store.query(patterns.names_of(entity_type, name)):
             entity = await self.get(entity_type, row.entity_id)
-            if entity is not None and form in {entity.normalized_name, *map(normalized, entity.aliases)}:
+            if entity is not None and form in _forms(entity):
                 found.append(entity)
         # Whose own name it is comes before those it is only an alias of.
         return sorted(found, key=lambda entity: entity.normalized_name != form)
@@ -102,3 +115,7 @@ class EntityCache:
             await self.put(**entity)
             count += 1
         return count
+
+
+def _forms(entity: CachedEntity) -> set[str]:
+    return {entity.normalized_name, *map(normalized, entity.aliases)}
