@@ -85,14 +85,10 @@ def harness(folder: Path, python: str, work: str | None, rounds: int) -> list[di
         ("w6", ["w6_trace.py", "--peers", W6, "--adapter", "adapters:TraceTurn", "--adapter", "adapters:TraceSteps", "--n", "150"]),
         ("w7", ["w7_bulk.py", "--peers", "raw-sqlite-executemany", "--adapter", "adapters:ChatEmbedded", "--n", "50000"]),
     ]
-    runs += [
-        (
-            f"w1 {peer}",
-            ["w1_chat_embedded.py", "--peers", f"{W1},{peer}", "--adapter", "adapters:ChatEmbedded", "--n", "300", "--secs", "2.5"],
-        )
-        for peer in PEERS
-    ]
-    runs.append(("w6 chainlit-steps", ["w6_trace.py", "--peers", f"{W6},chainlit-steps", "--adapter", "adapters:TraceSteps", "--n", "60"]))
+    beside = ["--adapter", "adapters:ChatEmbedded", "--n", "300", "--secs", "2.5"]
+    runs += [(f"w1 {peer}", ["w1_chat_embedded.py", "--peers", f"{W1},{peer}", *beside]) for peer in PEERS]
+    steps = ["--peers", f"{W6},chainlit-steps", "--adapter", "adapters:TraceSteps", "--n", "60"]
+    runs.append(("w6 chainlit-steps", ["w6_trace.py", *steps]))
     rows: list[dict[str, Any]] = []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "bench"), str(ROOT / "src")])}
     for label, command in runs:
@@ -100,9 +96,7 @@ def harness(folder: Path, python: str, work: str | None, rounds: int) -> list[di
         done = subprocess.run(
             [python, *command, *extra], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=540
         )
-        for line in done.stdout.splitlines():
-            if line.startswith("{"):
-                rows.append({"run": label, **json.loads(line)})
+        rows += [{"run": label, **json.loads(line)} for line in done.stdout.splitlines() if line.startswith("{")]
         print(f"{label}: {len(rows)} rows", file=sys.stderr)
         if done.returncode:
             print(done.stderr[-2000:], file=sys.stderr)
@@ -115,14 +109,15 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Performance",
         "",
-        f"Measured on {where['date']} with `make bench`: {where['cores']} shared cores, {where['system']}, Python {where['python']}, one 4 KiB",
-        f"`fdatasync` {where['fdatasync_us']} µs, load {where['load_before']} before the run. Ratios are to the raw loop run in turn in the same",
-        "process (above 1: ours is faster), as minimum – **median** – maximum over the rounds; absolute rates drift with the machine.",
+        f"Measured on {where['date']} with `make bench`: {where['cores']} shared cores, {where['system']},",
+        f"Python {where['python']}, one 4 KiB `fdatasync` {where['fdatasync_us']} µs, load {where['load_before']} before the run.",
+        "Ratios are to the raw loop run in turn in the same process (above 1: ours is faster), as minimum – **median** – maximum",
+        "over the rounds; absolute rates drift with the machine.",
         "",
         "## The store beside raw apsw",
         "",
-        "The same typed columns, `synchronous=FULL`. Ours validates entities on the way in, writes a change row with every commit, and builds",
-        "the same Pydantic objects on the way out. `create_32` is 32 concurrent tasks beside a bare group-commit thread.",
+        "The same typed columns, `synchronous=FULL`. Ours validates entities on the way in, writes a change row with every commit,",
+        "and builds the same Pydantic objects on the way out. `create_32` is 32 concurrent tasks beside a bare group-commit thread.",
         "",
         "| phase | ours/s | raw/s | ratio | with search running: ratio | search lag when writing ends |",
         "|---|---:|---:|---|---|---|",
@@ -131,9 +126,8 @@ def page(results: dict[str, Any]) -> str:
     for row in results["store"]:
         beside = searched.get(row["phase"], {})
         lag = f"{beside['search_lag']:,} changes" if "search_lag" in beside else ""
-        lines.append(
-            f"| {row['phase']} | {row['ours_per_s']:,} | {row['raw_per_s']:,} | {_ratio(row['ratio'])} | {_ratio(beside.get('ratio'))} | {lag} |"
-        )
+        cells = [row["phase"], f"{row['ours_per_s']:,}", f"{row['raw_per_s']:,}", _ratio(row["ratio"]), _ratio(beside.get("ratio")), lag]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## Starting", "", "| what | ms |", "|---|---:|"]
     names = {
         "python_alone_ms": "Python alone",
