@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from pydantic import JsonValue
 
-from palaver.batch import Batch
+from palaver.batch import Batch, unchanged
 from palaver.blueprints.baller import patterns
 from palaver.blueprints.baller.names import normalized
 from palaver.blueprints.baller.schema import CachedEntity, EntityAlias, EntityType, Retention
-from palaver.errors import Conflict, Validation
+from palaver.errors import ConditionFailed, Conflict, Validation
 from palaver.store import Store
 from palaver.turns.refusing import refusing
 
@@ -79,8 +78,13 @@ class EntityCache:
     async def _forget_names(self, entity: CachedEntity) -> None:
         """Remove rows of names the entity no longer has; until then a look-up drops them, because the entity decides."""
         async for row in self._store.query(patterns.aliases_of(entity.entity_id, entity.entity_type)):
-            if row.normalized_alias not in _forms(entity):
-                await self._store.delete(row)
+            if row.normalized_alias in _forms(entity):
+                continue
+            try:
+                await self._store.delete(row, when=unchanged(row))
+            except ConditionFailed:
+                # It was written again since it was read: somebody stored the name anew.
+                continue
 
     async def get(self, entity_type: EntityType, entity_id: str) -> CachedEntity | None:
         """Return an entity by its identifier, None when it has to be fetched."""
@@ -107,14 +111,6 @@ class EntityCache:
     async def forget(self, entity_type: EntityType, entity_id: str) -> None:
         """Remove an entity with all its names."""
         await self._store.delete(CachedEntity.at(entity_id, entity_type))
-
-    async def put_many(self, entities: Iterable[Mapping[str, Any]]) -> int:
-        """Store entities given as arguments of `put`; return how many."""
-        count = 0
-        for entity in entities:
-            await self.put(**entity)
-            count += 1
-        return count
 
 
 def _forms(entity: CachedEntity) -> set[str]:
