@@ -15,13 +15,14 @@ from pydantic import Field
 
 from palaver.clock import ManualClock, days, now
 from palaver.entity import Entity
+from palaver.insight.histogram import bucket, quantile
 from palaver.keys import Index, Key, Unique
 from palaver.markers import Expires, Expiry, InstantMs
 from palaver.schema import Schema
 from palaver.store import Store
 from tests.lifecycle.conftest import Opened
 
-LONGEST_WAIT_S = 0.05
+LONGEST_WAIT_MS = 50
 
 
 class Event(Entity, table="events"):
@@ -63,10 +64,10 @@ async def write_expired(store: Store, clock: ManualClock, total: int) -> None:
 
 
 class Beside:
-    """Readers and writers that go on while something else happens, and how long each call took."""
+    """Readers and writers that go on while something else happens, and how long each call took, in milliseconds."""
 
     def __init__(self) -> None:
-        self.waits: dict[str, list[float]] = {"read": [], "write": [], "event loop": []}
+        self.waits: dict[str, dict[str, int]] = {"read": {}, "write": {}, "event loop": {}}
 
     @asynccontextmanager
     async def running(self, store: Store) -> AsyncIterator[None]:
@@ -75,10 +76,13 @@ class Beside:
         over = asyncio.Event()
 
         async def again(what: str, call: Callable[[], Awaitable[object]]) -> None:
+            counts = self.waits[what]
             while not over.is_set():
                 started = time.perf_counter()
                 await call()
-                self.waits[what].append(time.perf_counter() - started)
+                # Counted, not listed: what is measured must not grow with how long it takes.
+                name = bucket(1000 * (time.perf_counter() - started))
+                counts[name] = counts.get(name, 0) + 1
                 await asyncio.sleep(0.001)
 
         calls = [("read", lambda: store.get(Live.at("a"))), ("event loop", lambda: asyncio.sleep(0))]
@@ -91,13 +95,12 @@ class Beside:
             await asyncio.gather(*tasks)
 
     def at(self, what: str, q: float) -> float:
-        ordered = sorted(self.waits[what])
-        return ordered[min(len(ordered) - 1, int(len(ordered) * q))]
+        return quantile(self.waits[what], q) or 0.0
 
     def report(self) -> str:
         def line(what: str) -> str:
-            p50, p99, most = (1000 * self.at(what, q) for q in (0.5, 0.99, 1))
-            return f"{what}: {len(self.waits[what]):,} calls, p50 {p50:.1f}, p99 {p99:.1f}, most {most:.1f} ms"
+            p50, p99, most = (self.at(what, q) for q in (0.5, 0.99, 1))
+            return f"{what}: {sum(self.waits[what].values()):,} calls, p50 {p50:.1f}, p99 {p99:.1f}, most {most:.1f} ms"
 
         return "; ".join(map(line, self.waits))
 
@@ -106,6 +109,10 @@ async def swept(opened: Opened, clock: ManualClock, total: int) -> tuple[Beside,
     """Sweep that many records; return the waits beside it and the peak of memory it took."""
     store = await opened(schema=SCHEMA)
     await write_expired(store, clock, total)
+    alone = Beside()
+    async with alone.running(store):
+        await asyncio.sleep(0.5)
+    print(f"without a sweep: {alone.report()}")
     beside = Beside()
     async with beside.running(store):
         tracemalloc.start()
@@ -127,7 +134,7 @@ async def test_a_sweep_takes_constant_memory_and_nobody_waits_long_beside_it(ope
     assert 5_000_000 > peak
     # The most of a run belongs to whoever else uses the processor; what the sweep does, it does every time.
     for what in beside.waits:
-        assert LONGEST_WAIT_S > beside.at(what, 0.95)
+        assert LONGEST_WAIT_MS > beside.at(what, 0.95)
 
 
 @pytest.mark.soak
@@ -137,7 +144,7 @@ async def test_a_million_expired_records(opened: Opened, clock: ManualClock, eng
     beside, peak = await swept(opened, clock, 1_000_000)
     assert 5_000_000 > peak
     for what in beside.waits:
-        assert LONGEST_WAIT_S > beside.at(what, 0.999)
+        assert LONGEST_WAIT_MS > beside.at(what, 0.95)
 
 
 async def test_a_sweep_can_be_bounded_and_goes_on_later(opened: Opened, clock: ManualClock) -> None:
@@ -173,3 +180,13 @@ async def test_a_sweep_gives_back_claims(opened: Opened, clock: ManualClock) -> 
     clock.advance(timedelta(days=2))
     assert 100 == (await store.sweep()).expired["Ticket"]
     await store.create(Ticket(ticket_id="again", number=7, opened=clock.now()))
+
+
+async def test_the_background_sweep_goes_on_while_more_is_waiting(
+    opened: Opened, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palaver.upkeep.SWEEP_AT_ONCE", 50)
+    store = await opened(schema=SCHEMA)
+    await write_expired(store, clock, 120)
+    upkeep = store.core_upkeep()
+    assert [50, 50, 20, 0] == [await upkeep.work() for _ in range(4)]
