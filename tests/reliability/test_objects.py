@@ -39,6 +39,15 @@ def first(holder: Any, name: str, meanwhile: Callable[[], Awaitable[object]], mo
     monkeypatch.setattr(holder, name, called)
 
 
+async def test_collecting_spares_an_object_that_is_referred_to_again(store: Store) -> None:
+    for payload in (OTHER, LONG):
+        await store.patch(AT, set={"payload": payload})
+    await store.settle()
+    await store.sweep()
+    assert LONG == (await store.get(AT)).payload
+    await objects_agree(store, 0)
+
+
 @pytest.mark.parametrize("again", ["patch", "create", "bulk"])
 async def test_an_object_that_is_referred_to_again_while_it_is_collected_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch, again: str

@@ -26,11 +26,11 @@ def victims() -> Iterator[Victims]:
         yield victims
 
 
-def recorded(victims: Victims, run: Run, folder: Path, options: str = "", plant: str = "") -> list[Event]:
+def recorded(victims: Victims, run: Run, folder: Path, options: str = "") -> list[Event]:
     """Let a workload run to its end and return every call it made."""
     (folder / "disk").mkdir(parents=True)
     log = folder / "log"
-    ended = victims.run(run, f"sqlite:///{folder}/disk/a.db{options}", folder, ["-o", str(log), *OPTIONS], plant=plant)
+    ended = victims.run(run, f"sqlite:///{folder}/disk/a.db{options}", folder, ["-o", str(log), *OPTIONS])
     assert ended.status == 0, f"seed {run.seed}: {ended.errors}"
     return list(events(log))
 

@@ -60,6 +60,7 @@ class Victims:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.reliability.victim"]
+        self.plant = ""
         self._said = Path()
         self._tracer: subprocess.Popen[str] | None = None
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -78,7 +79,7 @@ class Victims:
     def start(self, run: Run, url: str, folder: Path, trace: Sequence[str] = (), **order: Any) -> int:
         """Start a child, one at a time, and return its process id."""
         said, go = folder / "said", folder / "go"
-        order = {**asdict(run), "url": url, "said": str(said), "go": str(go), **order}
+        order = {**asdict(run), "url": url, "said": str(said), "go": str(go), "plant": self.plant, **order}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")

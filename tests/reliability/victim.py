@@ -96,6 +96,8 @@ def tell_of_projections(say: Say) -> None:
     async def told(self: SearchProjection, changes: Sequence[Change]) -> Sequence[Op]:
         start = time.monotonic()
         try:
+            # Long enough for another process to come in between, if only it could.
+            await asyncio.sleep(0.01)
             return await apply(self, changes)
         finally:
             say(json.dumps({"applied": [start, time.monotonic()], "pid": os.getpid()}))
