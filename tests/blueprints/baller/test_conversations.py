@@ -71,6 +71,15 @@ async def test_an_answer_sorts_after_its_question_even_when_the_platforms_clock_
     assert [question, answer] == [m.message_id for m in await found(baller, patterns.messages_of_conversation(message.conversation_id))]
 
 
+async def test_a_number_from_far_ahead_does_not_move_those_of_others(baller: Baller) -> None:
+    async with baller.turn(user_id="u1", content="?", conversation_id="c", message_id=f"{2**63}") as turn:
+        parts = [await turn.reply(f"part {number}") for number in range(5)]
+    assert [f"part {number}" for number in range(5)] == [m.content for m in (await baller.recent_messages("u1", "c"))[1:]]
+    assert all(int(part) > 2**63 for part in parts)
+    question, _ = await ask(baller, user_id="u2")
+    assert int(question) < 2**62
+
+
 async def test_concurrent_turns_count_exactly(baller: Baller) -> None:
     async def turn(number: int) -> None:
         async with baller.turn(user_id="u", conversation_id="c", content="?") as turn:

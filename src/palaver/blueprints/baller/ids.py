@@ -27,11 +27,14 @@ class Snowflakes:
         self._bits = random.Random(secrets.randbits(64)).getrandbits
 
     def new(self, *, above: str | None = None) -> str:
-        """Return a number above every one given before, and above a given one: an answer sorts after its question."""
+        """Return a number above every one made from the clock before, and above a given one: an answer follows its question.
+
+        A given number from a clock far ahead moves only what is asked for above it.
+        """
         ms = max(0, to_ms(self._clock.now()) - PLATFORM_EPOCH_MS)
         with self._lock:
             # The low 21 bits start at random, so that processes do not count alike; the rest leaves room to grow.
             fresh = (ms << 22) + self._bits(21)
             step = 1 + self._bits(4)
-            self._last = max(fresh, self._last + step, int(above) + step if above else 0)
-            return str(self._last)
+            self._last = max(fresh, self._last + step)
+            return str(max(self._last, int(above) + step if above else 0))

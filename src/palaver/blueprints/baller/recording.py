@@ -70,7 +70,7 @@ class TurnBook:
     def __init__(self, store: Store, settings: Settings, ids: Snowflakes, arrival: Arrival) -> None:
         self._store, self._settings, self._ids, self._arrival = store, settings, ids, arrival
         self._app_mode: AppMode = arrival.app_mode or settings.app_mode
-        self._conversation_id = self._message_id = ""
+        self._conversation_id = self._message_id = self._newest_id = ""
         self._last_active: datetime | None = None
 
     # --- the question -------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class TurnBook:
         raise Conflict("The message could not be stored: its conversation kept changing.", hint="Try again after a random pause.")
 
     def _begun(self, conversation_id: str, message_id: str) -> Beginning:
-        self._conversation_id, self._message_id = conversation_id, message_id
+        self._conversation_id, self._message_id, self._newest_id = conversation_id, message_id, message_id
         self._last_active = self._last_active or self._store.clock.now()
         return Beginning(conversation_id, message_id)
 
@@ -108,6 +108,7 @@ class TurnBook:
         if earlier.user_id != self._arrival.user_id:
             raise Duplicate("Another user's message has this identifier.", hint="Pass the platform's own.", entity="Message")
         self._conversation_id, self._message_id = earlier.conversation_id, message_id
+        self._newest_id = earlier.processing_metadata.reply_id or message_id
         return Beginning(earlier.conversation_id, message_id, True, earlier.processing_metadata.status == "answered")
 
     async def _current(self) -> Conversation | None:
@@ -273,7 +274,7 @@ class TurnBook:
     async def answer(self, reply: Reply) -> str:
         """Store the reply, mark its question answered and count it, all in one commit."""
         for _ in range(ATTEMPTS):
-            reply_id = reply.message_id or self._ids.new(above=self._message_id)
+            reply_id = reply.message_id or self._ids.new(above=self._newest_id)
             try:
                 await self._store.write(self._answered(reply, reply_id))
             except TransactionCancelled as error:
@@ -282,6 +283,7 @@ class TurnBook:
                 if reply.message_id is not None:
                     raise error.reasons[-1] from None
                 continue
+            self._newest_id = reply_id
             return reply_id
         raise Conflict("No free identifier was found for the reply.", hint="Try again after a random pause.")
 
