@@ -240,50 +240,43 @@ class _Writer:
     def _answered(self, asked: _Asked, pause: float, follows: bool) -> Exchange:
         rng = self.rng
         calls, down = self._calls(asked)
+        crashed = not down and rng.random() < 0.04
+        good = not down and not crashed
+        said = phrases.SORRY[self.language] if down else asked.reply
+        data = f"{asked.question}\n{asked.body}"
+        answer = None if down else self._model("main_response", [("system", phrases.SYSTEM_PROMPT), ("user", data)], said, crashed)
+        rating, comment = self._rating(good=good)
+        exchange = Exchange(
+            pause=pause,
+            question=asked.question,
+            relevant=True,
+            confidence=self._sure(0.8),
+            check=self._check(asked.question, True),
+            intent=self._intended(asked),
+            context={"language": self.language, "history": self.history[-6:]} if follows else None,
+            calls=calls,
+            answer=answer,
+            evaluation=self._evaluation(said) if good and rng.random() < 0.15 else None,
+            reply=None if crashed else said,
+            rating=rating,
+            comment=comment,
+        )
+        self.history += [asked.question, *([] if crashed else [said])]
+        return exchange
+
+    def _intended(self, asked: _Asked) -> Intended:
         entities = [
-            {
-                "name": called,
-                "normalized_name": normalized(called),
-                "type": "team",
-                "id": club.id,
-                "confidence": round(rng.uniform(0.8, 1), 2),
-            }
+            {"name": called, "normalized_name": normalized(called), "type": "team", "id": club.id, "confidence": self._sure(0.8)}
             for club, called in asked.clubs
         ]
-        intent = Intended(asked.intent, round(rng.uniform(0.55, 0.99), 2), asked.endpoint, asked.parameters, entities)
-        crashed = not down and rng.random() < 0.04
-        reply = phrases.SORRY[self.language] if down else asked.reply
-        answer = (
-            None
-            if down
-            else self._model(
-                "main_response", [("system", phrases.SYSTEM_PROMPT), ("user", f"{asked.question}\n{asked.body}")], reply, crashed
-            )
-        )
-        evaluation = None
-        if answer is not None and not crashed and rng.random() < 0.15:
-            mark = str(rng.choice((3, 4, 5, 5)))
-            evaluation = self._model("evaluation", [("system", phrases.EVALUATION_PROMPT), ("user", reply)], mark, False)
-        context = {"language": self.language, "history": self.history[-6:]} if follows else None
-        rating, comment = self._rating(good=answer is not None and not crashed)
-        self.history += [asked.question, *([] if crashed else [reply])]
-        check = self._check(asked.question, True)
-        sure = round(rng.uniform(0.8, 0.99), 2)
-        return Exchange(
-            pause,
-            asked.question,
-            True,
-            sure,
-            check,
-            intent,
-            context,
-            calls,
-            answer,
-            evaluation,
-            None if crashed else reply,
-            rating,
-            comment,
-        )
+        return Intended(asked.intent, self._sure(0.55), asked.endpoint, asked.parameters, entities)
+
+    def _sure(self, least: float) -> float:
+        return round(self.rng.uniform(least, 0.99), 2)
+
+    def _evaluation(self, said: str) -> ModelAsked:
+        mark = str(self.rng.choice((3, 4, 5, 5)))
+        return self._model("evaluation", [("system", phrases.EVALUATION_PROMPT), ("user", said)], mark, False)
 
     def _off_topic(self, pause: float) -> Exchange:
         question = self.rng.choice(phrases.OFF_TOPIC[self.language])
