@@ -102,10 +102,14 @@ async def stats(
         return Exit.OK
     texts = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
     shown = [[_shown(name, row[name]) for name in columns] for row in rows]
-    titles = {name: name.replace("_", " ") for name in columns}
-    here.out.table(list(titles.values()), shown, right=[title for name, title in titles.items() if name not in texts])
+    titles = {name: _TITLES.get(name) or name.replace("_", " ") for name in columns}
+    figures = [title for name, title in titles.items() if name not in texts]
+    here.out.table(list(titles.values()), shown, right=figures, one_line=True)
     here.out.say(f"since {start:%Y-%m-%d %H:%M} UTC")
     return Exit.OK
+
+
+_TITLES = {"prompt_tokens": "tokens in", "completion_tokens": "tokens out", "endpoint_template": "endpoint", "share_positive": "liked"}
 
 
 def _shown(name: str, value: Any) -> Any:

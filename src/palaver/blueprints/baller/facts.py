@@ -104,7 +104,10 @@ def facts() -> Facts:
     """Read the bundled facts."""
     text = resources.files("palaver.blueprints.baller").joinpath("data/football.json").read_text(encoding="utf-8")
     raw = json.loads(text)
-    clubs = [Club(str(1000 + n), *row[:5], tuple(row[5])) for n, row in enumerate(raw["clubs"], 1)]
+    clubs = [
+        Club(str(1000 + number), name, country, city, ground, founded, tuple(names))
+        for number, (name, country, city, ground, founded, names) in enumerate(raw["clubs"], 1)
+    ]
     return Facts(clubs, {key: _competition(key, body, clubs) for key, body in raw["leagues"].items()}, raw["source"])
 
 
