@@ -286,11 +286,13 @@ class Tally(Generic[D]):
         return self.fresh(row) if old is None else self._planner.codec(self._row.entity).decode(old)
 
     def _mark(self, at: Address) -> Address:
-        return system("counted", f"{self.name}/{at.table}/{sha256(key_text(at.key).encode()).hexdigest()}")
+        digest = sha256(key_text(at.key).encode()).hexdigest()
+        # One partition for all of them would be a hot one.
+        return system(f"counted/{digest[:2]}", f"{self.name}/{at.table}/{digest}")
 
     def _marker(self, at: Address, names: frozenset[str], expires: int | None) -> Put:
         body: Any = {"counted": sorted(names)}
-        record: Record = {"scope": "counted", "name": at.key[1], "body": body}
+        record: Record = {"scope": at.key[0], "name": at.key[1], "body": body}
         if expires is not None:
             record["expires"] = expires
         return Put(at, record)

@@ -17,7 +17,7 @@ class Kept:
 
     entity: str
     table: str
-    what: Literal["records", "objects", "history", "changes"]
+    what: Literal["records", "objects", "history"]
     name: str
     after: timedelta | None
     since: str
@@ -25,7 +25,7 @@ class Kept:
     @property
     def sentence(self) -> str:
         """The rule in words."""
-        what = {"records": "records", "objects": f"objects of {self.name}", "history": "images of earlier versions", "changes": "changes"}
+        what = {"records": "records", "objects": f"objects of {self.name}", "history": "images of earlier versions"}
         if self.after is None:
             return f"{self.entity}: {what[self.what]} are kept until {self.since or 'they are deleted'}."
         return f"{self.entity}: {what[self.what]} are kept {words(self.after)} after {self.since}."
