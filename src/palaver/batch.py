@@ -125,21 +125,21 @@ def fingerprint(batch: Batch) -> str:
 
     The same in every process: it depends on no order of sets and mappings.
     """
-    return sha256(repr([_given(op) for op in batch.ops]).encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(repr([given(op) for op in batch.ops]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _given(value: Any) -> object:
+def given(value: Any) -> object:
     """Return nested lists of texts that say what was set, whatever the order it was said in."""
     if isinstance(value, type):
         return value.__name__
     if isinstance(value, BaseModel):
-        return [type(value).__name__, sorted((name, repr(_given(getattr(value, name)))) for name in value.model_fields_set)]
+        return [type(value).__name__, sorted((name, repr(given(getattr(value, name)))) for name in value.model_fields_set)]
     if is_dataclass(value):
-        return [type(value).__name__, [_given(getattr(value, part.name)) for part in fields(value)]]
+        return [type(value).__name__, [given(getattr(value, part.name)) for part in fields(value)]]
     if isinstance(value, Mapping):
-        return ["map", sorted((repr(name), repr(_given(inner))) for name, inner in value.items())]
+        return ["map", sorted((repr(name), repr(given(inner))) for name, inner in value.items())]
     if isinstance(value, Set):
-        return ["set", sorted(repr(_given(inner)) for inner in value)]
+        return ["set", sorted(repr(given(inner)) for inner in value)]
     if isinstance(value, list | tuple):
-        return [_given(inner) for inner in value]
+        return [given(inner) for inner in value]
     return repr(value)

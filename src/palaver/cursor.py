@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from palaver.batch import given
 from palaver.errors import BadCursor
 from palaver.query import Query
 from palaver.values import KeyPart
@@ -58,7 +59,7 @@ def _bound(query: Query[Any], tenant: str | None) -> str:
         query.fixed,
         query.bounds,
         query.descending,
-        repr(query.condition),
+        given(query.condition) if query.condition is not None else None,
         tenant,
     )
     return sha256(repr(shape).encode()).hexdigest()[:16]

@@ -423,8 +423,9 @@ class Planner:
         # The claim of an expired record ends with it, and somebody else may hold the same one by now.
         before = self.reservation(declared, unique, old, draft.tenant) if is_live(declared.table, old, draft.now_us) else None
         after = self.reservation(declared, unique, new, draft.tenant)
-        expires = new.get(declared.expires.stored) if new is not None and declared.expires else None
-        if before == after and (new is None or old is None or declared.expires is None):
+        stored = declared.expires.stored if declared.expires else ""
+        expires = new.get(stored) if new is not None else None
+        if before == after and (before is None or old is None or old.get(stored) == expires):
             return
         if before is not None and before != after:
             draft.write(Delete(before), "reservation")
