@@ -29,6 +29,7 @@ CHUNK = 500
 IDLE_S = 1.0
 # Changes of this long are taken together: a position is a durable write, and one for each change would double them.
 GATHER_S = 0.02
+RETRY_S = 0.1
 
 
 class Projection(Protocol):
@@ -143,8 +144,10 @@ class Runner:
                     self._leases.pop(name, None)
                 except Exception as error:
                     # A mistake in one projection, ours or the application's, must not stop the others.
+                    known = self._errors.get(name)
                     self._errors[name] = error.code if isinstance(error, PalaverError) else type(error).__name__
-                    log.warning("projection %s failed: %s", name, _described(error))
+                    if known != self._errors[name]:
+                        log.warning("projection %s failed: %s", name, _described(error))
             return moved
 
     async def _step(self, name: str) -> int:
@@ -281,7 +284,7 @@ class Runner:
             with contextlib.suppress(TimeoutError):
                 moved = await asyncio.wait_for(self.step(), max(0.0, deadline - asyncio.get_running_loop().time()))
             if not moved:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(RETRY_S if self._errors else 0.005)
 
 
 def _described(error: Exception) -> str:
