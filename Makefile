@@ -39,6 +39,7 @@ test: .venv/.dev ## run the tests; ARGS="-k name" is handed to pytest
 
 soak: .venv/.dev ## run the long reliability tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+	@$(BIN)/python tools/reliability.py
 
 CHECKS := check-format check-lint check-floors check-pages check-pyright check-mypy
 .PHONY: check $(CHECKS)
@@ -56,7 +57,7 @@ check-floors: .venv/.dev
 	@echo '── import floors'; out=$$($(BIN)/lint-imports 2>&1) || { printf '%s\n' "$$out" >&2; exit 1; }
 
 check-pages: .venv/.dev
-	@echo '── generated pages'; $(BIN)/python tools/reference.py --check
+	@echo '── generated pages'; $(BIN)/python tools/reference.py --check; $(BIN)/python tools/reliability.py --check
 
 # The pyright package would fetch an interpreter by itself; a check must not depend on the network.
 check-pyright: .venv/.dev

@@ -189,7 +189,10 @@ def remains(file: File, chance: random.Random) -> bytes:
     """Return bytes the file may have: none, some or all of what was done since its last fsync, one write torn."""
     left = bytearray(file.safe)
     share = chance.choice((0.0, 0.5, 0.9, 1.0))
-    applied = [change for change in file.since if chance.random() < share]
+    # A disk that keeps the order of what it is given is a case of its own: it leaves the longest way to go back.
+    until = chance.randrange(len(file.since) + 1) if chance.random() < 0.5 else len(file.since)
+    ordered = until < len(file.since)
+    applied = [change for change in file.since[:until] if ordered or chance.random() < share]
     for number, (_, offset, data) in enumerate(applied):
         if data is not None and number == len(applied) - 1:
             # Sectors are written whole; which of them were is for the disk to say, so any first part may be.

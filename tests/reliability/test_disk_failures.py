@@ -25,7 +25,7 @@ from tests.reliability.results import publish
 from tests.reliability.tracing import Ended, Victims, fail_at, untraceable
 
 # What may be heard of a failing disk; anything else would be a slip of ours.
-NAMED = {"outcome_unknown", "unavailable", "storage_full", "conflict", "throttled"}
+NAMED = {"outcome_unknown", "unavailable", "storage_full", "conflict", "throttled", "settle_timeout"}
 # SQLite itself calls a disk that cannot read a page a damaged file.
 READING = NAMED | {"corruption"}
 FAULTS = (

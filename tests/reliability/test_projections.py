@@ -6,17 +6,22 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import palaver
+from palaver.clock import ManualClock
 from palaver.errors import Unavailable
 from palaver.feed import Projection
+from palaver.insight.metrics import Metrics, metrics
 from palaver.ops import Change, ChangePage, Op
 from palaver.records.sqlite import SqliteRecords
 from palaver.store import Store
+from tests.insight.app import MEASURES, Metric, call, message
+from tests.insight.app import SCHEMA as INSIGHT
 from tests.reliability.app import CANARY, SCHEMA, Note, Owner
 from tests.reliability.examine import Later, Run, indexed, objects_agree, recomputed
 from tests.reliability.results import publish
@@ -210,3 +215,38 @@ async def test_a_projection_killed_between_its_work_and_its_position_goes_on(tmp
         await store.settle()
         await agrees(store)
         await objects_agree(store, 0)
+
+
+async def test_metrics_count_each_fact_once_after_faults(tmp_path: Path) -> None:
+    noon = datetime(2026, 3, 10, 12, tzinfo=UTC)
+    for seed in (1, 2, 3):
+        chance = random.Random(seed)
+        opening = palaver.open(
+            f"sqlite:///{tmp_path}/{seed}.db",
+            schema=INSIGHT,
+            clock=ManualClock(noon),
+            projections=[metrics(Metric, MEASURES)],
+            maintain=False,
+        )
+        async with opening as store:
+            runner = store.runner()
+            wrapped = Unreliable(runner.projections["metrics"], chance)
+            runner.projections["metrics"] = wrapped
+            for number in range(60):
+                await store.create(call(number, noon, latency=chance.random() * 100))
+                await store.create(message(number, noon, intent="fixtures" if number % 2 else None))
+                if number % 3 == 0:
+                    await runner.step()
+            for _ in range(200):
+                if await runner.step() == 0 and not runner._errors:
+                    break
+            await store.settle()
+            assert wrapped.faults > 3, f"seed {seed}"
+            counted = await Metrics(store, Metric).read(noon.date(), noon.date())
+            by_name = {point.name: point.values.count for point in counted}
+            assert {"llm": 60, "messages": 60, "fixtures": 30} == {name: by_name[name] for name in ("llm", "messages", "fixtures")}, (
+                f"seed {seed}"
+            )
+            runner.projections["metrics"] = wrapped.inner
+            await store.rebuild("metrics")
+            assert counted == await Metrics(store, Metric).read(noon.date(), noon.date()), f"seed {seed}"

@@ -31,7 +31,7 @@ from tests.reliability.workload import perform, steps, work
 
 Say = Callable[[str], None]
 # Whatever else may have happened to them, these say that nothing was written.
-NOTHING_WRITTEN = ("unavailable", "storage_full", "conflict", "throttled")
+NOTHING_WRITTEN = ("unavailable", "storage_full", "conflict", "throttled", "settle_timeout")
 
 
 async def run(order: dict[str, Any], say: Say) -> None:
@@ -44,8 +44,8 @@ async def run(order: dict[str, Any], say: Say) -> None:
                 await race(store, order, say)
             case _:
                 await work(store, order["seed"], order["workers"], order["count"], say)
-        await store.sweep()
         await store.settle(20)
+        await store.sweep()
 
 
 async def persist(store: Store, order: dict[str, Any], say: Say) -> None:

@@ -136,6 +136,8 @@ async def perform(store: Store, worker: int, number: int, step: Step) -> None:
         case "fell":
             await store.delete(Owner.at(worker, values[0]), token=token)
         case "sweep":
+            # Objects become removable once the projection has seen their release.
+            await store.settle(2)
             await store.sweep()
 
 
