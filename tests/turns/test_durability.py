@@ -11,7 +11,7 @@ import pytest
 
 import palaver
 from palaver.blueprints.baller import SCHEMA, Baller, patterns
-from palaver.errors import ConditionFailed, Conflict, Duplicate
+from palaver.errors import ConditionFailed, Conflict, Duplicate, Validation
 from tests.blueprints.baller.conftest import Opened
 from tests.blueprints.baller.given import ask, found
 
@@ -198,3 +198,22 @@ async def test_a_conversation_being_deleted_takes_no_new_message(opened: Opened)
         async with baller.turn(user_id="u", content="Again?", conversation_id="c") as turn:
             await turn.reply("…")
         assert ["Again?", "…"] == [said.content async for said in baller.transcript("u", "c")]
+
+
+async def test_a_refused_value_is_named_by_its_field_and_never_repeated(baller: Baller) -> None:
+    async with baller.turn(user_id="u", content="?", message_id="1") as turn:
+        with pytest.raises(Validation, match=r"Intent\.confidence"):
+            await turn.intent("standings", confidence=7.25)
+        with pytest.raises(Validation, match=r"LlmInteraction\.purpose") as caught:
+            async with turn.llm_call(provider="p", model="m", purpose="canary") as llm:
+                llm.result("a", "b")
+        assert "canary" not in str(caught.value)
+        with pytest.raises(Validation, match=r"ApiInteraction\.parameters") as caught:
+            async with turn.api_call("/fixtures", {"canary": object()}) as api:
+                api.response(200)
+        assert "canary" not in str(caught.value)
+        await turn.reply("…")
+    assert "answered" == (await baller.message("1")).processing_metadata.status
+    with pytest.raises(Validation, match=r"Message\.message_id"):
+        async with baller.turn(user_id="u", content="?", message_id="canary"):
+            raise AssertionError

@@ -216,3 +216,13 @@ class _Counts:
 )
 def test_usage_is_read_as_providers_give_it(given: Any, expected: Usage) -> None:
     assert expected == Usage.of(given)
+
+
+@pytest.mark.parametrize(("body", "size"), [(None, None), ("é", 2), ({"a": [1, 2]}, 11), ({"a": 2**70}, None), ({"a": object()}, None)])
+async def test_a_response_is_measured_or_not_but_noting_it_never_fails(clock: ManualClock, body: Any, size: int | None) -> None:
+    book = Remembers()
+    async with Turn(book, clock) as turn, turn.api_call("/fixtures") as call:
+        call.response(200, body)
+    [step] = book.steps
+    assert isinstance(step, ApiCalled)
+    assert size == step.size

@@ -264,6 +264,12 @@ def milliseconds(seconds: float) -> float:
 
 
 def _size(body: Any) -> int | None:
+    """Return the bytes of a body as JSON; None for none, and for what is no JSON, which storing it will refuse."""
     if body is None:
         return None
-    return len(body.encode("utf-8", "surrogatepass")) if isinstance(body, str) else len(orjson.dumps(body))
+    if isinstance(body, str):
+        return len(body.encode("utf-8", "surrogatepass"))
+    try:
+        return len(orjson.dumps(body))
+    except TypeError:
+        return None

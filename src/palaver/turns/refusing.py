@@ -17,5 +17,6 @@ def refusing() -> Iterator[None]:
         yield
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(map(str, found["loc"]))
+        # Only the field: what follows in a free-form map is a name the caller chose.
+        field = str(found["loc"][0]) if found["loc"] else "value"
         raise Validation(f"{error.title}.{field} cannot take this value: {found['msg']}.", entity=error.title, field=field) from None
