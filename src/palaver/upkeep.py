@@ -246,6 +246,8 @@ class Upkeep:
         closed: list[Address] = []
         try:
             for each in held:
+                if not await self._is_there(each):
+                    continue
                 await self._refuse_referenced(each.declared, each.at, going)
                 if await self._close(each):
                     closed.append(each.at)
@@ -254,6 +256,10 @@ class Upkeep:
         finally:
             for at in closed:
                 await self._reopen(at)
+
+    async def _is_there(self, held: Held) -> bool:
+        old = (await self._records.get((held.at,)))[0]
+        return is_live(held.declared.table, old, to_us(self._core.clock.now()))
 
     async def _close(self, held: Held) -> bool:
         """Hide a record; leave one alone that is not there, or of which the condition is not true."""
