@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
-from palaver.expr import Condition, F, Path, parse_path, resolve
+from palaver.expr import Condition, F, parse_path, resolve
 from palaver.fields import Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
@@ -80,15 +80,18 @@ class Declared:
 
     def part_of(self, instance: Entity, part: Part) -> KeyPart:
         """Return the encoded value of a key part of an instance."""
-        return part.encode(_reach(instance, part.path))
+        return part.encode(_reach(instance, part.steps))
 
 
-def _reach(instance: Any, path: str) -> Any:
+def _reach(instance: Any, steps: tuple[str | int, ...]) -> Any:
     value = instance
-    for step in parse_path(Path(path)):
+    for step in steps:
         if value is None:
             return None
-        value = value.get(step) if isinstance(value, Mapping) else getattr(value, str(step), None)
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list | tuple) and step < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, Mapping) else getattr(value, step, None)
     return value
 
 
@@ -416,7 +419,7 @@ def shadow_values(declared: Declared, record: Mapping[str, Any], instance: Any) 
     """Return the shadow columns of a record: encoded index parts, missing where a part is missing or a sentinel."""
     out: dict[str, KeyPart] = {}
     for column, shadow in declared.shadows:
-        value = _reach(instance, shadow.path)
+        value = _reach(instance, shadow.steps)
         if value is not None and value not in shadow.sentinels:
             out[column] = shadow.encode(value)
     return out

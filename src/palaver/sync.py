@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
 from typing_extensions import TypeVar
@@ -50,7 +50,8 @@ class SyncStore:
 
     def query(self, query: Query[E]) -> Iterator[E]:
         """Yield the records of a query."""
-        items: AsyncIterator[E] = self._store.query(query)
+        items = self._store.query(query)
+        assert isinstance(items, AsyncGenerator)
 
         async def following() -> tuple[bool, E | None]:
             try:
@@ -58,11 +59,16 @@ class SyncStore:
             except StopAsyncIteration:
                 return False, None
 
-        while True:
-            more, item = self.run(following())
-            if not more:
-                return
-            yield item  # type: ignore[misc]
+        try:
+            while True:
+                more, item = self.run(following())
+                if not more:
+                    return
+                yield item  # type: ignore[misc]
+        finally:
+            # Whoever stops in the middle leaves nothing open on the store's loop.
+            if self._loop.is_running():
+                self.run(items.aclose())
 
     def for_tenant(self, tenant: str) -> SyncStore:
         return SyncStore(self._store.for_tenant(tenant), self._loop, self._thread)

@@ -698,3 +698,15 @@ def test_a_subject_is_found_by_the_declaration() -> None:
 
     assert "who" == (Mine.declared().subject or Mine.declared().fields["id"]).name
     assert ["text"] == [spec.name for spec in Mine.declared().personal]
+
+
+def test_an_index_may_look_into_a_list() -> None:
+    class Listed(Entity, table="listed"):
+        id: str
+        places: list[Place] = Field(default_factory=list)
+        key = Key("id")
+        by_first = Index("places[0].city")
+
+    column = Listed.declared().table.indexes[0].partition[0]
+    assert "c" == record_of(Listed(id="1", places=[Place(city="c"), Place(city="d")]))[column]
+    assert column not in record_of(Listed(id="1"))
