@@ -11,9 +11,9 @@ import contextlib
 import logging
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from palaver.clock import Clock, to_ms, to_us
 from palaver.errors import Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
@@ -23,6 +23,7 @@ from palaver.system import system
 from palaver.values import Record
 
 log = logging.getLogger("palaver.feed")
+T = TypeVar("T")
 
 LEASE_MS = 10_000
 CHUNK = 500
@@ -162,7 +163,7 @@ class Runner:
             await self._rebuild(name, lease)
             return 1
         if page.changes:
-            ops = await projection.apply(page.changes)
+            ops = await self._renewing(name, lease, projection.apply(page.changes))
             await self._save(name, lease, page.last, ops)
         elif lease.position is None or page.last > lease.position:
             await self._save(name, lease, page.last, ())
@@ -182,9 +183,13 @@ class Runner:
 
     async def _rebuild(self, name: str, lease: _Lease) -> None:
         head = (await self._records.changes(None, 0)).head
-        work = asyncio.ensure_future(self.projections[name].rebuild())
+        await self._renewing(name, lease, self.projections[name].rebuild())
+        await self._save(name, lease, head, ())
+
+    async def _renewing(self, name: str, lease: _Lease, doing: Coroutine[Any, Any, T]) -> T:
+        """Do something that may take longer than a lease lasts, and must not be taken over in the middle."""
+        work = asyncio.ensure_future(doing)
         try:
-            # It may take longer than a lease lasts, and must not be taken over in the middle.
             while not (await asyncio.wait({work}, timeout=LEASE_MS / 3_000))[0]:
                 until = to_ms(self._clock.now()) + LEASE_MS
                 await self._store(name, lease, lease.position, until, expected=lease.revision)
@@ -192,8 +197,7 @@ class Runner:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-        work.result()
-        await self._save(name, lease, head, ())
+        return work.result()
 
     # --- leases and positions ---------------------------------------------------------------------------------------
 
