@@ -22,7 +22,7 @@ def intro() -> Iterator[str]:
     yield (
         "What happens to your data when a process is killed, the power goes, the disk fails or is full, and when several processes "
         "write one file. Every figure comes from a run of the real store on the embedded stack (SQLite with full text, and a folder "
-        "of objects), not from a simulation of it. `make test` runs a short version of each proof, `make soak` the long one, "
+        "of objects). `make test` runs a short version of each proof, `make soak` the long one, "
         "which leaves the figures for this page."
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.app import CANARY
 from tests.reliability.examine import Figures, Run, examine
 from tests.reliability.results import publish
 from tests.reliability.tracing import CALLS, Victims, counted, kill_at, untraceable
@@ -55,6 +56,7 @@ def kill_all(victims: Victims, folder: Path, seeds: range, each: int, count: int
                 raise
             assert found.harm == 0, f"seed {seed}, killed at {call} number {number}: {found}"
             assert ended.errors == [], f"seed {seed}, killed at {call} number {number}"
+            assert CANARY not in ended.log, f"seed {seed}: a log tells stored values"
             figures += found
             shutil.rmtree(at)
     return figures

@@ -42,23 +42,28 @@ async def prepared(url: str) -> None:
         await store.create(Account(worker=99, name="shared"))
 
 
-def raced(pair: tuple[Victims, Victims], folder: Path, count: int, kill_after_s: float | None = None, **order: Any) -> list[Ended]:
-    """Let two processes race on one file; kill the first after a while where asked to."""
+def raced(pair: tuple[Victims, Victims], folder: Path, count: int, kill_after: int | None = None, **order: Any) -> list[Ended]:
+    """Let two processes race on one file; kill the first once it has said so many bytes, where asked to."""
     url = f"sqlite:///{folder}/a.db"
     asyncio.run(prepared(url))
     pids = []
     for me, victims in enumerate(pair):
         (folder / str(me)).mkdir()
         pids.append(victims.start(Run(0, count=count), url, folder / str(me), mode="race", me=me, both=str(folder / "both"), **order))
-    until = time.monotonic() + 30
-    while not all((folder / str(me) / "said").exists() and (folder / str(me) / "said").stat().st_size for me in range(2)):
-        assert time.monotonic() < until, "the processes did not open the store"
-        time.sleep(0.002)
+    for me in range(2):
+        wait_until_said(folder / str(me) / "said", 1)
     (folder / "both").touch()
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
+    if kill_after is not None:
+        wait_until_said(folder / "0" / "said", kill_after)
         os.kill(pids[0], signal.SIGKILL)
     return [victims.join() for victims in pair]
+
+
+def wait_until_said(said: Path, size: int) -> None:
+    until = time.monotonic() + 30
+    while not said.exists() or said.stat().st_size < size:
+        assert time.monotonic() < until, "the process does not get on"
+        time.sleep(0.001)
 
 
 def overlaps(ended: list[Ended]) -> int:
@@ -112,11 +117,11 @@ async def check_race(folder: Path, ended: list[Ended], count: int) -> int:
 
 
 def test_two_processes_race_without_losing_or_doubling(pair: tuple[Victims, Victims], tmp_path: Path) -> None:
-    ended = raced(pair, tmp_path, 60)
+    ended = raced(pair, tmp_path, 200)
     assert [0, 0] == [one.status for one in ended], ended[0].log + ended[1].log
     assert [] == ended[0].errors + ended[1].errors
-    assert all(one.told("won") and one.told("beaten") for one in ended)
-    asyncio.run(check_race(tmp_path, ended, 60))
+    assert 200 == sum(len(one.told("won")) for one in ended) == sum(len(one.told("beaten")) for one in ended)
+    asyncio.run(check_race(tmp_path, ended, 200))
 
 
 def test_one_process_at_a_time_runs_a_projection(pair: tuple[Victims, Victims], tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_one_process_at_a_time_runs_a_projection(pair: tuple[Victims, Victims], 
 
 def test_another_process_takes_a_projection_over_when_one_is_killed(pair: tuple[Victims, Victims], tmp_path: Path) -> None:
     """The one that is left goes on after the lease, and comes to its end with nothing missing."""
-    ended = raced(pair, tmp_path, 400, kill_after_s=0.15, lease_ms=400)
+    ended = raced(pair, tmp_path, 400, kill_after=1_000, lease_ms=400)
     assert [-9, 0] == [one.status for one in ended], ended[1].log
     assert [] == ended[1].errors
     assert ended[1].told("applied")
@@ -140,7 +145,7 @@ def test_processes_race_many_times(pair: tuple[Victims, Victims], tmp_path: Path
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()
-        ended = raced(pair, folder, 400, kill_after_s=number * 0.02 if number % 2 else None, lease_ms=400)
+        ended = raced(pair, folder, 400, kill_after=1 + number * 250 if number % 2 else None, lease_ms=400)
         heard += asyncio.run(check_race(folder, ended, 400))
         together += overlaps(ended) if not number % 2 else 0
     assert 0 == together
