@@ -33,7 +33,7 @@ CAUGHT_BY: dict[str, tuple[Proof, dict[str, Any]]] = {
     "folder_fsync_missing": (power.test_nothing_acknowledged_is_lost_to_a_power_cut, {}),
     "object_fsync_missing": (power.test_nothing_acknowledged_is_lost_to_a_power_cut, {}),
     "answer_before_the_commit": (kill.test_nothing_acknowledged_is_lost_to_a_kill, {}),
-    "change_in_a_second_transaction": (kill.test_nothing_acknowledged_is_lost_to_a_kill, {}),
+    "change_in_a_second_transaction": (kill.test_nothing_acknowledged_is_lost_to_hundreds_of_kills, {}),
     "each_op_in_its_own_commit": (kill.test_nothing_acknowledged_is_lost_to_a_kill, {}),
     "object_written_after_the_commit": (kill.test_nothing_acknowledged_is_lost_to_a_kill, {}),
     "token_forgotten": (kill.test_nothing_acknowledged_is_lost_to_a_kill, {}),
