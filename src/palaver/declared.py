@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
 from palaver.expr import Condition, F, parse_path, resolve
-from palaver.fields import Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
+from palaver.fields import DIGITS, Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
 from palaver.ops import Column, IndexSpec, Table
@@ -310,10 +310,15 @@ def _acceptor(what: str, path: str, spec: FieldSpec, kind: Kind, top: bool) -> C
         adapter: TypeAdapter[Any] | None = None
     else:
         adapter = TypeAdapter(_annotated(spec)) if top else None
+    digits = top and kind is DIGITS
 
     def accept(value: object) -> Any:
-        if type(value) is str and adapter is None and top:
-            return value
+        if type(value) is str and top:
+            if adapter is None:
+                return value
+            # What the pattern of a snowflake says, without asking it.
+            if digits and value.isascii() and value.isdigit() and len(value) <= 20 and (value[0] != "0" or value == "0"):
+                return value.zfill(20)
         if isinstance(value, Enum) and not top and encode is None:
             value = value.value
         if adapter is None:

@@ -330,6 +330,11 @@ def _others(stored: Mapping[str, Any], parts: list[ModelPart]) -> dict[str, Any]
 
 
 _set = object.__setattr__
+# The slots' own setters: half of what setting an attribute by its name costs, and every read pays it.
+_new = object.__new__
+_set_values, _set_names, _set_extra, _set_private = (
+    BaseModel.__dict__[name].__set__ for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
 
 
 def build(model: type[BaseModel], values: dict[str, Any], names: set[str] | None = None) -> Any:
@@ -339,12 +344,14 @@ def build(model: type[BaseModel], values: dict[str, Any], names: set[str] | None
     frozen or never look at it.
     """
     if model.__private_attributes__:
-        return model.model_construct(names, **values)
-    instance = model.__new__(model)
-    _set(instance, "__dict__", values)
-    _set(instance, "__pydantic_fields_set__", set(values) if names is None else names)
-    _set(instance, "__pydantic_extra__", None)
-    _set(instance, "__pydantic_private__", None)
+        instance = model.model_construct(names, **values)
+        instance.__dict__.update(values)
+        return instance
+    instance = _new(model)
+    _set_values(instance, values)
+    _set_names(instance, set(values) if names is None else names)
+    _set_extra(instance, None)
+    _set_private(instance, None)
     return instance
 
 

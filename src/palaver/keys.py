@@ -221,7 +221,7 @@ def address(entity: type[E], path: AccessPath, values: tuple[object, ...]) -> At
     if len(values) != len(parts):
         names = ", ".join(part.path for part in parts)
         raise Expression(f"A {entity.__name__} is addressed by {names}.", hint=f"{len(values)} values were given.", entity=entity.__name__)
-    return At(entity, tuple([part.encode(value) for part, value in zip(parts, values, strict=True)]))
+    return At(entity, tuple([part.encode(value) for part, value in zip(parts, values, strict=False)]))
 
 
 MOST = {"partition": MAX_PARTITION, "sort": MAX_SORT}

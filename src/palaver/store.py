@@ -30,7 +30,8 @@ from palaver.errors import (
 from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
-from palaver.ops import REVISION, Address, Cause, Put, Step, Update, WriteSet, Written, is_live, position
+from palaver.fields import build
+from palaver.ops import MARK, REVISION, Address, Cause, Put, Step, Table, Update, WriteSet, Written, is_live, position
 from palaver.ports import Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
@@ -99,7 +100,7 @@ class Store:
         codec = self._planner.codec(where.entity)
         address = self._planner.address(where, self._tenant)
         record = (await self._records.get((address,), consistent=consistent))[0]
-        if record is None or not is_live(codec.declared.table, record, to_us(self._core.clock.now())):
+        if record is None or not self._is_live(codec.declared.table, record):
             return None
         if isinstance(target, UniqueAt) and not self._claims(target, record):
             return None
@@ -172,15 +173,21 @@ class Store:
         else:
             page = await self._records.query(read_of(self._planner, query, self._tenant, limit, after))
         table, condition, decode = declared.table, query.condition, codec.decode
-        now_us = to_us(self._core.clock.now())
-        items = [
-            decode(record)
-            for record in page.records
-            if is_live(table, record, now_us) and (condition is None or evaluate(condition, record))
-        ]
+        records = page.records
+        if condition is not None:
+            records = [record for record in records if evaluate(condition, record)]
+        if table.expires is None:
+            items = [decode(record) for record in records if record.get(MARK) is None]
+        else:
+            now_us = to_us(self._core.clock.now())
+            items = [decode(record) for record in records if is_live(table, record, now_us)]
         if declared.blobs:
             items = await filled(self, codec, items)
         return items, page.last
+
+    def _is_live(self, table: Table, record: Record) -> bool:
+        # The clock is only asked where the answer depends on it.
+        return record.get(MARK) is None if table.expires is None else is_live(table, record, to_us(self._core.clock.now()))
 
     async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
         declared = self._planner.codec(target.entity).declared
@@ -488,11 +495,7 @@ class Store:
 
 def stamped(entity: E, revision: int) -> E:
     """Return the same instance content with a revision."""
-    copy = entity.__class__.__new__(entity.__class__)
-    object.__setattr__(copy, "__dict__", {**entity.__dict__, "_revision": revision})
-    object.__setattr__(copy, "__pydantic_fields_set__", entity.__pydantic_fields_set__)
-    object.__setattr__(copy, "__pydantic_extra__", None)
-    object.__setattr__(copy, "__pydantic_private__", entity.__pydantic_private__)
+    copy: E = build(type(entity), {**entity.__dict__, "_revision": revision}, entity.model_fields_set)
     return copy
 
 
