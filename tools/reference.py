@@ -1,4 +1,4 @@
-"""Writes docs/reference from the code: `reference.py` rewrites the pages, `reference.py --check` names the stale ones."""
+"""Writes pages of docs from the code: `reference.py` rewrites them, `reference.py --check` names the stale ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from palaver import errors
 
-FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 REMEDY = "What to do:"
 
 
@@ -62,8 +63,35 @@ def cli_page() -> Iterator[str]:
         yield f"\n## palaver {GLOBAL.sub('', command)}"
 
 
+def baller_page() -> Iterator[str]:
+    from palaver.blueprints.baller import SCHEMA, Baller, cache, patterns
+    from palaver.insight.metrics import Metrics
+    from palaver.insight.usage import Usage
+    from palaver.turns.recorder import ApiCall, LlmCall, Turn
+    from tools import answers, blueprint_page
+
+    operations = [
+        ("Baller", Baller),
+        ("Turn, from Baller.turn", Turn),
+        ("ApiCall, from Turn.api_call", ApiCall),
+        ("LlmCall, from Turn.llm_call", LlmCall),
+        ("EntityCache, as Baller.entities", cache.EntityCache),
+        ("Metrics, as Baller.metrics", Metrics),
+        ("Usage, as Baller.usage", Usage),
+    ]
+    intro = (
+        "What a football bot on a chat platform stores: who says what, what each step of an answer found out and cost, what people follow\n"
+        "and how they rate. It is an existing design for key-value tables, objects and a search index, built as it was meant."
+    )
+    return blueprint_page.page("Baller", intro, answers.read("baller"), SCHEMA, patterns, operations)
+
+
 GLOBAL = re.compile(r"\*\*Global options\*\*:\n\n(?:\* .*\n)+")
-PAGES: dict[str, Callable[[], Iterator[str]]] = {"errors.md": errors_page, "cli.md": cli_page}
+PAGES: dict[str, Callable[[], Iterator[str]]] = {
+    "reference/errors.md": errors_page,
+    "reference/cli.md": cli_page,
+    "blueprints/baller.md": baller_page,
+}
 
 
 def render(name: str) -> str:
@@ -73,7 +101,7 @@ def render(name: str) -> str:
 
 def stale() -> list[str]:
     """The pages that are not what the code says."""
-    return [name for name in PAGES if not (FOLDER / name).exists() or (FOLDER / name).read_text(encoding="utf-8") != render(name)]
+    return [name for name in PAGES if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != render(name)]
 
 
 def main(arguments: list[str]) -> int:
@@ -83,13 +111,15 @@ def main(arguments: list[str]) -> int:
     old = stale()
     for name in old:
         if arguments:
-            print(f"docs/reference/{name} is not what the code says; run: make docs", file=sys.stderr)
+            print(f"docs/{name} is not what the code says; run: make docs", file=sys.stderr)
         else:
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            (FOLDER / name).write_text(render(name), encoding="utf-8")
-            print(f"wrote docs/reference/{name}")
+            (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+            (DOCS / name).write_text(render(name), encoding="utf-8")
+            print(f"wrote docs/{name}")
     return 1 if arguments and old else 0
 
 
 if __name__ == "__main__":
+    # Run as a program, Python looks beside this file and not where `tools` is.
+    sys.path.insert(0, str(ROOT))
     sys.exit(main(sys.argv[1:]))

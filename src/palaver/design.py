@@ -64,15 +64,21 @@ class Attribute(_Said):
 
 
 class DesignIndex(_Said):
+    """An index, and the question it is there for."""
+
     name: str
     partition: str
     range: str | None = None
+    question: str | None = None
 
 
 class DesignTable(_Said):
+    """A table; `questions` are those its key answers."""
+
     name: str
     partition: str
     range: str | None = None
+    questions: list[str] = Field(default_factory=list)
     parent: str | None = None
     expires: bool = False
     attributes: dict[str, Attribute]
@@ -101,12 +107,20 @@ class Flow(_Said):
     guarded: bool = False
 
 
+class Rule(_Said):
+    """How long something is kept, or what happens to it in the end, in the design's words."""
+
+    of: str
+    says: str
+
+
 class Design(_Said):
     name: str
     tables: list[DesignTable]
     buckets: list[Bucket] = Field(default_factory=list)
     searches: list[SearchedIndex] = Field(default_factory=list)
     flows: list[Flow] = Field(default_factory=list)
+    lifecycle: list[Rule] = Field(default_factory=list)
 
 
 _FINDINGS: Mapping[str, tuple[Literal["error", "warning"], str, str]] = {

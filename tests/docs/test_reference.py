@@ -14,7 +14,7 @@ import pytest
 from palaver.errors import PalaverError
 from tools import reference
 
-ROOT = reference.FOLDER.parent.parent
+ROOT = reference.ROOT
 
 
 def tree(cls: type[PalaverError]) -> Iterator[type[PalaverError]]:
@@ -27,7 +27,7 @@ ERRORS = [cls for cls in tree(PalaverError) if cls.__module__ == "palaver.errors
 
 
 def page(name: str) -> str:
-    return (reference.FOLDER / name).read_text(encoding="utf-8")
+    return (reference.DOCS / "reference" / name).read_text(encoding="utf-8")
 
 
 def test_no_page_is_stale() -> None:

@@ -73,7 +73,7 @@ FINDINGS = {
     "search_all_fields": ["conversations", "feedback-analytics"],
     "search_without_retention": ["conversations", "feedback-analytics"],
     "single_rater_key": ["feedback"],
-    "store_without_condition": ["user message received"],
+    "store_without_condition": ["user message received", "API call made", "LLM response generated", "feedback received"],
     "update_upserts": ["relevance check performed", "intent detected", "bot response sent"],
     "url_as_partition": ["api-interactions.EndpointIndex"],
     "zone_unstated": ["api-responses", "llm-interactions", "message-contexts"],

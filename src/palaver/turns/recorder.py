@@ -141,12 +141,12 @@ class Turn:
             # What went wrong first is what the caller has to see.
             error.add_note(f"The end of the turn could not be stored: {failure.code}.")
 
-    def begin_block(self, name: str) -> float:
+    def _begin_block(self, name: str) -> float:
         self._begun()
         self._under_way = name
         return self._clock.monotonic()
 
-    async def end_block(self, step: Step, error: BaseException | None) -> None:
+    async def _end_block(self, step: Step, error: BaseException | None) -> None:
         if error is None:
             await self.record(step)
             self._under_way = None
@@ -183,7 +183,7 @@ class ApiCall:
 
     async def __aenter__(self) -> Self:
         self._at = self._turn.clock.now()
-        self._started = self._turn.begin_block("api_call")
+        self._started = self._turn._begin_block("api_call")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -202,7 +202,7 @@ class ApiCall:
             self._size,
             took,
         )
-        await self._turn.end_block(step, error)
+        await self._turn._end_block(step, error)
 
 
 class LlmCall:
@@ -235,7 +235,7 @@ class LlmCall:
 
     async def __aenter__(self) -> Self:
         self._at = self._turn.clock.now()
-        self._started = self._turn.begin_block("llm_call")
+        self._started = self._turn._begin_block("llm_call")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -255,7 +255,7 @@ class LlmCall:
             took,
             self._metadata,
         )
-        await self._turn.end_block(step, error)
+        await self._turn._end_block(step, error)
 
 
 def milliseconds(seconds: float) -> float:

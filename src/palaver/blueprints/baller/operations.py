@@ -95,6 +95,7 @@ class Baller(Reading):
     # --- conversations ------------------------------------------------------------------------------------------------
 
     async def conversation(self, user_id: str, conversation_id: str) -> Conversation:
+        """Return a user's conversation; raise NotFound."""
         return await self.store.get(Conversation.at(user_id, conversation_id))
 
     async def summarise(self, user_id: str, conversation_id: str, summary: str) -> Conversation:
@@ -145,6 +146,7 @@ class Baller(Reading):
         return await self._listed("followed_teams", user_id, server_id, lambda held: [*held, team] if team not in held else held)
 
     async def unfollow_team(self, user_id: str, team: str, server_id: str | None = None) -> UserPreferences:
+        """Take a team off those a user follows; one they do not follow is no error."""
         return await self._listed("followed_teams", user_id, server_id, lambda held: [name for name in held if name != team])
 
     async def _listed(self, field: str, user_id: str, server_id: str | None, change: Any) -> UserPreferences:

@@ -92,10 +92,12 @@ def preferences_of_server(server_id: str) -> Query[UserPreferences]:
 
 
 def api_calls_of_message(message_id: str) -> Query[ApiInteraction]:
+    """Calls of outside services for one message, in the order they began."""
     return ApiInteraction.key(message_id)
 
 
 def api_calls_of_user(user_id: str, since: datetime | None = None, until: datetime | None = None) -> Query[ApiInteraction]:
+    """Calls of outside services for a user's messages, newest first."""
     return within(ApiInteraction.by_user(user_id), since, until).newest_first()
 
 
@@ -105,10 +107,12 @@ def api_calls_of_endpoint(endpoint: str, since: datetime | None = None, until: d
 
 
 def llm_calls_of_message(message_id: str) -> Query[LlmInteraction]:
+    """Calls of language models for one message, in the order they began."""
     return LlmInteraction.key(message_id)
 
 
 def llm_calls_of_user(user_id: str, since: datetime | None = None, until: datetime | None = None) -> Query[LlmInteraction]:
+    """Calls of language models for a user's messages, newest first."""
     return within(LlmInteraction.by_user(user_id), since, until).newest_first()
 
 
@@ -123,6 +127,7 @@ def llm_calls_of_model(provider: str, model: str, since: datetime | None = None,
 
 
 def llm_calls_for_purpose(purpose: Purpose, since: datetime | None = None, until: datetime | None = None) -> Query[LlmInteraction]:
+    """Calls of language models for one purpose, newest first."""
     return within(LlmInteraction.by_purpose(purpose), since, until).newest_first()
 
 
@@ -140,6 +145,7 @@ def feedback_of_user(user_id: str, since: datetime | None = None, until: datetim
 
 
 def feedback_in_mode(app_mode: AppMode, since: datetime | None = None, until: datetime | None = None) -> Query[Feedback]:
+    """Ratings in one mode, newest first."""
     return within(Feedback.by_app_mode(app_mode), since, until).newest_first()
 
 
@@ -180,10 +186,12 @@ def metrics_of_day(day: str) -> Query[Metric]:
 
 
 def metrics_in_category(category: str, since: str | None = None, until: str | None = None) -> Query[Metric]:
+    """The metrics of one category, day by day."""
     return within(Metric.by_category(category), since, until)
 
 
 def metrics_in_mode(app_mode: AppMode, since: str | None = None, until: str | None = None) -> Query[Metric]:
+    """The metrics of one mode, day by day."""
     return within(Metric.by_app_mode(app_mode), since, until)
 
 

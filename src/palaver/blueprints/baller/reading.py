@@ -94,6 +94,7 @@ class Reading:
         return await self._said(await self.store.get(Message.at(conversation_id, beginning.message_id)))
 
     async def rate(self, message_id: str, *, user_id: str, rating: Literal["positive", "negative"], comment: str | None = None) -> None:
+        """Store what a person thinks of a message; rating again replaces their verdict only."""
         await self.give_feedback(message_id, user_id=user_id, rating=rating, follow_up=comment)
 
     async def search(self, text: str, *, user_id: str | None = None, limit: int = 20) -> Sequence[Found]:
