@@ -171,9 +171,9 @@ def expiry_filter_forgotten(table: Table, record: Record | None, now_us: int) ->
     return record is not None and record.get(MARK) is None
 
 
-@replaces(store, "is_live")
-def mark_ignored(table: Table, record: Record | None, now_us: int) -> bool:
-    return record is not None and is_live(table, {**record, MARK: None}, now_us)
+@replaces(Store, "_is_live")
+def mark_ignored(self: Any, table: Table, record: Record) -> bool:
+    return is_live(table, {**record, MARK: None}, self.core.now_us())
 
 
 @replaces(plan.Planner, "_token")
