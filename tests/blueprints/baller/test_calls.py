@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
 from palaver.blueprints.baller import Baller, patterns
 from palaver.blueprints.baller.names import endpoint_template
+from palaver.errors import NumberRange, Validation
 from tests.blueprints.baller.given import found
 
 
@@ -53,3 +62,53 @@ async def test_failed_calls_are_stored_with_their_reason(baller: Baller) -> None
         stored.response,
     )
     assert 1 == (await baller.conversation("u", "c")).metrics.error_count
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"deeper": nested(levels - 1)} if levels else {}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ((1, 2), "tuple"),
+        (UUID(int=7), "UUID"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "datetime"),
+        ({1, 2}, "set"),
+        (OrderedDict(a=1), "OrderedDict"),
+        (object(), "object"),
+        ({1: 2}, "map key that is not text"),
+        (float("nan"), "not finite"),
+        (float("inf"), "not finite"),
+        ("canary\0", r"U\+0000"),
+        ("canary\ud800", "surrogate"),
+        (nested(40), "deeper than 32"),
+    ],
+    ids=lambda value: value if type(value) is str and value.isprintable() else type(value).__name__,
+)
+async def test_what_json_cannot_hold_is_refused_by_its_field_when_it_is_written(baller: Baller, value: Any, why: str) -> None:
+    async with baller.turn(user_id="u", content="?", message_id="1", conversation_id="c") as turn:
+        for body, request, field in (({"a": [value]}, {}, "ApiInteraction.response"), ({}, {"a": value}, "ApiInteraction.parameters")):
+            with pytest.raises((Validation, NumberRange), match=why) as caught:
+                async with turn.api_call("/fixtures", request) as call:
+                    call.response(200, body)
+            assert field in str(caught.value)
+            assert "canary" not in str(caught.value)
+        with pytest.raises((Validation, NumberRange), match=why):
+            await turn.intent("match_result", api_params={"a": value})
+        with pytest.raises((Validation, NumberRange), match=why):
+            async with turn.llm_call(provider="p", model="m", purpose="evaluation") as llm:
+                llm.result([value], None)
+    assert [] == await found(baller, patterns.api_calls_of_message("1"))
+    assert [] == await found(baller, patterns.llm_calls_of_message("1"))
+    assert (await baller.message("1")).intent is None
+
+
+async def test_what_json_has_no_form_for_but_a_store_has_comes_back_exactly(baller: Baller) -> None:
+    body: Any = {"odds": Decimal("1.50"), "logo": b"\x89PNG", "ids": frozenset({1, 2}), "id": 10**30}
+    async with baller.turn(user_id="u", content="?", message_id="1") as turn, turn.api_call("/odds") as call:
+        call.response(200, body)
+    [stored] = await found(baller, patterns.api_calls_of_message("1"))
+    answer: Any = stored.response
+    assert body == answer
+    assert {name: type(value) for name, value in body.items()} == {name: type(value) for name, value in answer.items()}

@@ -14,14 +14,14 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from palaver.blueprints.baller.names import LONGEST, endpoint_template
 from palaver.clock import days, now
 from palaver.entity import Entity
 from palaver.insight.usage import UsageRow
 from palaver.keys import Index, Key, Ref, Unique
-from palaver.markers import Blob, Expires, Expiry, InstantMs, Personal, Searchable, Sentinel, Snowflake, Stored, Subject
+from palaver.markers import Blob, Expires, Expiry, InstantMs, Json, Personal, Searchable, Sentinel, Snowflake, Stored, Subject
 from palaver.schema import Schema, Search, Source
 
 AppMode = Literal["development", "beta", "production"]
@@ -97,7 +97,7 @@ class Intent(Part):
     name: Annotated[str, Field(min_length=1, max_length=LONGEST)]
     confidence: float | None = Field(default=None, ge=0, le=1)
     api_resource: str | None = None
-    api_params: dict[str, JsonValue] = Field(default_factory=dict)
+    api_params: dict[str, Json] = Field(default_factory=dict)
 
 
 class ExtractedEntity(Part):
@@ -150,7 +150,7 @@ class Message(Entity, table="baller-messages"):
     intent: Intent | None = None
     entities: list[ExtractedEntity] = Field(default_factory=list)
     context_used: bool = False
-    context: Annotated[dict[str, JsonValue] | None, Personal(), Blob(CONTEXT_OBJECT, keep=OBJECTS_KEPT), Stored("s3_references")] = None
+    context: Annotated[dict[str, Json] | None, Personal(), Blob(CONTEXT_OBJECT, keep=OBJECTS_KEPT), Stored("s3_references")] = None
     relevance_response: Annotated[str | None, Personal(), Blob(RELEVANCE_OBJECT, inline=RAW_INLINE, keep=OBJECTS_KEPT)] = None
     processing_metadata: ProcessingMetadata = ProcessingMetadata()
 
@@ -193,7 +193,7 @@ class ApiInteraction(Entity, table="baller-api-interactions"):
     app_mode: AppMode = "production"
     endpoint: str
     endpoint_template: Annotated[str, Field(max_length=LONGEST + 17)] = ""
-    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    parameters: dict[str, Json] = Field(default_factory=dict)
     status_code: int | None = None
     success: bool = True
     error_message: str | None = None
@@ -201,7 +201,7 @@ class ApiInteraction(Entity, table="baller-api-interactions"):
     latency: float | None = None
     timestamp: InstantMs = Field(default_factory=now)
     expires: Annotated[Expiry | None, Expires(after=days(7), of="timestamp"), Stored("ttl")] = None
-    response: Annotated[JsonValue, Personal(), Blob(API_OBJECT, keep=OBJECTS_KEPT), Stored("s3_reference")] = None
+    response: Annotated[Json, Personal(), Blob(API_OBJECT, keep=OBJECTS_KEPT), Stored("s3_reference")] = None
 
     key = Key("message_id", sort="api_call_id")
     by_user = Index("user_id", sort="timestamp", name="UserIndex")
@@ -219,9 +219,9 @@ class ApiInteraction(Entity, table="baller-api-interactions"):
 class LlmExchange(Part):
     """What was sent to a model and what came back, whole."""
 
-    prompt: JsonValue = None
-    response: JsonValue = None
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    prompt: Json = None
+    response: Json = None
+    metadata: dict[str, Json] = Field(default_factory=dict)
 
 
 class LlmInteraction(Entity, table="baller-llm-interactions"):
@@ -296,7 +296,7 @@ class CachedEntity(Entity, table="baller-entity-cache"):
     name: Annotated[str, Field(min_length=1)]
     normalized_name: str
     aliases: list[str] = Field(default_factory=list)
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: dict[str, Json] = Field(default_factory=dict)
     last_updated: InstantMs = Field(default_factory=now)
     expires: Annotated[Expiry | None, Expires(), Stored("ttl")] = None
 
