@@ -16,7 +16,7 @@ from palaver.clock import from_us
 from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
 from palaver.entity import Entity
 from palaver.errors import ItemTooLarge, KeyTooLong, NumberRange, Validation
-from palaver.fields import Kind, build
+from palaver.fields import Codec, Kind, build
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION
 from palaver.stored_json import loads, packed, settled
@@ -33,6 +33,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 NO_ELEMENTS: frozenset[str] = frozenset()
 BLOB_MARK = "$blob"
 _INT_BOUND = 11
+_SHORT_PART = 256
+"""Texts up to this long fit every limit of a key part, whatever their characters."""
 TEN_YEARS_S = 10 * 366 * 86_400
 
 
@@ -69,15 +71,16 @@ class EntityCodec:
         self.declared = declared
         self.name = declared.name
         blobs = {spec.name for spec in declared.blobs}
-        self._fields = [
-            (spec.name, spec.stored, spec.kind.encode, _types(spec.kind), len(spec.stored), spec.kind.column == "json")
-            for spec in declared.fields.values()
-            if spec.name not in blobs
-        ]
+        stored = [spec for spec in declared.fields.values() if spec.name not in blobs]
+        # Texts that are stored as they are make up most records, so they have a loop of their own.
+        texts = [spec for spec in stored if spec.kind.column == "text" and spec.kind.encode is None]
+        self._texts = [(spec.name, spec.stored, len(spec.stored)) for spec in texts]
+        self._fields = [self._field(spec) for spec in stored if spec not in texts]
         # No engine stores an empty set; where None is not allowed, its absence says that it is empty.
         self._sets = {spec.name for spec in declared.fields.values() if spec.kind.form is frozenset and not spec.optional}
         self._values = _reader(declared)
         self._key = declared.table.key
+        self._parts = _checked_parts(declared)
         self._names = set(declared.fields)
         self._shadowed = bool(declared.shadows)
         self._fixed_size = 8 + len(REVISION)
@@ -87,6 +90,10 @@ class EntityCodec:
         self.rule = rule
         self._expires = (declared.expires.name, declared.expires.stored, rule) if declared.expires and rule else None
 
+    def _field(self, spec: FieldSpec) -> tuple[str, str, Codec | None, tuple[type, ...] | None, int, bool, str]:
+        nested = spec.kind.column == "json"
+        return spec.name, spec.stored, spec.kind.encode, _types(spec.kind), len(spec.stored), nested, f"{self.name}.{spec.name}"
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def encode(self, entity: Entity, now_us: int, tenant: str | None) -> Encoded:
@@ -94,7 +101,14 @@ class EntityCodec:
         values = entity.__dict__
         record: Record = {}
         total = self._fixed_size
-        for name, stored, encode, types, length, nested in self._fields:
+        for name, stored, length in self._texts:
+            value = values[name]
+            if value is not None:
+                if type(value) is not str:
+                    raise self._unfit(name, value)
+                total += length + (len(value) if value.isascii() and "\0" not in value else text_size(value, f"{self.name}.{name}"))
+                record[stored] = value
+        for name, stored, encode, types, length, nested, what in self._fields:
             value = values[name]
             if value is None:
                 continue
@@ -106,10 +120,8 @@ class EntityCodec:
             if nested:
                 if kind is frozenset and not value and name in self._sets:
                     continue
-                value, bound = settled(value, f"{self.name}.{name}")
+                value, bound = settled(value, what)
                 total += length + bound
-            elif kind is str:
-                total += length + (len(value) if value.isascii() and "\0" not in value else text_size(value, f"{self.name}.{name}"))
             elif kind is int and MIN_INT <= value <= MAX_INT:
                 total += length + _INT_BOUND
             else:
@@ -167,15 +179,10 @@ class EntityCodec:
             shadows = shadow_values(declared, record, entity)
             record.update(shadows)
             added += sum(len(name) + (len(part) if type(part) is str else 8) for name, part in shadows.items())
-        for part in declared.access["key"].parts:
-            held = record.get(part.column)
-            if type(held) is not str or not held or len(held) > 256 or not held.isascii():
-                key_part_size(held, f"{self.name}.{part.path}", part.most)
-        for path in declared.access.values():
-            for part in path.parts:
-                held = record.get(part.column)
-                if held is not None and type(held) is not int and (not held or len(held) > 256):  # type: ignore[arg-type]
-                    key_part_size(held, f"{self.name}.{part.path}", part.most)
+        for column, what, most, required in self._parts:
+            held = record.get(column)
+            if not ((type(held) is str and 0 < len(held) <= _SHORT_PART) or type(held) is int) and (required or held is not None):
+                key_part_size(held, what, most)
         if declared.sharded:
             key = tuple(record[name] for name in self._key)
             for path in declared.sharded:
@@ -293,6 +300,17 @@ def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]
 
 def _blob_decoder(decode: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     return lambda value: blob_ref(value) or (value if decode is None else decode(value))
+
+
+def _checked_parts(declared: Declared) -> list[tuple[str, str, int, bool]]:
+    """Return the columns of keys and indexes, each once: its name, what to call it, its limit, and whether the key needs it."""
+    found: dict[str, tuple[str, str, int, bool]] = {}
+    for path in declared.access.values():
+        for part in path.parts:
+            before = found.get(part.column, ("", "", part.most, False))
+            required = before[3] or path.physical is None
+            found[part.column] = (part.column, f"{declared.name}.{part.path}", min(part.most, before[2]), required)
+    return list(found.values())
 
 
 def _default(spec: FieldSpec) -> Callable[[], Any] | None:

@@ -71,7 +71,7 @@ class Planner:
         self._cascades = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "cascade"] for d in declarations}
         self._restricts = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "restrict"] for d in declarations}
         # A new record of these needs nothing but its own address to be free.
-        self._plain = {d.entity for d in declarations if not (self._depends(d) or d.tenant or self._refs[d.name])}
+        self.plain = {d.entity for d in declarations if not (self._depends(d) or d.tenant or self._refs[d.name])}
         self.tables: dict[str, Table] = {d.table.name: d.table for d in schema.entities.values()}
         self.tables[SYSTEM.name] = SYSTEM
         for declared in schema.entities.values():
@@ -211,7 +211,7 @@ class Planner:
         encoded = codec.encode(entity, draft.now_us, draft.tenant)
         record = encoded.record
         at = Address(declared.table.name, position(declared.table, None, record))
-        if create and number < LIMITS.ops and type(entity) in self._plain:
+        if create and number < LIMITS.ops and type(entity) in self.plain:
             return draft.write(Put(at, record, CREATED[number]), declared.name, encoded.size), self.filled(codec, entity, record)
         old = None if create else draft.seen.get(at)
         guards = [] if create or at not in draft.seen else [premise(number, old)]

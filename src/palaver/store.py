@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
 from threading import get_ident
 from typing import Any
 
@@ -14,7 +13,7 @@ from palaver import evolve
 from palaver.batch import Batch, When, asked_at, fingerprint
 from palaver.clock import Clock, to_us
 from palaver.core import Core
-from palaver.draft import Plan, bind_tenant, premise
+from palaver.draft import Plan, premise
 from palaver.entity import Entity
 from palaver.errors import (
     ConditionFailed,
@@ -31,7 +30,8 @@ from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.fields import build
-from palaver.ops import MARK, REVISION, Address, Cause, Put, Step, Table, Update, WriteSet, Written, is_live, position
+from palaver.loading import CHUNK, load
+from palaver.ops import MARK, REVISION, Address, Put, Step, Table, Update, WriteSet, Written, is_live
 from palaver.ports import Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
@@ -46,7 +46,6 @@ from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
 E = TypeVar("E", bound=Entity)
 ATTEMPTS = 5
 PAGE = 100
-BULK = 1_000
 PAUSE_S = 0.001
 DECIDED = (Validation, ConditionFailed, TransactionCancelled, Conflict)
 """Errors after which it is certain that nothing was written now, so that an earlier request may be the answer."""
@@ -305,52 +304,14 @@ class Store:
         if found is not None:
             await filled(self, self._planner.codec(type(found)), [found])
 
-    async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = BULK) -> int:
+    async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = CHUNK) -> int:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
 
         Records with unique sets, history or children go through `put`, one by one. References are not checked. An error stops
         the load at a chunk's boundary: chunks before it are stored, and storing them again changes nothing.
         """
         self._here()
-        total = 0
-        if isinstance(entities, AsyncIterable):
-            waiting: list[Entity] = []
-            async for entity in entities:
-                waiting.append(entity)
-                if len(waiting) >= chunk:
-                    total += await self._bulk(waiting)
-                    waiting = []
-            return total + (await self._bulk(waiting) if waiting else 0)
-        left = iter(entities)
-        while some := list(islice(left, chunk)):
-            total += await self._bulk(some)
-        return total
-
-    async def _bulk(self, entities: Sequence[Entity]) -> int:
-        now_us = self._core.now_us()
-        puts: list[Put] = []
-        uploads: list[tuple[str, bytes]] = []
-        for entity in entities:
-            codec = self._planner.codec(type(entity))
-            declared = codec.declared
-            if declared.uniques or declared.history is not None or self._planner.has_children(declared):
-                await self.put(entity)
-                continue
-            if declared.tenant is not None:
-                bind_tenant(declared, entity, self._tenant)
-            encoded = codec.encode(entity, now_us, self._tenant)
-            if encoded.uploads and any(await self._records.get([blob_address(key) for key, _ in encoded.uploads])):
-                # An object of it is about to be removed, which only a guarded write can prevent.
-                await self.put(entity)
-                continue
-            puts.append(Put(Address(declared.table.name, position(declared.table, None, encoded.record)), encoded.record))
-            if encoded.uploads:
-                uploads.extend(encoded.uploads)
-        if uploads:
-            await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in uploads))
-        if puts:
-            await self._records.write(WriteSet(puts, now_us, Cause(self._actor), atomic=False))
-        return len(entities)
+        return await load(self, entities, chunk)
 
     async def _outcome(self, batch: Batch, plan: Plan, written: Written) -> tuple[Entity | None, ...]:
         out: list[Entity | None] = []

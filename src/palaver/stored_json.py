@@ -49,6 +49,8 @@ def _has_wide_exponent(data: bytes) -> bool:
 
 def _is_shallow(data: bytes) -> bool:
     """Say whether nesting is surely within limits: strip innermost brackets until none are left."""
+    if data.count(b"[") + data.count(b"{") <= _LEVELS:
+        return True
     brackets = data.translate(None, _BRACKETS)
     for _ in range(_LEVELS):
         if not brackets:
