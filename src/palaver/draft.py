@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import NamedTuple
 
 from palaver.batch import UnchangedSince, When
@@ -11,8 +12,25 @@ from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import BatchShape, TenantMismatch
 from palaver.expr import OPERANDS, evaluate
-from palaver.ops import Address, Change_, Guard, Op, Origin, Put, Set, Unchanged, Update, WriteSet, revision_of
-from palaver.system import blob_address, job_address, plain_key
+from palaver.ops import (
+    MARK,
+    REVISION,
+    Address,
+    Change_,
+    Check,
+    Delete,
+    Guard,
+    Op,
+    Origin,
+    Put,
+    Set,
+    Unchanged,
+    Update,
+    WriteSet,
+    next_revision,
+    revision_of,
+)
+from palaver.system import blob_address, history_address, job_address, key_text, plain_key
 from palaver.values import Record, Value, record_size, size
 
 
@@ -68,6 +86,21 @@ class Draft:
                 total += sum(map(change_size, op.changes))
         return total
 
+    def merge_checks(self) -> None:
+        """A reference check on a record the batch also writes becomes part of that write; the rest become Check ops."""
+        for at, guards in self.checks.items():
+            if at not in self.at:
+                self.write(Check(at, tuple(guards)), "check")
+                continue
+            if any(not guard.origin.role.startswith("ref:") for guard in guards):
+                raise BatchShape("A batch checks a record that it also writes.", hint="Give the write the condition: when=.")
+            op = self.ops[self.at[at]]
+            if isinstance(op, Delete) or (isinstance(op, Update) and any(change.path.name == MARK for change in op.changes)):
+                raise BatchShape("A batch deletes a record that another op of it refers to.", hint="Leave one of them out.")
+            # After a put the record exists, whether or not it did before.
+            if not isinstance(op, Put):
+                self.ops[self.at[at]] = op._replace(guards=op.guards + tuple(guards))
+
 
 def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entity:
     assert declared.tenant is not None
@@ -78,6 +111,25 @@ def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entit
             entity=declared.name,
         )
     return entity
+
+
+def image(draft: Draft, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str) -> None:
+    """Add the image that an entity with `History` keeps of one write."""
+    assert declared.history is not None
+    revision = next_revision(old, draft.now_us)
+    subject = declared.subject.stored if declared.subject else None
+    record: Record = {
+        "record_key": key_text(at.key),
+        "revision": revision,
+        "kind": kind,
+        "expires": (draft.now_us + declared.history // timedelta(microseconds=1)) // 1_000_000 + 1,
+    }
+    if new is not None:
+        record["image"] = {name: value for name, value in new.items() if name not in (REVISION, MARK)}
+    whose = (new or old or {}).get(subject) if subject else None
+    if whose is not None:
+        record["subject"] = whose
+    draft.write(Put(history_address(declared, at, revision), record), "image", record_size(record, declared.name))
 
 
 def premise(number: int, old: Record | None) -> Guard:
