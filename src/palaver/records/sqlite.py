@@ -39,13 +39,22 @@ from palaver.stored_json import loads
 from palaver.values import KeyPart, Record, record_size
 
 _KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
-_HEAD = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'palaver_changes'), 0)"
-_OLDEST = "SELECT min(position) FROM palaver_changes"
+# AUTOINCREMENT would promise as much as an emptied last row does, and write one more page in every commit.
+_HEAD = "SELECT coalesce(max(position), 0) FROM palaver_changes"
+_OLDEST = "SELECT position FROM palaver_changes WHERE kind >= 0 ORDER BY position LIMIT 1"
 _CHANGES = (
     "SELECT position, name, key1, key2, key3, revision, kind, more FROM palaver_changes"
-    " JOIN palaver_names ON palaver_names.id = entity WHERE position > ? ORDER BY position LIMIT ?"
+    " JOIN palaver_names ON palaver_names.id = entity WHERE position > ? AND kind >= 0 ORDER BY position LIMIT ?"
 )
-_TRIM = "DELETE FROM palaver_changes WHERE position < ? AND position < (SELECT min(position) FROM palaver_changes) + ?"
+_TRIM = (
+    "DELETE FROM palaver_changes WHERE kind >= 0 AND position < min(?, (SELECT min(position) FROM palaver_changes) + ?,"
+    " (SELECT max(position) FROM palaver_changes))"
+)
+_TRIM_EMPTIED = "DELETE FROM palaver_changes WHERE kind < 0 AND position < (SELECT max(position) FROM palaver_changes)"
+_EMPTY_LAST = (
+    "UPDATE palaver_changes SET kind = -1, key1 = NULL, key2 = NULL, key3 = NULL, more = NULL"
+    " WHERE position = (SELECT max(position) FROM palaver_changes) AND position < ? AND kind >= 0"
+)
 _TRIM_ROWS = 1_000
 _FETCHED_AT_ONCE = 32
 _NOBODY = Cause()
@@ -128,8 +137,10 @@ class SqliteRecords:
             # In pieces, so that no writer waits long behind one of them.
             some = await self.database.write(_execute(_TRIM, (before, _TRIM_ROWS)), savepoint=False)
             forgotten += some
-            if some < _TRIM_ROWS:
-                return forgotten
+            if not some:
+                break
+        await self.database.write(_execute(_TRIM_EMPTIED), savepoint=False)
+        return forgotten + await self.database.write(_execute(_EMPTY_LAST, (before,)), savepoint=False)
 
     async def scrub(self) -> None:
         """Empty the log: deleted content is overwritten in the file, and its former pages are nowhere else."""
@@ -206,11 +217,11 @@ def _changes(connection: apsw.Connection, after: int | None, limit: int) -> Chan
     connection.execute("BEGIN")
     try:
         head = fetched(connection, _HEAD)[0][0]
-        oldest = fetched(connection, _OLDEST)[0][0]
+        oldest = fetched(connection, _OLDEST)
         found = fetched(connection, _CHANGES, (after or 0, limit))
     finally:
         connection.execute("ROLLBACK")
-    trimmed = oldest - 1 if oldest is not None else head
+    trimmed = oldest[0][0] - 1 if oldest else head
     if after is not None and after < trimmed:
         raise Trimmed("The feed does not reach back to this position.")
     changes = [_change(*row) for row in found]
@@ -226,7 +237,7 @@ def _change(at: int, table: str, key1: Any, key2: Any, key3: Any, revision: int,
     return Change(at, table, key + tuple(rest.get("key", ())), revision, _KINDS[kind], cause, tuple(rest.get("released", ())))
 
 
-def _execute(text: str, parameters: tuple[Any, ...]) -> Callable[[apsw.Connection], int]:
+def _execute(text: str, parameters: tuple[Any, ...] = ()) -> Callable[[apsw.Connection], int]:
     def job(connection: apsw.Connection) -> int:
         connection.execute(text, parameters)
         return connection.changes()

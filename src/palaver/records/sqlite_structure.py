@@ -20,9 +20,9 @@ from palaver.records.sqlite_rows import SQLITE, fetched
 OURS = "palaver_"
 _SYSTEM_TEXT = """
 CREATE TABLE IF NOT EXISTS palaver_changes (
-  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  position INTEGER PRIMARY KEY /* never used again: the last row is emptied when it is trimmed, not deleted */,
   entity INTEGER NOT NULL /* palaver_names.id */,
-  kind INTEGER NOT NULL /* 0 created, 1 updated, 2 deleted, 3 expired */,
+  kind INTEGER NOT NULL /* 0 created, 1 updated, 2 deleted, 3 expired, -1 trimmed */,
   revision INTEGER NOT NULL,
   key1 ANY, key2 ANY, key3 ANY,
   more TEXT /* further key parts, actor, token, released blobs */
