@@ -68,37 +68,36 @@ def nested(levels: int) -> dict[str, Any]:
     return {"deeper": nested(levels - 1)} if levels else {}
 
 
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        ((1, 2), "tuple"),
-        (UUID(int=7), "UUID"),
-        (datetime(2026, 1, 1, tzinfo=UTC), "datetime"),
-        ({1, 2}, "set"),
-        (OrderedDict(a=1), "OrderedDict"),
-        (object(), "object"),
-        ({1: 2}, "map key that is not text"),
-        (float("nan"), "not finite"),
-        (float("inf"), "not finite"),
-        ("canary\0", r"U\+0000"),
-        ("canary\ud800", "surrogate"),
-        (nested(40), "deeper than 32"),
-    ],
-    ids=lambda value: value if type(value) is str and value.isprintable() else type(value).__name__,
+NOT_JSON: tuple[tuple[Any, str], ...] = (
+    ((1, 2), "tuple"),
+    (UUID(int=7), "UUID"),
+    (datetime(2026, 1, 1, tzinfo=UTC), "datetime"),
+    ({1, 2}, "set"),
+    (OrderedDict(a=1), "OrderedDict"),
+    (object(), "object"),
+    ({1: 2}, "map key that is not text"),
+    (float("nan"), "not finite"),
+    (float("inf"), "not finite"),
+    ("canary\0", r"U\+0000"),
+    ("canary\ud800", "surrogate"),
+    (nested(40), "deeper than 32"),
 )
-async def test_what_json_cannot_hold_is_refused_by_its_field_when_it_is_written(baller: Baller, value: Any, why: str) -> None:
+
+
+async def test_what_json_cannot_hold_is_refused_by_its_field_when_it_is_written(baller: Baller) -> None:
     async with baller.turn(user_id="u", content="?", message_id="1", conversation_id="c") as turn:
-        for body, request, field in (({"a": [value]}, {}, "ApiInteraction.response"), ({}, {"a": value}, "ApiInteraction.parameters")):
-            with pytest.raises((Validation, NumberRange), match=why) as caught:
-                async with turn.api_call("/fixtures", request) as call:
-                    call.response(200, body)
-            assert field in str(caught.value)
-            assert "canary" not in str(caught.value)
-        with pytest.raises((Validation, NumberRange), match=why):
-            await turn.intent("match_result", api_params={"a": value})
-        with pytest.raises((Validation, NumberRange), match=why):
-            async with turn.llm_call(provider="p", model="m", purpose="evaluation") as llm:
-                llm.result([value], None)
+        for value, why in NOT_JSON:
+            for body, request, field in (({"a": [value]}, {}, "response"), ({}, {"a": value}, "parameters")):
+                with pytest.raises((Validation, NumberRange), match=why) as caught:
+                    async with turn.api_call("/fixtures", request) as call:
+                        call.response(200, body)
+                assert f"ApiInteraction.{field}" in str(caught.value)
+                assert "canary" not in str(caught.value)
+            with pytest.raises((Validation, NumberRange), match=why):
+                await turn.intent("match_result", api_params={"a": value})
+            with pytest.raises((Validation, NumberRange), match=why):
+                async with turn.llm_call(provider="p", model="m", purpose="evaluation") as llm:
+                    llm.result([value], None)
     assert [] == await found(baller, patterns.api_calls_of_message("1"))
     assert [] == await found(baller, patterns.llm_calls_of_message("1"))
     assert (await baller.message("1")).intent is None

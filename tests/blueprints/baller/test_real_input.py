@@ -15,6 +15,7 @@ import pytest
 import palaver
 from palaver.blueprints.baller import SCHEMA, Baller, patterns
 from palaver.errors import Validation
+from palaver.markers import INLINE
 from palaver.turns.transcripts import Said
 from tests.blueprints.baller.conftest import Opened
 from tests.blueprints.baller.given import found
@@ -203,6 +204,8 @@ async def test_a_busy_server_of_many_people_at_once_loses_nothing(tmp_path: Path
 async def through(baller: Baller, number: int, text: str) -> None:
     """Take one string through every path, as content, as a name, and as every identifier."""
     user, server, conversation = f"{text}", f"{text}", f"{number} {text}"
+    # Just over what a record holds itself: the answer is an object, and no longer than that takes.
+    long = text * (INLINE // max(1, len(text)) + 1)
     async with baller.turn(user_id=user, server_id=server, channel_id=text, conversation_id=conversation, content=text) as turn:
         await turn.relevance(is_relevant=True, explanation=text, raw_response=text)
         await turn.intent(
@@ -212,7 +215,7 @@ async def through(baller: Baller, number: int, text: str) -> None:
         async with turn.api_call(text, {text: text}) as api:
             api.response(200, {text: text})
         async with turn.llm_call(provider=text[:200] or "p", model=text[:200] or "m", purpose="main_response") as llm:
-            llm.result(text, text * 5_000)
+            llm.result(text, long)
         answer = await turn.reply(text)
     await baller.give_feedback(answer, user_id=user, rating="positive", follow_up=text)
     await baller.set_preferences(user, server, username=text, followed_teams=[text])
@@ -224,7 +227,7 @@ async def through(baller: Baller, number: int, text: str) -> None:
     assert (text, {text: text}, {text: text}) == (api_call.endpoint, api_call.parameters, api_call.response)
     [llm_call] = await found(baller, patterns.llm_calls_of_message(turn.message_id))
     assert llm_call.exchange is not None
-    assert text * 5_000 == llm_call.exchange.response
+    assert long == llm_call.exchange.response
     held = await baller.preferences(user, server)
     assert held is not None
     assert (text, [text]) == (held.username, held.followed_teams)
