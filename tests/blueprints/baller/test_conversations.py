@@ -176,3 +176,12 @@ async def test_a_name_two_people_chose_shows_neither_the_others_messages(baller:
     await baller.delete_conversation("u1", "c")
     await baller.store.sweep()
     assert ["yours", "for you"] == [entry.content async for entry in baller.transcript("u2", "c")]
+
+
+async def test_an_evaluation_after_the_reply_leaves_the_question_answered(baller: Baller) -> None:
+    async with baller.turn(user_id="u", content="?", message_id="1") as turn:
+        await turn.reply("Yes.")
+        async with turn.llm_call(provider="p", model="m", purpose="evaluation") as call:
+            call.result("Was that right?", "Yes.")
+    metadata = (await baller.message("1")).processing_metadata
+    assert ("answered", "llm_call", 1) == (metadata.status, metadata.last_step, metadata.llm_calls)

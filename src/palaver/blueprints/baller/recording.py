@@ -72,6 +72,7 @@ class TurnBook:
         self._app_mode: AppMode = arrival.app_mode or settings.app_mode
         self._conversation_id = self._message_id = self._newest_id = ""
         self._last_active: datetime | None = None
+        self._is_answered = False
 
     # --- the question -------------------------------------------------------------------------------------------------
 
@@ -201,7 +202,10 @@ class TurnBook:
 
     def _noted(self, step: Step, found: Mapping[str, Any], add: Mapping[str, Any] | None = None) -> Batch:
         """Return the patch of the message: what was found, and how far the turn came."""
-        progress = {"processing_metadata.status": "in_progress", "processing_metadata.last_step": step_name(step)}
+        progress = {"processing_metadata.last_step": step_name(step)}
+        # What comes after the reply, such as its evaluation, leaves the question answered.
+        if not self._is_answered:
+            progress["processing_metadata.status"] = "in_progress"
         counts = {f"processing_metadata.{name}": amount for name, amount in (add or {}).items()}
         return Batch().patch(Message.at(self._conversation_id, self._message_id), set={**found, **progress}, add=counts)
 
@@ -283,7 +287,7 @@ class TurnBook:
                 if reply.message_id is not None:
                     raise error.reasons[-1] from None
                 continue
-            self._newest_id = reply_id
+            self._newest_id, self._is_answered = reply_id, True
             return reply_id
         raise Conflict("No free identifier was found for the reply.", hint="Try again after a random pause.")
 
