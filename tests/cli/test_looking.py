@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,54 @@ def test_usage_adds_up_whatever_it_is_grouped_by(palaver: Palaver) -> None:
     sums = [(sum(row["count"] for row in rows), sum(row["prompt_tokens"] for row in rows)) for rows in grouped]
     assert sums[0] == sums[1]
     assert all(row["p50"] <= row["p90"] <= row["p99"] for rows in grouped for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "any_record"),
+    [
+        ("usage", (), "prompt_tokens>=0"),
+        ("usage", ("--by", "day", "--by", "purpose"), "prompt_tokens>=0"),
+        ("usage", ("--where", "provider=openai", "--by", "app_mode"), "prompt_tokens>=0"),
+        ("calls", (), "timestamp>=2000-01-01"),
+        ("calls", ("--where", "app_mode=production", "--by", "day"), "timestamp>=2000-01-01"),
+        ("answers", (), "timestamp>=2000-01-01"),
+        ("answers", ("--by", "day"), "timestamp>=2000-01-01"),
+    ],
+)
+def test_what_is_counted_per_day_equals_what_a_scan_adds_up(
+    palaver: Palaver, monkeypatch: pytest.MonkeyPatch, kind: str, options: tuple[str, ...], any_record: str
+) -> None:
+    from palaver.cli import reading
+
+    scanned = palaver("stats", kind, *options, "--where", any_record, "--since", "60d").json["data"]
+
+    monkeypatch.setattr(reading, "scan", None)
+    assert scanned
+    assert scanned == palaver("stats", kind, *options, "--since", "60d").json["data"]
+
+
+def test_counts_begin_with_the_day(palaver: Palaver) -> None:
+    assert palaver("stats", "usage", "--since", "36h").json["since"].endswith("T00:00:00+00:00")
+
+
+def test_statistics_outlive_the_calls_they_are_of(palaver: Palaver) -> None:
+    before = palaver("stats", "usage", "--since", "60d").json["data"]
+
+    assert 0 == palaver("purge", "--inactive-since", "0s", "--yes").code
+    assert 0 == palaver("query", "LlmInteraction", "main_response", "--by", "by_purpose", "--count").json["count"]
+    assert before == palaver("stats", "usage", "--since", "60d").json["data"]
+
+
+def test_where_nothing_was_counted_the_records_are_scanned(palaver: Palaver, demo: Path) -> None:
+    counted = palaver("stats", "usage", "--since", "60d").json["data"]
+    connection = sqlite3.connect(demo)
+    for table in ("baller-usage", "baller-metrics"):
+        connection.execute(f'DELETE FROM "{table}"')
+    connection.commit()
+    connection.close()
+
+    assert counted == palaver("stats", "usage", "--since", "60d").json["data"]
+    assert palaver("stats", "calls", "--since", "60d").json["data"]
 
 
 def test_people_read_statistics_as_a_table(palaver: Palaver) -> None:

@@ -1,15 +1,20 @@
-"""`palaver stats`: usage, latency, feedback and metrics, summed up from the records of a period."""
+"""`palaver stats`: usage, latency, feedback and metrics of a period.
+
+Usage, calls and answers come from rows counted per day; what those cannot answer is summed up by scanning the records.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from palaver.cli.context import Here
+from palaver.cli.counted import Line, Lines, behind, counted
 from palaver.cli.exits import Exit
 from palaver.cli.problems import Stop
 
@@ -46,21 +51,6 @@ SOURCES: dict[str, Source] = {
 }
 
 
-@dataclass
-class Line:
-    """What one group adds up to."""
-
-    count: int = 0
-    failures: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    latencies: list[float] = field(default_factory=list)
-    positive: int = 0
-    negative: int = 0
-    cost: Any = None
-    unpriced: int = 0
-
-
 async def stats(
     kind: Kind,
     /,
@@ -71,6 +61,10 @@ async def stats(
     here: Here,
 ) -> int:
     """Sum up a period: usage of models, calls of services, answers, feedback, or the daily metrics.
+
+    Usage, calls and answers are read from what is counted per UTC day, from the beginning of the first day on; these
+    counts stay when the records they are of expire. Grouped or narrowed by what is not counted, or where nothing was
+    counted, the records of the period are scanned instead.
 
     Parameters
     ----------
@@ -93,8 +87,14 @@ async def stats(
             source = SOURCES[kind]
             declared = _source_of(store, kind, source)
             groups = _groups(declared, by or list(source.by))
-            with here.out.progress("records") as progress:
-                lines = await _lines(store, declared, source, groups, start, where, progress)
+            lines = await counted(store, kind, groups, start, where)
+            if lines is not None:
+                start = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+                if missing := await behind(store):
+                    here.out.say(f"{missing:,} changes are not counted yet; `palaver work --once` counts them")
+            else:
+                with here.out.progress("records") as progress:
+                    lines = await _lines(store, declared, source, groups, start, where, progress)
             rows = [dict(zip(groups, group, strict=True)) | _figures(kind, line) for group, line in sorted(lines.items())]
             columns = [*groups, *_figures(kind, Line())]
     if here.out.json:
@@ -141,13 +141,13 @@ def _groups(declared: Declared, by: list[str]) -> list[str]:
 
 async def _lines(
     store: Store, declared: Declared, source: Source, groups: list[str], start: datetime, where: list[str] | None, progress: Progress
-) -> dict[tuple[str, ...], Line]:
+) -> Lines:
     from palaver.cli.reading import scan
     from palaver.cli.typed import conditions
     from palaver.expr import F
     from palaver.insight.tally import reach
 
-    lines: dict[tuple[str, ...], Line] = {}
+    lines: Lines = {}
     wanted = F(source.at) >= start
     for name, value in source.only:
         wanted = wanted & (F(name) == value)  # type: ignore[assignment]
@@ -181,7 +181,7 @@ def _add(line: Line, entity: Any, source: Source, at: datetime, price: _Prices) 
         line.completion_tokens += entity.completion_tokens
         cost = price.of(entity, at)
         line.unpriced += cost is None
-        line.cost = (line.cost or 0) + (cost or 0)
+        line.cost = (line.cost or Decimal(0)) + (cost or Decimal(0))
 
 
 class _Prices:
@@ -199,8 +199,6 @@ class _Prices:
 
 
 def _figures(kind: str, line: Line) -> dict[str, Any]:
-    from palaver.insight.histogram import Histogram
-
     if kind == "feedback":
         share = round(line.positive / line.count, 3) if line.count else None
         return {"ratings": line.count, "positive": line.positive, "negative": line.negative, "share_positive": share}
@@ -209,7 +207,7 @@ def _figures(kind: str, line: Line) -> dict[str, Any]:
         cost = None if line.cost is None else round(float(line.cost), 6)
         tokens = {"prompt_tokens": line.prompt_tokens, "completion_tokens": line.completion_tokens}
         found |= {**tokens, "cost_usd": cost, "unpriced": line.unpriced}
-    return found | percentiles(Histogram.of(line.latencies))
+    return found | percentiles(line.latency())
 
 
 def percentiles(values: Histogram) -> dict[str, Any]:

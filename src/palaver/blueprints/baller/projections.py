@@ -8,6 +8,7 @@ from palaver.insight.metrics import Measure, metrics
 from palaver.insight.usage import usage
 
 QUESTION = F("message_type") == "user"
+ENDED = {"answered": True, "unanswered": False, "failed": False}
 
 MEASURES = (
     Measure("latency", "response", Message, "processing_metadata.processing_time", when=QUESTION, late=True),
@@ -19,10 +20,12 @@ MEASURES = (
     Measure("relevance", "confidence", Message, "relevance_check.confidence", late=True),
     Measure("intent", lambda message: message.intent.name if message.intent else None, Message, when=QUESTION, late=True),
     Measure("endpoint", lambda call: call.endpoint_template, ApiInteraction, "latency"),
+    Measure("endpoint_success", lambda call: call.endpoint_template, ApiInteraction, "success"),
+    Measure("success", "answer", Message, lambda message: ENDED.get(message.processing_metadata.status), when=QUESTION, late=True),
     Measure("success", "api_call", ApiInteraction, "success"),
     Measure("success", "llm_call", LlmInteraction, "success"),
     Measure("feedback", "positive", Feedback, lambda feedback: feedback.rating == "positive", at="rating_timestamp"),
 )
-"""The average of a measure of truth is its rate: of relevant messages, of calls that succeeded, of positive ratings."""
+"""The average of a measure of truth is its rate: of relevant messages, of questions answered, of positive ratings."""
 
 PROJECTIONS = (metrics(Metric, MEASURES), usage(ModelUsage, LlmInteraction))

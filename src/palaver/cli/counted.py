@@ -1,0 +1,147 @@
+"""Statistics from the rows that projections keep per UTC day: they cost a read per row, and outlive what they count.
+
+Where rows cannot answer (another group, another condition, nothing counted in the period), the caller scans.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palaver.declared import Declared
+    from palaver.insight.histogram import Histogram
+    from palaver.store import Store
+
+_EQUAL = re.compile(r"\s*(\w+)\s*==?(?!=)(.*)", re.DOTALL)
+
+
+@dataclass
+class Line:
+    """What one group adds up to."""
+
+    count: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latencies: list[float] = field(default_factory=list)
+    counted: list[Histogram] = field(default_factory=list)
+    positive: int = 0
+    negative: int = 0
+    cost: Decimal | None = None
+    unpriced: int = 0
+
+    def latency(self) -> Histogram:
+        from palaver.insight.histogram import Histogram
+
+        return Histogram.sum([*self.counted, Histogram.of(self.latencies)])
+
+
+Lines = dict[tuple[str, ...], Line]
+
+
+@dataclass(frozen=True)
+class FromMetrics:
+    """Which metrics are a report: categories of latencies and of successes, and what their names stand for.
+
+    `name` is the one metric the report is of; None: each of the category, whose names are the values of `named`.
+    """
+
+    latency: str
+    success: str
+    name: str | None = None
+    named: str | None = None
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return ("day", "app_mode", *((self.named,) if self.named else ()))
+
+
+REPORTS: Mapping[str, FromMetrics] = {
+    "calls": FromMetrics("endpoint", "endpoint_success", named="endpoint_template"),
+    "answers": FromMetrics("latency", "success", name="response"),
+}
+
+
+async def counted(store: Store, kind: str, groups: list[str], start: datetime, where: list[str] | None) -> Lines | None:
+    """Return a report from counted rows, from the beginning of the UTC day `start` is in; None where they cannot answer."""
+    from palaver.insight.usage import DIMENSIONS
+
+    report = REPORTS.get(kind)
+    known = DIMENSIONS if kind == "usage" else report.dimensions if report else ()
+    only = _equalities(where, known)
+    if only is None or not known or not set(groups) <= set(known):
+        return None
+    if report is None:
+        row = row_entity(store, "usage_id", "latency_buckets", "unpriced")
+        return None if row is None else await _usage(store, row, groups, start, only)
+    row = row_entity(store, "metric_id", "buckets", "counted_to")
+    return None if row is None else await _from_metrics(store, row, report, groups, start, only)
+
+
+def row_entity(store: Store, *fields: str) -> Declared | None:
+    """Return the first entity that has these fields."""
+    return next((each for each in store.schema.entities.values() if set(fields) <= each.fields.keys()), None)
+
+
+async def behind(store: Store) -> int:
+    """Return how many changes the slowest projection has not counted yet."""
+    states = (await store.health())["projections"]
+    return max((int(state["lag"]) for state in states.values()), default=0)
+
+
+def _equalities(where: list[str] | None, known: Iterable[str]) -> dict[str, str] | None:
+    """Return conditions that rows can answer, as values by dimension; None where one asks for something else."""
+    out: dict[str, str] = {}
+    for text in where or ():
+        found = _EQUAL.fullmatch(text)
+        if found is None or found[1] not in known or found[1] in out:
+            return None
+        out[found[1]] = found[2]
+    return out
+
+
+async def _usage(store: Store, row: Declared, groups: list[str], start: datetime, only: dict[str, str]) -> Lines | None:
+    from palaver.insight.usage import Usage
+
+    entity: Any = row.entity
+    found = await Usage(store, entity).report(start.astimezone(UTC).date(), store.clock.now().date(), by=groups, **only)
+    lines: Lines = {}
+    for each in found:
+        used = each.used
+        lines[each.group] = Line(
+            used.calls,
+            used.failures,
+            used.prompt_tokens,
+            used.completion_tokens,
+            counted=[used.latency],
+            cost=used.cost,
+            unpriced=used.unpriced,
+        )
+    return lines or None
+
+
+async def _from_metrics(
+    store: Store, row: Declared, report: FromMetrics, groups: list[str], start: datetime, only: dict[str, str]
+) -> Lines | None:
+    from palaver.insight.metrics import Metrics
+
+    metrics, lines = Metrics(store, row.entity), Lines()
+    for category, name in ((report.success, "answer" if report.name else None), (report.latency, report.name)):
+        for point in await metrics.read(start.astimezone(UTC).date(), store.clock.now().date(), category=category, name=name):
+            values = {"day": point.period, "app_mode": point.mode, str(report.named): point.name}
+            if any(values[dimension] != value for dimension, value in only.items()):
+                continue
+            line = lines.setdefault(tuple(values[group] for group in groups), Line())
+            if category == report.success:
+                line.count += point.values.count
+                line.failures += point.values.count - int(point.values.total)
+            else:
+                line.counted.append(point.values)
+    # Fewer successes than latencies: some of the rows are from before successes were counted.
+    whole = all(line.count >= sum(each.count for each in line.counted) for line in lines.values())
+    return lines if lines and whole else None
