@@ -68,7 +68,7 @@ check-mypy: .venv/.dev
 
 .PHONY: golden bench docs lock clean
 golden: .venv/.dev ## write the golden files anew; read the diff before committing it
-	@$(BIN)/python -m pytest tests/golden --rewrite-golden --quiet $(ARGS)
+	@$(BIN)/python -m pytest tests --rewrite-golden --quiet $(ARGS)
 	@git --no-pager diff --stat -- tests/golden
 
 bench: .venv/.dev ## measure throughput and latency
