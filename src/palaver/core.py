@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from palaver.clock import Clock, to_us
+from palaver.clock import Clock, us_of
 from palaver.cursor import Signer
 from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine, SearchIndex
@@ -46,7 +46,7 @@ class Core:
 
         A clock that was put back is followed: reads follow it too, and both must agree on what has expired.
         """
-        now = to_us(self.clock.now())
+        now = us_of(self.clock)
         if now <= self.last_us < now + JUMP_US:
             now = self.last_us + 1
         self.last_us = now

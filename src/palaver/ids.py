@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from palaver import clock as clock_module
-from palaver.clock import Clock, to_ms
+from palaver.clock import Clock, us_of
 
 
 class Ids:
@@ -31,7 +31,7 @@ class Ids:
 
     def new(self) -> str:
         clock = self._clock or clock_module.installed()
-        ms = to_ms(clock.now())
+        ms = us_of(clock) // 1000
         with self._lock:
             if ms > self._last_ms:
                 self._last_ms = ms
@@ -42,9 +42,8 @@ class Ids:
                     self._last_ms += 1
                     self._tail = self._rng.getrandbits(73)
             ms, tail = self._last_ms, self._tail
-        value = (ms << 80) | (7 << 76) | ((tail >> 62) << 64) | (2 << 62) | (tail & ((1 << 62) - 1))
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        high, low = tail >> 62, tail & 0x3FFF_FFFF_FFFF_FFFF
+        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{high:03x}-{0x8000 | low >> 48:04x}-{low & 0xFFFF_FFFF_FFFF:012x}"
 
 
 _current: ContextVar[Ids] = ContextVar("palaver_ids", default=Ids())  # noqa: B039 - one sequence per process is the point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,23 +16,29 @@ from palaver.system import blob_address
 if TYPE_CHECKING:
     from palaver.store import Store
 
-CHUNK = 1_000
+CHUNK = 125
+"""Small, so that what is encoded is gone again before the garbage collector looks at it twice."""
+UNDER_WAY = 8
+"""Chunks handed to the writer at once; it commits several of them together."""
 
 
 async def load(store: Store, entities: Iterable[Entity] | AsyncIterable[Entity], chunk: int) -> int:
     """Store records chunk by chunk and return how many; see `Store.bulk`."""
     total = 0
-    writing: asyncio.Task[int] | None = None
+    writing: deque[asyncio.Task[int]] = deque()
     try:
         async for some in _chunks(entities, chunk):
             puts, now_us = await _encoded(store, some)
-            if writing is not None:
-                total += await writing
-            writing = asyncio.create_task(_write(store, puts, now_us, len(some)))
-        return total + (await writing if writing is not None else 0)
+            writing.append(asyncio.create_task(_write(store, puts, now_us, len(some))))
+            # A turn of the loop, so that the writer has this chunk before the next is encoded.
+            await asyncio.sleep(0)
+            while len(writing) >= UNDER_WAY:
+                total += await writing.popleft()
+        while writing:
+            total += await writing.popleft()
+        return total
     finally:
-        if writing is not None and not writing.done():
-            await asyncio.gather(writing, return_exceptions=True)
+        await asyncio.gather(*writing, return_exceptions=True)
 
 
 async def _encoded(store: Store, entities: Sequence[Entity]) -> tuple[list[Put], int]:

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from palaver import evolve
 from palaver.batch import Batch, When, asked_at, fingerprint
-from palaver.clock import Clock, to_us
+from palaver.clock import Clock, us_of
 from palaver.core import Core
 from palaver.draft import Plan, premise
 from palaver.entity import Entity
@@ -146,17 +146,17 @@ class Store:
         if limit is not None and limit < 1:
             raise Validation("A page has a limit of at least 1.")
         most = min(limit or query.most or PAGE, query.most or limit or PAGE)
-        after = None if cursor is None else core.signer.open(cursor, query, self._tenant, to_us(core.clock.now()) // 1000)
+        after = None if cursor is None else core.signer.open(cursor, query, self._tenant, us_of(core.clock) // 1000)
         items, last = await self._page(query, most, after)
         if last is None:
             return Page(items, None)
-        return Page(items, lambda: core.signer.sign(query, self._tenant, last, to_us(core.clock.now()) // 1000))
+        return Page(items, lambda: core.signer.sign(query, self._tenant, last, us_of(core.clock) // 1000))
 
     async def count(self, query: Query[Any]) -> int:
         """Return how many live records match, exactly."""
         self._here()
         if query.condition is None and query.most is None and isinstance(self._records, Counts):
-            now_us = to_us(self._core.clock.now())
+            now_us = us_of(self._core.clock)
             return sum([await self._records.count(read, now_us) for read in reads_of(self._planner, query, self._tenant, PAGE, None)])
         total = 0
         async for _ in self.query(query):
@@ -178,7 +178,7 @@ class Store:
         if table.expires is None:
             items = [decode(record) for record in records if record.get(MARK) is None]
         else:
-            now_us = to_us(self._core.clock.now())
+            now_us = us_of(self._core.clock)
             items = [decode(record) for record in records if is_live(table, record, now_us)]
         if declared.blobs:
             items = await filled(self, codec, items)
@@ -186,7 +186,7 @@ class Store:
 
     def _is_live(self, table: Table, record: Record) -> bool:
         # The clock is only asked where the answer depends on it.
-        return record.get(MARK) is None if table.expires is None else is_live(table, record, to_us(self._core.clock.now()))
+        return record.get(MARK) is None if table.expires is None else is_live(table, record, us_of(self._core.clock))
 
     async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
         declared = self._planner.codec(target.entity).declared
@@ -297,7 +297,7 @@ class Store:
         """Return what an earlier request left under a token."""
         at = token_address(self._tenant, token)
         record = (await self._records.get((at,)))[0]
-        return record if is_live(SYSTEM, record, to_us(self._core.clock.now())) else None
+        return record if is_live(SYSTEM, record, us_of(self._core.clock)) else None
 
     async def _whole(self, found: Entity | None) -> None:
         """Fetch the large values of a record that an error carries."""
@@ -308,7 +308,7 @@ class Store:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
 
         Records with unique sets, history or children go through `put`, one by one. References are not checked. An error stops
-        the load at a chunk's boundary: chunks before it are stored, and storing them again changes nothing.
+        the load: what was taken before it is stored, some of what came after may be, and loading all of it again is safe.
         """
         self._here()
         return await load(self, entities, chunk)

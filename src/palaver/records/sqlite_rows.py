@@ -85,6 +85,9 @@ class Rows:
         self.select_revision = sql.select(table, SQLITE, (REVISION,))
         self.replace = sql.update(table, SQLITE, sql.stored_names(table))
         self.delete = sql.delete(table, SQLITE)
+        # The feed of a bulk load is written from the rows just inserted, which have the highest numbers; "" where that cannot be.
+        self.last = f"SELECT max(rowid) FROM {sql.quoted(table.name)}"
+        self.publish = _publish_text(table)
         self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
         self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
         self.weigh: Callable[[Row], int] = _compile(_weigh_text(table))
@@ -209,6 +212,17 @@ def _page_text(table: Table) -> str:
         " return records, size, False",
     ]
     return "\n".join(lines)
+
+
+def _publish_text(table: Table) -> str:
+    if not table.feed or len(table.key) > 3 or "WITHOUT ROWID" in _options(table):
+        return ""
+    keys = ", ".join(f"key{number}" for number in range(1, len(table.key) + 1))
+    columns = ", ".join(map(sql.quoted, table.key))
+    return (
+        f"INSERT INTO palaver_changes (entity, kind, revision, {keys}) SELECT ?, 0, {sql.quoted(REVISION)}, {columns}"
+        f" FROM {sql.quoted(table.name)} WHERE rowid > ? ORDER BY rowid"
+    )
 
 
 def _weigh_text(table: Table) -> str:

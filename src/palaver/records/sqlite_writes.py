@@ -154,8 +154,8 @@ class Writes:
         revisions: list[int | None] = []
         updated: list[Record | None] = []
         ops = writes.ops
-        for op in ops:
-            self.rows(op.at.table)
+        for table in {op.at.table for op in ops}:
+            self.rows(table)
         while len(revisions) < len(ops):
             rest = ops[len(revisions) : len(revisions) + BULK_OPS]
             job = partial(self._bulk_part, writes=writes._replace(ops=rest))
@@ -166,7 +166,7 @@ class Writes:
 
     def _bulk_part(self, connection: apsw.Connection, writes: WriteSet) -> Written:
         """Write some ops, at least one slice of them, and return the outcomes of those written."""
-        self._start(connection, writes.ops)
+        self._start(connection, {op.at.table: op for op in writes.ops}.values())
         revisions: list[int | None] = []
         updated: list[Record | None] = []
         for run in _runs(writes.ops):
@@ -188,14 +188,15 @@ class Writes:
     def _bulk_puts(self, connection: apsw.Connection, ops: Sequence[Op], writes: WriteSet) -> list[int] | None:
         """Insert records of one table at once; None, and nothing written, where one of them is there already."""
         rows, now_us = self.rows(ops[0].at.table), writes.now_us
-        encode = rows.encode
-        tried = 0
+        made: list[Row] = []
+        in_sql = bool(rows.publish) and writes.cause == _NOBODY and not any(op.released for op in ops)  # type: ignore[union-attr]
+        last = self._execute(rows.last).fetchall()[0][0] if in_sql else None
 
         def encoded() -> Iterator[Row]:
-            nonlocal tried
+            encode, note = rows.encode, made.append
             for op in ops:
                 row = encode(op.record, now_us)  # type: ignore[union-attr]
-                tried += 1
+                note(row)
                 yield row
 
         try:
@@ -203,26 +204,22 @@ class Writes:
         except LOSES_TRANSACTION:
             raise
         except BaseException as error:
-            for op in ops[: max(tried - 1, 0)]:
+            for op in ops[: max(len(made) - 1, 0)]:
                 self._execute(rows.delete, op.at.key)
             if not isinstance(error, apsw.ConstraintError):
                 raise
             return None
-        self._publish_all(rows, ops, writes)
+        if in_sql:
+            # What waits of other jobs comes first: it may be about the same records.
+            _flush(connection, self._feed.rows)
+            self._feed.rows.clear()
+            self._execute(rows.publish, (rows.id, last or 0))
+        elif rows.table.feed:
+            for op in ops:
+                self._publish(rows, op, CREATED, now_us, writes.cause)
         return [now_us] * len(ops)
 
     # --- the feed ---------------------------------------------------------------------------------------------------
-
-    def _publish_all(self, rows: Rows, ops: Sequence[Op], writes: WriteSet) -> None:
-        if not rows.table.feed:
-            return
-        if writes.cause != _NOBODY or len(rows.table.key) > KEY_COLUMNS or any(op.released for op in ops):  # type: ignore[union-attr]
-            for op in ops:
-                self._publish(rows, op, CREATED, writes.now_us, writes.cause)
-            return
-        number, now_us = rows.id, writes.now_us
-        padding = (*_PADDING[len(rows.table.key) :], None)
-        self._feed.rows.extend([(number, CREATED, now_us, *op.at.key, *padding) for op in ops])
 
     def _publish(self, rows: Rows, op: Op, kind: int, revision: int, cause: Cause) -> None:
         if not rows.table.feed:
