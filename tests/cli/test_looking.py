@@ -186,6 +186,18 @@ def test_what_is_counted_per_day_equals_what_a_scan_adds_up(
     assert scanned == palaver("stats", kind, *options, "--since", "60d").json["data"]
 
 
+def test_feedback_of_a_period_is_read_through_its_index(palaver: Palaver, monkeypatch: pytest.MonkeyPatch) -> None:
+    from palaver.cli import reading
+
+    monkeypatch.setattr(reading, "scan", None)
+    rows = palaver("stats", "feedback", "--since", "60d", "--by", "rating").json["data"]
+    connection = sqlite3.connect("palaver-demo.db")
+    stored = connection.execute('SELECT rating, count(*) FROM "baller-feedback" GROUP BY rating ORDER BY rating').fetchall()
+    connection.close()
+
+    assert stored == [(row["rating"], row["ratings"]) for row in rows]
+
+
 def test_counts_begin_with_the_day(palaver: Palaver) -> None:
     assert palaver("stats", "usage", "--since", "36h").json["since"].endswith("T00:00:00+00:00")
 

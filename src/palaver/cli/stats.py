@@ -1,15 +1,16 @@
 """`palaver stats`: usage, latency, feedback and metrics of a period.
 
-Usage, calls and answers come from rows counted per day; what those cannot answer is summed up by scanning the records.
+Usage, calls and answers come from rows counted per day, feedback from an index over time; what those cannot answer is
+summed up by scanning the records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Parameter
 
@@ -21,7 +22,10 @@ from palaver.cli.problems import Stop
 if TYPE_CHECKING:
     from palaver.cli.progress import Progress
     from palaver.declared import Declared
+    from palaver.entity import Entity
+    from palaver.expr import Condition
     from palaver.insight.histogram import Histogram
+    from palaver.keys import AccessPath
     from palaver.store import Store
 
 Kind = Literal["usage", "calls", "answers", "feedback", "metrics"]
@@ -142,7 +146,6 @@ def _groups(declared: Declared, by: list[str]) -> list[str]:
 async def _lines(
     store: Store, declared: Declared, source: Source, groups: list[str], start: datetime, where: list[str] | None, progress: Progress
 ) -> Lines:
-    from palaver.cli.reading import scan
     from palaver.cli.typed import conditions
     from palaver.expr import F
     from palaver.insight.tally import reach
@@ -153,12 +156,43 @@ async def _lines(
         wanted = wanted & (F(name) == value)  # type: ignore[assignment]
     asked = conditions(declared.entity, where, store.clock.now())
     price = _Prices()
-    async for entity in scan(store, declared, wanted if asked is None else wanted & asked, objects=False):
+    async for entity in _records(store, declared, source.at, start, wanted if asked is None else wanted & asked):
         progress.advance()
         at = reach(entity, source.at)
         group = tuple(f"{at:%Y-%m-%d}" if name == "day" else str(_text(reach(entity, name))) for name in groups)
         _add(lines.setdefault(group, Line()), entity, source, at, price)
     return lines
+
+
+def _records(store: Store, declared: Declared, at: str, start: datetime, condition: Condition) -> AsyncIterator[Entity]:
+    """Return the records of a period: by an index over the time whose partitions are known, else by scanning."""
+    from palaver.cli.reading import scan
+
+    for path in declared.access.values():
+        if len(path.partition) == 1 and path.sort and path.sort[0].path == at and not declared.blobs:
+            values = _literals(declared, path.partition[0].path)
+            if values:
+                return _indexed(store, declared, path, values, start, condition)
+    return scan(store, declared, condition, objects=False)
+
+
+async def _indexed(
+    store: Store, declared: Declared, path: AccessPath, values: Sequence[Any], start: datetime, condition: Condition
+) -> AsyncIterator[Entity]:
+    from palaver.keys import build_query
+
+    for value in values:
+        async for entity in store.query(build_query(declared.entity, path, (value,)).since(start).filter(condition)):
+            yield entity
+
+
+def _literals(declared: Declared, field: str) -> tuple[Any, ...]:
+    """Return every value a field can have, nothing where they are not known."""
+    from palaver.fields import unwrap
+
+    spec = declared.fields.get(field)
+    bare = unwrap(spec.annotation)[0] if spec is not None and not spec.optional else None
+    return get_args(bare) if get_origin(bare) is Literal else ()
 
 
 def _text(value: Any) -> Any:
