@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
 from palaver.expr import Condition, F, parse_path, resolve
-from palaver.fields import DIGITS, Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
+from palaver.fields import DIGITS, TEXT, Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
 from palaver.ops import Column, IndexSpec, Table
@@ -279,6 +279,7 @@ def part(entity: type[Entity], fields: Mapping[str, FieldSpec], where: str, path
         entity=entity.__name__,
         shadow=not simple or bool(sentinels),
         sentinels=sentinels,
+        direct=simple and kind is TEXT and not spec.check,
     )
 
 

@@ -40,9 +40,13 @@ class Part:
     entity: str
     shadow: bool
     sentinels: tuple[Any, ...] = ()
+    direct: bool = False
 
     def encode(self, value: object) -> KeyPart:
         """Return the stored form of a value given by a caller; raise KeyType, EmptyKey or KeyTooLong."""
+        # Short plain text, which most keys are, needs nothing of what follows.
+        if self.direct and type(value) is str and 0 < len(value) <= 256 and value.isascii() and "\0" not in value:
+            return value
         if value is None:
             raise EmptyKey(
                 f"{self.entity}.{self.path} is missing.", hint="Every key part needs a value.", entity=self.entity, field=self.path

@@ -209,6 +209,12 @@ class Store:
 
     async def create(self, entity: E, *, token: str | None = None) -> E:
         """Store a new record; raise AlreadyExists where its key is taken. Returns it with its revision and expiry."""
+        if token is None and type(entity) in self._planner.plain:
+            self._here()
+            writes, made = self._planner.create(entity, self._core.now_us(), self._actor)
+            result = await self._records.write(writes)
+            if isinstance(result, Written):
+                return stamped(made, result.revisions[0] or 0)
         return (await self.write(Batch().create(entity), token=token))[0]  # type: ignore[return-value]
 
     async def put(self, entity: E, *, when: When = None, token: str | None = None) -> E:

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 import apsw
 
 from palaver.connections.sqlite_errors import translate
-from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Writer
+from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Together, Writer
 from palaver.errors import ConfigError, Conflict, Corruption, NotProvisioned, ReadOnly, Throttled, Unavailable
 from palaver.process import process_id
 
@@ -119,14 +119,16 @@ class Database:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    async def write(self, job: Job[T], *, cost: int = 0, savepoint: bool = True, deadline: float | None = None) -> T:
+    async def write(
+        self, job: Job[T], *, cost: int = 0, savepoint: bool = True, deadline: float | None = None, together: Together | None = None
+    ) -> T:
         """Run a job in the writer thread and return its result once it is durable.
 
-        Jobs of several callers share a commit, so a job may run twice: it must depend on its inputs and the file only. A job
-        that raises is undone alone. `savepoint=False` promises that a job that raises has written nothing. `cost` is what it
-        holds in memory, `deadline` a time of the event loop. Raises Throttled when the queue stays full, Conflict when another
-        process keeps the file locked, StorageFull, Unavailable, and OutcomeUnknown when a COMMIT failed. A caller cancelled
-        before its batch is taken has written nothing.
+        Jobs of several callers share a commit, so a job may run twice: it depends on its inputs and the file only. A job that
+        raises is undone alone; `savepoint=False` promises that it has written nothing then. `cost` is what it holds in memory,
+        `deadline` a time of the event loop; `together` runs jobs in a row that have the same one at once. Raises Throttled when
+        the queue stays full, Conflict when another process keeps the file locked, StorageFull, Unavailable, and OutcomeUnknown
+        when a COMMIT failed. A caller cancelled before its batch is taken has written nothing.
         """
         writer = self._writer
         if self._closing or writer is None or self._blocked or not self._has_room(writer, cost):
@@ -135,7 +137,7 @@ class Database:
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
         self._put_bytes += cost
-        writer.put(Batch(job, future, cost, savepoint, deadline))
+        writer.put(Batch(job, future, cost, savepoint, deadline, False, together))
         return await future
 
     async def write_plain(self, job: Job[T], *, deadline: float | None = None) -> T:

@@ -33,8 +33,12 @@ class Rollback(Exception):
         super().__init__()
 
 
+Together = Callable[[apsw.Connection, list[Job[Any]]], "list[Any] | None"]
+"""Runs several jobs of its kind at once and gives their results, in order; or gives None and has written nothing."""
+
+
 class Batch(NamedTuple):
-    """One job in the queue. `plain`: it runs outside any transaction, alone."""
+    """One job in the queue. `plain`: it runs outside any transaction, alone. `together`: how it runs with others of its kind."""
 
     job: Job[Any]
     future: Any
@@ -42,6 +46,7 @@ class Batch(NamedTuple):
     savepoint: bool
     deadline: float | None
     plain: bool = False
+    together: Together | None = None
 
 
 # The future, its result, its error; a plain tuple, because one is made for every batch.
@@ -139,35 +144,16 @@ class Writer:
 
     def _transact(self, first: Batch) -> list[Answer]:
         """Run what is queued in one transaction and return every answer; durable when this returns."""
-        pace, get, started = self._pace, self._queue.get_nowait, time.perf_counter()
         done: list[Answer] = []
         group = self._group = []
         answers: list[Answer] = []
-        batch: Batch | None = first
-        size = 0
         after: Batch | None = None
         try:
             self._begin()
         except apsw.Error as error:
             return self._refuse_queued(first, error)
         try:
-            while batch is not None:
-                if (skipped := self._take(batch)) is not None:
-                    done.append(skipped)
-                else:
-                    group.append(batch)
-                    size += batch.cost
-                    answers.append(self._one(batch))
-                if len(group) >= pace.batches or size >= pace.bytes or time.perf_counter() - started > pace.seconds:
-                    break
-                try:
-                    batch = get()
-                except queue.Empty:
-                    break
-                if batch is None:
-                    self._stopping = True
-                elif batch.plain:
-                    after, batch = batch, None
+            after = self._drain(first, group, answers, done)
             done += self._commit(group, answers)
         except _Lost:
             self._abandon()
@@ -175,6 +161,43 @@ class Writer:
         if after is not None:
             done += self._plain(after)
         return done
+
+    def _drain(self, first: Batch, group: list[Batch], answers: list[Answer], done: list[Answer]) -> Batch | None:
+        """Run what is queued, neighbours of one kind together; return a batch that has to run outside the transaction."""
+        pace, started, size = self._pace, time.perf_counter(), 0
+        run: list[Batch] = []
+        batch: Batch | None = first
+        while batch is not None:
+            if (skipped := self._take(batch)) is not None:
+                done.append(skipped)
+            else:
+                group.append(batch)
+                size += batch.cost
+                if run and (batch.together is None or run[0].together is not batch.together):
+                    answers += self._answers(run)
+                    run = []
+                run.append(batch)
+            if len(group) >= pace.batches or size >= pace.bytes or time.perf_counter() - started > pace.seconds:
+                break
+            found, batch = self._next()
+            if not found and run:
+                answers += self._answers(run)
+                run = []
+                # Others may have come while these ran.
+                found, batch = self._next()
+            if found and batch is None:
+                self._stopping = True
+            elif batch is not None and batch.plain:
+                answers += self._answers(run)
+                return batch
+        answers += self._answers(run)
+        return None
+
+    def _next(self) -> tuple[bool, Batch | None]:
+        try:
+            return True, self._queue.get_nowait()
+        except queue.Empty:
+            return False, None
 
     def _begin(self) -> None:
         """Take the file's write lock; several processes may want it, so waiting is short, random and ours."""
@@ -191,6 +214,22 @@ class Writer:
             except apsw.BusyError:
                 if time.monotonic() > until:
                     raise
+
+    def _answers(self, run: list[Batch]) -> list[Answer]:
+        """Run jobs of one kind at once, or one by one where they cannot. Raises _Lost as `_one` does."""
+        together = run[0].together if len(run) > 1 else None
+        results: list[Any] | None = None
+        if together is not None:
+            try:
+                results = together(self.connection, [batch.job for batch in run])
+            except LOSES_TRANSACTION as error:
+                raise _Lost from error
+            except BaseException as error:
+                if self.connection.get_autocommit():
+                    raise _Lost from error
+        if results is None:
+            return [self._one(batch) for batch in run]
+        return [(batch.future, result, None) for batch, result in zip(run, results, strict=True)]
 
     def _one(self, batch: Batch) -> Answer:
         """Run one job in the open transaction; undo it alone where it fails. Raises _Lost where that cannot be."""

@@ -92,11 +92,20 @@ class Rows:
         self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
         self.weigh: Callable[[Row], int] = _compile(_weigh_text(table))
         self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
+        self._inserts: dict[int, str] = {}
         self._pages: dict[Any, sql.PageText] = {}
         self._updates: dict[tuple[str, ...], str] = {}
 
     def decode(self, row: Row) -> Record:
         return self.page((row,))[0][0]
+
+    def inserts(self, count: int) -> str:
+        """Return the statement that inserts several rows."""
+        found = self._inserts.get(count)
+        if found is None:
+            start, _, values = self.insert.partition(" VALUES ")
+            found = self._inserts[count] = f"{start} VALUES {', '.join([values] * count)}"
+        return found
 
     def update(self, names: tuple[str, ...]) -> str:
         found = self._updates.get(names)

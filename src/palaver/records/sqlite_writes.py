@@ -40,6 +40,7 @@ from palaver.values import Record
 CREATED, UPDATED, DELETED, EXPIRED = range(4)
 KEY_COLUMNS = 3
 BULK_OPS = 4_000
+MOST_AT_ONCE = 32
 BULK_RUN = 250
 BULK_COST = 500
 BULK_PAUSE_S = 0.00005
@@ -63,6 +64,7 @@ class Writes:
         self._database = database
         self._rows = rows
         self._feed = database.deferred(_flush)
+        self._together = self._create_together
         self._connection: apsw.Connection | None = None
         self._execute: Execute = _unbound
 
@@ -95,15 +97,44 @@ class Writes:
             row = rows.encode(op.record, now_us)  # type: ignore[union-attr]
             cost += rows.weigh(row)
             creates.append((rows, row, op))  # type: ignore[arg-type]
-        return await self._database.write(partial(self._create_job, creates, writes), cost=cost, savepoint=False)
+        return await self._database.write(_Creation(self, creates, writes), cost=cost, savepoint=False, together=self._together)
 
     def _create_job(self, creates: list[Create], writes: WriteSet, connection: apsw.Connection) -> Written | Refused:
         if not self._insert(connection, creates):
             return self._decide(connection, writes)
+        return self._created(creates, writes)
+
+    def _created(self, creates: list[Create], writes: WriteSet) -> Written:
         now_us, cause = writes.now_us, writes.cause
         for rows, _, op in creates:
             self._publish(rows, op, CREATED, now_us, cause)
         return Written([now_us] * len(creates), [None] * len(creates))
+
+    def _create_together(self, connection: apsw.Connection, jobs: list[Any]) -> list[Written] | None:
+        """Insert what several callers create with as few statements as can be; None, and nothing written, where one cannot be.
+
+        A statement lets other threads in with each row it makes alone, and each time the interpreter changes hands.
+        """
+        by_table: dict[Rows, list[Create]] = {}
+        for job in jobs:
+            for create in job.creates:
+                by_table.setdefault(create[0], []).append(create)
+        self._start(connection, [creates[0][2] for creates in by_table.values()])
+        inserted: list[Create] = []
+        try:
+            for rows, creates in by_table.items():
+                for some in _slices(creates):
+                    self._execute(rows.inserts(len(some)), [value for _, row, _ in some for value in row])
+                    inserted += some
+        except LOSES_TRANSACTION:
+            raise
+        except BaseException as error:
+            for rows, _, op in inserted:
+                self._execute(rows.delete, op.at.key)
+            if not isinstance(error, apsw.ConstraintError):
+                raise
+            return None
+        return [self._created(job.creates, job.writes) for job in jobs]
 
     def _insert(self, connection: apsw.Connection, creates: list[Create]) -> bool:
         """Insert all, or nothing where one cannot be; cheaper than a savepoint, which copies every page first."""
@@ -250,6 +281,18 @@ class Writes:
         return self._execute
 
 
+class _Creation:
+    """The job that stores new records for one caller."""
+
+    __slots__ = ("_owner", "creates", "writes")
+
+    def __init__(self, owner: Writes, creates: list[Create], writes: WriteSet) -> None:
+        self._owner, self.creates, self.writes = owner, creates, writes
+
+    def __call__(self, connection: apsw.Connection) -> Written | Refused:
+        return self._owner._create_job(self.creates, self.writes, connection)
+
+
 class _Outcome(NamedTuple):
     """What an op does: its statement, if any, and what it tells its caller and the feed."""
 
@@ -350,6 +393,15 @@ def _runs(ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
                 end += 1
         yield ops[start:end]
         start = end
+
+
+def _slices(creates: list[Create]) -> Iterator[list[Create]]:
+    """Cut into lengths of powers of two, so that few different statements are prepared."""
+    start = 0
+    while start < len(creates):
+        length = min(MOST_AT_ONCE, 1 << (len(creates) - start).bit_length() - 1)
+        yield creates[start : start + length]
+        start += length
 
 
 def _more(key: tuple[Any, ...], cause: Cause, released: tuple[str, ...]) -> str:
