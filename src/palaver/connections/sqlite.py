@@ -14,16 +14,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import get_ident
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
 from palaver.connections.sqlite_errors import translate
+from palaver.connections.sqlite_options import SqliteOptions
 from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Together, Writer
 from palaver.errors import ConfigError, Conflict, Corruption, NotProvisioned, ReadOnly, Throttled, Unavailable
 from palaver.process import process_id
@@ -36,32 +36,6 @@ FORMAT = 1
 _INLINE_S = 0.001
 _POLL_S = 0.025
 _STEPS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class SqliteOptions:
-    """How a file is opened and paced.
-
-    `synchronous="normal"` may lose the last commits in a power cut, never the file. `wait_s` is how long a call without a
-    deadline waits for room in a full queue; `newest` is the highest `user_version` this program understands.
-    """
-
-    synchronous: Literal["full", "normal"] = "full"
-    create: bool = True
-    read_only: bool = False
-    newest: int | None = None
-    busy_timeout_s: float = 5.0
-    wait_s: float = 10.0
-    queue_batches: int = 10_000
-    queue_bytes: int = 64 * 1024 * 1024
-    group_batches: int = 256
-    group_bytes: int = 4_000_000
-    group_ms: float = 5.0
-    pool: int = 2
-    page_size: int = 4096
-    cache_bytes: int = 32 * 1024 * 1024
-    mmap_bytes: int = 0
-    checkpoint_pages: int = 1_000
 
 
 class Database:
