@@ -203,7 +203,7 @@ class Machine(RuleBasedStateMachine):
         if self.write(lambda store: store.delete(Room.at(id), token=token), "reference" if held else None, token, f"delete {id}"):
             if self.model.rooms.pop(id, None) is not None:
                 self.forget_children(id)
-            self.answers(lambda store: self.swept(store))
+            self.sweep()
 
     async def swept(self, store: Store) -> None:
         await store.sweep()

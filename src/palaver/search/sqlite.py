@@ -61,7 +61,7 @@ class SqliteSearch:
                     continue
                 prepared = [(layout, rows[done:]) for layout, rows in prepared]
             for layout, _ in prepared:
-                await self._merge_now_and_then(layout)
+                await self._merge_now_and_then(index, layout)
 
     async def _prepared(self, versions: Sequence[_Version], docs: Sequence[SearchDoc]) -> _Prepared:
         if sum(map(_size, docs)) < _PREPARED_INLINE:
@@ -117,14 +117,14 @@ class SqliteSearch:
         self._check()
         return await self._database.read(lambda connection: _versions_of(connection, index))
 
-    async def _merge_now_and_then(self, layout: Layout) -> None:
+    async def _merge_now_and_then(self, index: str, layout: Layout) -> None:
         """Merge what the last writes left, in steps of their own, so that other writes come in between."""
         self._unmerged[layout.docs] = self._unmerged.get(layout.docs, 0) + 1
         if self._unmerged[layout.docs] < _MERGE_EVERY:
             return
         self._unmerged[layout.docs] = 0
         for _ in range(_MERGE_STEPS):
-            if not await self._database.write(lambda connection: _merge(connection, layout)):
+            if not await self._database.write(partial(_merge_if_there, index=index, layout=layout)):
                 return
 
     async def _drop(self) -> None:
@@ -193,6 +193,12 @@ def _versions_of(connection: apsw.Connection, index: str) -> list[_Version]:
     if not rows:
         raise unknown_index()
     return [_Version(_layout(spec), state) for spec, state in rows]
+
+
+def _merge_if_there(connection: apsw.Connection, index: str, layout: Layout) -> bool:
+    """Merge a version that another process may have dropped meanwhile; say whether there may be more to do."""
+    versions = _all(connection, (f"SELECT spec FROM {REGISTRY} WHERE name = ? AND state < {_DROPPED}", (index,)))
+    return layout.docs in {_layout(spec).docs for (spec,) in versions} and bool(_merge(connection, layout))
 
 
 def _putting(index: str, prepared: _Prepared) -> Callable[[apsw.Connection], int | None]:
