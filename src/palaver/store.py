@@ -209,12 +209,6 @@ class Store:
 
     async def create(self, entity: E, *, token: str | None = None) -> E:
         """Store a new record; raise AlreadyExists where its key is taken. Returns it with its revision and expiry."""
-        if token is None and type(entity) in self._planner.plain:
-            self._here()
-            writes, made = self._planner.create(entity, self._core.now_us(), self._actor)
-            result = await self._records.write(writes)
-            if isinstance(result, Written):
-                return stamped(made, result.revisions[0] or 0)
         return (await self.write(Batch().create(entity), token=token))[0]  # type: ignore[return-value]
 
     async def put(self, entity: E, *, when: When = None, token: str | None = None) -> E:
@@ -256,6 +250,11 @@ class Store:
         self._here()
         if not batch.ops:
             return ()
+        if token is None and (plan := self._planner.creates(batch, self._core, self._actor)) is not None:
+            result = await self._records.write(plan.writes)
+            if isinstance(result, Written):
+                return tuple([stamped(made, revision or 0) for made, revision in zip(plan.made, result.revisions, strict=True) if made])
+            # Somebody's record is in the way; the general way finds out whose.
         held = self._planner.held(batch, self._tenant)
         try:
             if not held:

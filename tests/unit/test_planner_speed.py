@@ -26,12 +26,26 @@ def note(number: int) -> Note:
     return Note(place="here", number=str(number), written=ManualClock().now(), text="a" * number)
 
 
+class Still:
+    def now_us(self) -> int:
+        return NOW_US
+
+
 def test_new_records_are_planned_alike_the_short_and_the_general_way() -> None:
-    general = Planner(SCHEMA)
-    general.plain = set()
+    planner = Planner(SCHEMA)
     for count in (1, 2, 100):
         batch = Batch()
         for number in range(count):
             batch = batch.create(note(number))
         # By their text, because guards of different kinds are equal as tuples.
-        assert repr(general.plan(batch, {}, NOW_US, actor="me")) == repr(Planner(SCHEMA).plan(batch, {}, NOW_US, actor="me"))
+        assert repr(planner.plan(batch, {}, NOW_US, actor="me")) == repr(planner.creates(batch, Still(), "me"))
+
+
+def test_what_the_short_way_cannot_judge_it_leaves_to_the_general_way() -> None:
+    planner = Planner(SCHEMA)
+    too_many = Batch()
+    for number in range(101):
+        too_many = too_many.create(note(number))
+    assert planner.creates(too_many, Still(), None) is None
+    assert planner.creates(Batch().create(note(1)).create(note(1)), Still(), None) is None
+    assert planner.creates(Batch().put(note(1)), Still(), None) is None
