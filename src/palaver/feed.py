@@ -98,12 +98,15 @@ class Runner:
     async def _forever(self) -> None:
         while True:
             try:
+                began = asyncio.get_running_loop().time()
                 moved = await self.step()
+                took = asyncio.get_running_loop().time() - began
                 await self._keep_up()
                 if not moved:
                     await self._idle()
-                elif moved < CHUNK:
-                    await asyncio.sleep(GATHER_S)
+                else:
+                    # As long a pause as the work took: those who write and read come first, and what waits is caught up later.
+                    await asyncio.sleep(max(took, GATHER_S))
             except Exception as error:
                 log.warning("projections wait: %s", _described(error))
                 await asyncio.sleep(IDLE_S)
