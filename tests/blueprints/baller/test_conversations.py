@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ import palaver
 from palaver.blueprints.baller import Baller, Settings, patterns
 from palaver.blueprints.baller.schema import Conversation, Message
 from palaver.errors import ConditionFailed
+from palaver.ops import Read
 from tests.blueprints.baller.conftest import Opened
 from tests.blueprints.baller.given import ask, found
 
@@ -185,3 +187,22 @@ async def test_an_evaluation_after_the_reply_leaves_the_question_answered(baller
             call.result("Was that right?", "Yes.")
     metadata = (await baller.message("1")).processing_metadata
     assert ("answered", "llm_call", 1) == (metadata.status, metadata.last_step, metadata.llm_calls)
+
+
+async def test_who_talks_in_many_places_continues_each_conversation(baller: Baller, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: dict[str, str] = {}
+    for place in [f"channel {number}" for number in range(18)] * 2:
+        async with baller.turn(user_id="u", channel_id=place, content="?") as turn:
+            assert turn.conversation_id == begun.setdefault(place, turn.conversation_id)
+    assert 18 == len(set(begun.values()))
+    limits: list[int] = []
+    query = type(baller.store.core.records).query
+
+    async def noted(self: Any, read: Read) -> Any:
+        limits.append(read.limit)
+        return await query(self, read)
+
+    monkeypatch.setattr(type(baller.store.core.records), "query", noted)
+    newest = max(begun, key=lambda place: begun[place])
+    async with baller.turn(user_id="u", channel_id=newest, content="?"):
+        assert [3] == limits

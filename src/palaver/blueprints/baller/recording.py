@@ -34,7 +34,7 @@ from palaver.store import Store
 from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
 
 ATTEMPTS = 5
-RECENT = 20
+NEWEST, RECENT = 3, 20
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,21 @@ class TurnBook:
         arrival = self._arrival
         if arrival.conversation_id is not None:
             return await self._store.find(Conversation.at(arrival.user_id, arrival.conversation_id))
-        oldest = self._store.clock.now() - self._settings.pause - self._settings.touch
-        async for found in self._store.query(Conversation.key(arrival.user_id).newest_first().limit(RECENT)):
-            here = (found.server_id, found.channel_id) == (arrival.server_id, arrival.channel_id)
-            if here and found.last_active >= oldest:
-                return found
+        # Nearly always it is among the newest few; all recent ones are read only for who talks in many places.
+        for most in (NEWEST, RECENT):
+            seen = 0
+            async for found in self._store.query(Conversation.key(arrival.user_id).newest_first().limit(most)):
+                seen += 1
+                if self._continues(found):
+                    return found
+            if seen < most:
+                return None
         return None
+
+    def _continues(self, found: Conversation) -> bool:
+        oldest = self._store.clock.now() - self._settings.pause - self._settings.touch
+        here = (found.server_id, found.channel_id) == (self._arrival.server_id, self._arrival.channel_id)
+        return here and found.last_active >= oldest
 
     def _new_conversation_id(self, fresh: bool) -> str:
         """Return the hour and a hash of who and where: two first messages at once begin one conversation, not two."""
