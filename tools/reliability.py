@@ -101,6 +101,15 @@ def histories(figures: Figures) -> Iterator[str]:
     yield table(("histories", "calls", "not linearizable"), [figures[name] for name in names])
 
 
+def specification(figures: Figures) -> Iterator[str]:
+    yield "## The file beside the specification"
+    yield (
+        "The memory engine is the rules in their simplest form. Random batches with guards, queries, scans, counts, expiry, trims and "
+        "reopenings are given to it and to the file, step by step, and every answer, every index and the feed are compared."
+    )
+    yield table(("steps", "differences", "seed"), [figures["steps"], figures["divergences"], str(figures["seed"])])
+
+
 def projections(figures: Figures) -> Iterator[str]:
     yield "## What is built from the records"
     yield (
@@ -122,6 +131,7 @@ def planted() -> Iterator[str]:
 
 
 SECTIONS: dict[str, Callable[[Figures], Iterator[str]]] = {
+    "specification": specification,
     "kill": kill,
     "power_cut": power_cut,
     "disk_failures": disk_failures,
