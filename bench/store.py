@@ -173,6 +173,7 @@ class Bench:
     def __init__(self, raw: Raw, store: Store) -> None:
         self.raw, self.store, self.messages = raw, store, Messages()
         self.lag: list[int] = []
+        self.bare: list[float] = []
 
     def prepared(self, n: int) -> list[Message]:
         """Return messages that the collector does not look at again: the inputs are the bench's own heap, not what is measured."""
@@ -189,7 +190,15 @@ class Bench:
         middle = time.perf_counter()
         for message in made:
             await self.store.create(message)
-        return middle - start, time.perf_counter() - middle
+        end = time.perf_counter()
+        group = Group(self.raw)
+        again = self.prepared(n)
+        begun = time.perf_counter()
+        for message in again:
+            await group.create(message)
+        self.bare.append(n / (time.perf_counter() - begun))
+        group.stop()
+        return middle - start, end - middle
 
     async def create_32(self, n: int) -> tuple[float, float]:
         ready = self.prepared(n)
@@ -268,6 +277,8 @@ async def measure(folder: str | None, rounds: int, *, search: bool, only: str = 
                     "raw_per_s": round(n / statistics.median(theirs for theirs, _ in runs)),
                     "ratio": [round(ratio, 2) for ratio in (ratios[0], statistics.median(ratios), ratios[-1])],
                 }
+                if name == "create_1":
+                    row["bare_thread_per_s"] = round(statistics.median(bench.bare))
                 if search and name == "create_32":
                     row["search_lag"] = max(bench.lag)
                 rows.append(row)
