@@ -134,9 +134,10 @@ def page(results: dict[str, Any]) -> str:
     if bare is not None:
         lines += [
             "",
-            "With one caller the way to the writer thread and back is most of the difference: a bare event loop that hands the same rows to",
-            f"a thread, without a feed or validation, stores {bare:,} a second here. `get` and the load are bound by Python: building the",
-            "address, the instance and the record. With search running the projection shares the interpreter with the callers.",
+            "With one caller the way to the writer thread and back is most of the difference: a bare event loop that hands the",
+            f"same rows to a thread, without a feed or validation, stores {bare:,} a second here. `get` and the load are bound by",
+            "Python: building the address, the instance and the record. With search running the projection shares the",
+            "interpreter with the callers.",
         ]
     lines += ["", "## Starting", "", "| what | ms |", "|---|---:|"]
     names = {
