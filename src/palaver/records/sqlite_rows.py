@@ -224,7 +224,9 @@ def _page_text(table: Table) -> str:
 
 
 def _publish_text(table: Table) -> str:
-    if not table.feed or len(table.key) > 3 or "WITHOUT ROWID" in _options(table):
+    # A single integer key is the row's number itself, so new rows need not have the highest.
+    is_number = len(table.key) == 1 and any(column.name == table.key[0] and column.kind == "int" for column in table.columns)
+    if not table.feed or is_number or len(table.key) > 3 or "WITHOUT ROWID" in _options(table):
         return ""
     keys = ", ".join(f"key{number}" for number in range(1, len(table.key) + 1))
     columns = ", ".join(map(sql.quoted, table.key))

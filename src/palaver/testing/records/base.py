@@ -128,7 +128,15 @@ QUIET = Table(
     sort=(),
     feed=False,
 )
-TABLES = (NOTES, COUNTERS, INTS, BYTES, WIDE, QUIET)
+# One integer as the whole key: some engines number their rows by it.
+NUMBERS = Table(
+    "suite-numbers",
+    "Number",
+    columns=(Column("n", "int", required=True), Column("text", "text")),
+    partition=("n",),
+    sort=(),
+)
+TABLES = (NOTES, COUNTERS, INTS, BYTES, WIDE, QUIET, NUMBERS)
 BY_NAME = {table.name: table for table in TABLES}
 
 

@@ -17,6 +17,7 @@ from palaver.testing.records.base import (
     NOTES,
     NOW,
     NOW_S,
+    NUMBERS,
     QUIET,
     WIDE,
     RecordSuite,
@@ -128,6 +129,12 @@ class Feed(RecordSuite):
         await written(engine, put(QUIET, {"name": "a", "text": "x"}))
         await written(engine, delete(QUIET, "a"))
         assert [NOTES.name] == [change.table for change in await all_changes(engine)]
+
+    async def test_a_load_leaves_a_change_of_every_record_whatever_the_order_of_its_keys(self, engine: RecordEngine) -> None:
+        keys = [100, 5, -7, 2**63 - 1, 7, -(2**63)]
+        for some in (keys[:1], keys[1:4], keys[4:]):
+            await written(engine, *(put(NUMBERS, {"n": n, "text": "t"}) for n in some), atomic=False)
+        assert sorted((n,) for n in keys) == sorted(change.key for change in await all_changes(engine))
 
     async def test_a_change_carries_its_cause(self, engine: RecordEngine) -> None:
         await written(engine, put_note("u", "1"), cause=Cause("anna 'x\" ☃", "token-1"))
