@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
-from palaver.expr import Condition, F, parse_path, resolve
+from palaver.expr import Condition, F, parse_path
 from palaver.fields import DIGITS, TEXT, Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
@@ -434,6 +434,3 @@ def shadow_values(declared: Declared, record: Mapping[str, Any], instance: Any) 
 def shard_of(key: tuple[KeyPart, ...], shards: int) -> int:
     """Return the shard a key belongs to; the same for ever, on every engine."""
     return crc32("\x1f".join(str(value) for value in key).encode("utf-8", "surrogatepass")) % shards
-
-
-__all__ = ["Declared", "FieldSpec", "UniqueSpec", "declare", "part", "resolve", "shadow_values", "shard_of"]

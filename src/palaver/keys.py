@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 from palaver.errors import EmptyKey, Expression, KeyType, SchemaError
 from palaver.expr import Condition
 from palaver.query import At, Query, UniqueAt
-from palaver.values import MAX_PARTITION, MAX_SORT, KeyPart, key_part_size
+from palaver.values import KeyPart, key_part_size
 
 if TYPE_CHECKING:
     from palaver.entity import Entity
@@ -226,6 +226,3 @@ def address(entity: type[E], path: AccessPath, values: tuple[object, ...]) -> At
         names = ", ".join(part.path for part in parts)
         raise Expression(f"A {entity.__name__} is addressed by {names}.", hint=f"{len(values)} values were given.", entity=entity.__name__)
     return At(entity, tuple([part.encode(value) for part, value in zip(parts, values, strict=False)]))
-
-
-MOST = {"partition": MAX_PARTITION, "sort": MAX_SORT}

@@ -80,13 +80,6 @@ class Wakes(Protocol):
         ...
 
 
-@runtime_checkable
-class Backdoor(Protocol):
-    """Raw access for the conformance suite: it goes round the engine's own code paths."""
-
-    async def raw_get(self, at: Address) -> Mapping[str, object] | None: ...
-
-
 # --- blobs ----------------------------------------------------------------------------------------------------------
 
 

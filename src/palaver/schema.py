@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Literal
@@ -250,6 +250,3 @@ def _stored_path(search: Search, declared: Declared, path: str) -> tuple[tuple[s
     while kind.column == "json" and kind.element is not None:
         kind = kind.element
     return tuple(stored), _FILTER.get(kind.column, "text")
-
-
-__all__ = ["CompiledSearch", "CompiledSource", "Diagnostic", "Reference", "Schema", "Search", "Source", "field"]

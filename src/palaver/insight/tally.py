@@ -7,6 +7,7 @@ What is counted, and how a row adds up, belongs to a subclass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -53,7 +54,7 @@ class _Pending(Generic[D]):
         return len(self.amounts) + len(self.marks)
 
 
-class Tally(Generic[D]):
+class Tally(ABC, Generic[D]):
     """Base of projections that count. A row entity has a field `counted_to`, no unique sets, no history, no blobs."""
 
     def __init__(self, store: Store, name: str, row: type[Entity], sources: Iterable[type[Entity]]) -> None:
@@ -81,21 +82,21 @@ class Tally(Generic[D]):
 
     # --- for subclasses ---------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def facts(self, entity: Any, record: Record) -> Iterator[Fact[D]]:
         """Yield what one record contributes, as it is now; `record` is its stored form."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fresh(self, row: tuple[Any, ...]) -> Entity:
         """Return the empty row of these fields."""
-        raise NotImplementedError
 
+    @abstractmethod
     def added(self, row: Any, amounts: Sequence[D]) -> dict[str, Any]:
         """Return the fields of a row that amounts change."""
-        raise NotImplementedError
 
+    @abstractmethod
     def groups(self) -> Mapping[str, Sequence[type[Entity]]]:
         """Return the sources of each group of rows; a day of a group is rebuilt while all of them are still there."""
-        raise NotImplementedError
 
     # --- counting ---------------------------------------------------------------------------------------------------
 
@@ -229,9 +230,9 @@ class Tally(Generic[D]):
             if len(marks) >= COMMIT:
                 await self._write_marks(marks)
 
+    @abstractmethod
     def joined(self, amounts: Sequence[D]) -> D:
         """Return several amounts as one."""
-        raise NotImplementedError
 
     def _counts_now(self, fact: Fact[D], at: Address, mark: frozenset[str], follower: _Follower) -> bool:
         """Say whether the rebuild counts a fact, or leaves it to the changes that come after its beginning."""
@@ -365,7 +366,3 @@ def days_between(first: date, last: date) -> Iterator[date]:
         raise Validation("A range of days ends before it begins.")
     for number in range((last - first).days + 1):
         yield first + timedelta(days=number)
-
-
-def month_of(day: str) -> str:
-    return day[:7]
