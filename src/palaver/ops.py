@@ -6,80 +6,38 @@ Everything here is a plain value. Engines execute it; the planner makes it; `exp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from palaver.errors import Expression, PathOverlap
 from palaver.expr import MISSING, Append, Condition, IfAbsent, Operand, Path, add_numbers, evaluate, parse_path, resolve
+from palaver.structure import (
+    CONVERSIONS as CONVERSIONS,
+    KINDS as KINDS,
+    MARK as MARK,
+    REVISION as REVISION,
+    AddColumn as AddColumn,
+    AlterColumn as AlterColumn,
+    Belt as Belt,
+    Column as Column,
+    CreateIndex as CreateIndex,
+    CreateTable as CreateTable,
+    DropColumn as DropColumn,
+    DropIndex as DropIndex,
+    DropTable as DropTable,
+    IndexSpec as IndexSpec,
+    Physical as Physical,
+    RenameColumn as RenameColumn,
+    RenameTable as RenameTable,
+    SetExpiry as SetExpiry,
+    Step as Step,
+    Table as Table,
+    after_step as after_step,
+)
 from palaver.values import KeyPart, Record, Value, record_size
 
-REVISION = "_revision"
-MARK = "_deleting"
-KINDS = Literal["text", "int", "float", "bool", "number", "bytes", "json"]
-
-
-# --- what is stored where -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One attribute of a record as stored: `json` holds lists, maps and sets; `number` a Decimal of up to 38 digits.
-
-    `check` is a portable belt for people who write with SQL: ("in", values) or ("range", low, high).
-    """
-
-    name: str
-    kind: KINDS
-    required: bool = False
-    shadow: bool = False
-    check: tuple[object, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSpec:
-    """A secondary index: `partition` and `sort` name columns; a record lacking one of them is not in it."""
-
-    name: str
-    partition: tuple[str, ...]
-    sort: tuple[str, ...]
-    unique: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Belt:
-    """A foreign key a SQL engine may add where neither side can expire or be marked; never a cascade."""
-
-    columns: tuple[str, ...]
-    table: str
-    target: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The physical form of one entity.
-
-    `partition` + `sort` name the key columns, in order. `expires` names an integer column of epoch seconds.
-    `feed` says whether its writes appear in the change feed. Every record also has REVISION (int, >= 1) and may
-    have MARK (int, when it is being deleted); they are not listed in `columns`.
-    """
-
-    name: str
-    entity: str
-    columns: tuple[Column, ...]
-    partition: tuple[str, ...]
-    sort: tuple[str, ...]
-    indexes: tuple[IndexSpec, ...] = ()
-    expires: str | None = None
-    feed: bool = True
-    belts: tuple[Belt, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        return self.partition + self.sort
-
-    def index(self, name: str) -> IndexSpec:
-        return next(index for index in self.indexes if index.name == name)
+# --- addresses --------------------------------------------------------------------------------------------------------
 
 
 class Address(NamedTuple):
@@ -450,40 +408,4 @@ class Limits:
     key_entry: int = 2_600
     feed_retention_s: int = 7 * 86_400
     expires_natively: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Physical:
-    """What exists in a database now: tables of this schema, tables nobody declared, and the version that made them."""
-
-    tables: tuple[Table, ...]
-    unknown: tuple[str, ...] = ()
-    version: int = 0
-    fingerprint: str = ""
-    notes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class CreateTable:
-    table: Table
-
-
-@dataclass(frozen=True, slots=True)
-class AddColumn:
-    table: Table
-    column: Column
-
-
-@dataclass(frozen=True, slots=True)
-class CreateIndex:
-    table: Table
-    index: IndexSpec
-
-
-@dataclass(frozen=True, slots=True)
-class DropIndex:
-    table: Table
-    index: str
-
-
-Step: TypeAlias = CreateTable | AddColumn | CreateIndex | DropIndex
+    renames: bool = True

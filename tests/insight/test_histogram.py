@@ -7,8 +7,7 @@ import random
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from palaver.errors import NumberRange, Validation
 from palaver.insight.histogram import MOST, Histogram, bucket, compact, merge, middle, order, quantile, quantiles

@@ -15,8 +15,7 @@ import pytest
 from palaver.errors import Expression, Validation
 from palaver.insight.histogram import Histogram
 from palaver.insight.usage import CallFields, Line, Price, Prices, Usage, Used, usage
-from tests.insight.app import Call, call
-from tests.insight.app import Usage as Row
+from tests.insight.app import Call, Usage as Row, call
 from tests.insight.conftest import Opened
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)

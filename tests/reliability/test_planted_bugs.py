@@ -15,12 +15,14 @@ import pytest
 import palaver
 from palaver.errors import PalaverError
 from tests.engines import test_sqlite_connection as connection
-from tests.reliability import test_kill as kill
-from tests.reliability import test_objects as objects
-from tests.reliability import test_power_cut as power
-from tests.reliability import test_processes as processes
-from tests.reliability import test_projections as projections
-from tests.reliability import test_promises as promises
+from tests.reliability import (
+    test_kill as kill,
+    test_objects as objects,
+    test_power_cut as power,
+    test_processes as processes,
+    test_projections as projections,
+    test_promises as promises,
+)
 from tests.reliability.app import SCHEMA, Note, Owner
 from tests.reliability.planted import PLANTED, planted
 from tests.reliability.tracing import Victims, untraceable

@@ -20,8 +20,7 @@ from palaver.insight.metrics import Metrics, metrics
 from palaver.ops import Change, ChangePage, Op
 from palaver.records.sqlite import SqliteRecords
 from palaver.store import Store
-from tests.insight.app import MEASURES, Metric, call, message
-from tests.insight.app import SCHEMA as INSIGHT
+from tests.insight.app import MEASURES, SCHEMA as INSIGHT, Metric, call, message
 from tests.reliability.app import CANARY, SCHEMA, Note, Owner
 from tests.reliability.examine import Later, Run, indexed, objects_agree, recomputed
 from tests.reliability.results import publish

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from palaver.blobs.paths import MAX_PATH, folder_of, key_of, path_of, prefix_of
 from palaver.errors import KeyTooLong

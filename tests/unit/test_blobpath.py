@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from palaver.blobpath import ARCHIVE, NOBODY, segment, subject_prefix
 from palaver.blobs.paths import MAX_PATH, path_of

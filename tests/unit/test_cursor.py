@@ -7,8 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from palaver import Entity, F, Index, Key, Query
 from palaver.cursor import VALID_MS, Signer

@@ -8,8 +8,7 @@ from pathlib import Path as File
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from palaver.errors import Expression, NumberRange
 from palaver.expr import MISSING, And, Compare, F, Not, Path, add_numbers, evaluate, map_paths, parse_path, paths, resolve, same

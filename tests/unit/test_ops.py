@@ -7,8 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from palaver.errors import Expression, ItemTooLarge, PalaverError, PathOverlap
 from palaver.expr import F

@@ -6,8 +6,7 @@ import html
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from palaver.search.excerpt import excerpt, highlight
 from palaver.search.text import MAX_PHRASE, MAX_TERMS, MAX_TOKEN, Term, parse, quoted, spans, tokens

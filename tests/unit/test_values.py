@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from palaver import values
 from palaver.errors import EmptyKey, ItemTooLarge, KeyTooLong, KeyType, NumberRange, PalaverError, Validation

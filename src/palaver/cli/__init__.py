@@ -89,8 +89,7 @@ def launch(
         Print the traceback of a failure.
     """
     from palaver.cli.context import Context
-    from palaver.cli.output import Output
-    from palaver.cli.output import no_color as wants_no_color
+    from palaver.cli.output import Output, no_color as wants_no_color
 
     if json and human:
         raise CycloptsError(msg="--json and --human exclude each other.")

@@ -10,7 +10,6 @@ import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, TypeAlias
 from zlib import crc32
@@ -18,18 +17,19 @@ from zlib import crc32
 from palaver.clock import Clock, SystemClock
 from palaver.errors import NotProvisioned, Trimmed
 from palaver.ops import (
+    CONVERSIONS,
     MARK,
     REVISION,
-    AddColumn,
     Address,
+    AlterColumn,
     Bound,
     Change,
     ChangePage,
     Check,
-    CreateIndex,
     CreateTable,
     Delete,
-    DropIndex,
+    DropColumn,
+    DropTable,
     Failure,
     Limits,
     Op,
@@ -38,11 +38,14 @@ from palaver.ops import (
     Read,
     RecordPage,
     Refused,
+    RenameColumn,
+    RenameTable,
     Step,
     Table,
     Update,
     WriteSet,
     Written,
+    after_step,
     apply_update,
     holds,
     is_live,
@@ -147,6 +150,12 @@ class Shelf:
         self.by_key = Ordered(table.key)
         self.indexes = {index.name: Ordered(position_names(table, index.name)) for index in table.indexes}
         self.by_expiry = Ordered((table.expires, *table.key)) if table.expires else None
+
+    def filled(self, order: Ordered) -> Ordered:
+        """Return an order of the records that are there, put into it."""
+        for record in self.by_key.records.values():
+            order.move(None, record)
+        return order
 
     def stored(self, key: tuple[KeyPart, ...]) -> Record | None:
         return self.by_key.records.get(tuple(map(sortable, key)))
@@ -371,21 +380,40 @@ class MemoryRecords:
         match step:
             case CreateTable(table):
                 self._shelves.setdefault(table.name, Shelf(table))
-            case AddColumn(table, column):
-                shelf = self._shelf(table.name)
-                if column.name not in {known.name for known in shelf.table.columns}:
-                    shelf.table = replace(shelf.table, columns=(*shelf.table.columns, column))
-            case CreateIndex(table, index):
-                shelf = self._shelf(table.name)
-                if index.name not in shelf.indexes:
-                    shelf.table = replace(shelf.table, indexes=(*shelf.table.indexes, index))
-                    shelf.indexes[index.name] = order = Ordered(position_names(shelf.table, index.name))
-                    for record in shelf.by_key.records.values():
-                        order.move(None, record)
-            case DropIndex(table, name):
-                shelf = self._shelf(table.name)
-                shelf.table = replace(shelf.table, indexes=tuple(known for known in shelf.table.indexes if known.name != name))
-                shelf.indexes.pop(name, None)
+            case DropTable(table):
+                self._shelves.pop(table.name, None)
+            case RenameTable(table, old):
+                self._rename(table, old)
+            case _:
+                self._change(self._shelf(step.table.name), step)
+
+    def _rename(self, table: Table, old: str) -> None:
+        shelf = self._shelves.pop(old, None)
+        if shelf is not None:
+            shelf.table = after_step(shelf.table, RenameTable(table, old))
+            self._shelves[table.name] = shelf
+            self._feed = [change._replace(table=table.name) if change.table == old else change for change in self._feed]
+
+    def _change(self, shelf: Shelf, step: Step) -> None:
+        """Change one table: its records first, which all its orders share, then what they are ordered by."""
+        before, after = shelf.table, after_step(shelf.table, step)
+        kinds = {column.name: column.kind for column in before.columns}
+        for record in shelf.by_key.records.values():
+            match step:
+                case RenameColumn(_, old, new) if old in record:
+                    record[new] = record.pop(old)
+                case DropColumn(_, name):
+                    record.pop(name, None)
+                case AlterColumn(_, column) if kinds[column.name] != column.kind and column.name in record:
+                    record[column.name] = CONVERSIONS[kinds[column.name], column.kind](record[column.name])
+        shelf.table = after
+        for name in [name for name in shelf.indexes if all(name != index.name for index in after.indexes)]:
+            del shelf.indexes[name]
+        for index in after.indexes:
+            if index.name not in shelf.indexes:
+                shelf.indexes[index.name] = shelf.filled(Ordered(position_names(after, index.name)))
+        if before.expires != after.expires:
+            shelf.by_expiry = shelf.filled(Ordered((after.expires, *after.key))) if after.expires else None
 
     async def aclose(self) -> None:
         return

@@ -6,6 +6,7 @@ Values never enter a text: every value is a parameter, in the order the function
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -96,6 +97,32 @@ def _check(column: Column, dialect: Dialect) -> str:
     return f"{name} IN (0, 1)" if column.kind == "bool" and dialect.bool_check else ""
 
 
+_IDENTIFIER = r'"(?:[^"]|"")+"'
+_CONSTANT = r"(?:'(?:[^']|'')*'|-?[0-9][0-9.e+-]*)"
+_CHECKED = re.compile(
+    rf" [A-Z ]+? CHECK \({_IDENTIFIER} (?:IN \((?P<values>{_CONSTANT}(?:, {_CONSTANT})*)\)"
+    rf"|(?P<op>[<>]=) (?P<first>{_CONSTANT})(?: AND {_IDENTIFIER} <= (?P<second>{_CONSTANT}))?)\)"
+)
+
+
+def check_of(kind: KINDS, definition: str) -> tuple[object, ...]:
+    """Return the check in a stored column definition, from where its comment ends: what `column_definition` wrote."""
+    found = _CHECKED.match(definition)
+    if found is None or kind == "bool":
+        return ()
+    if found["values"] is not None:
+        return ("in", tuple(map(_constant, re.findall(_CONSTANT, found["values"]))))
+    if found["op"] == "<=":
+        return ("range", None, _constant(found["first"]))
+    return ("range", _constant(found["first"]), None if found["second"] is None else _constant(found["second"]))
+
+
+def _constant(text: str) -> object:
+    if text.startswith("'"):
+        return text[1:-1].replace("''", "'")
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 def add_column(table: Table, column: Column, dialect: Dialect) -> str:
     # Rows that are there already have no value, so the column cannot require one.
     return f"ALTER TABLE {quoted(table.name)} ADD COLUMN {column_definition(column, dialect, required=False)}"
@@ -125,6 +152,26 @@ def create_expiry(table: Table) -> str:
 
 def drop_index(table: Table, index: str) -> str:
     return f"DROP INDEX IF EXISTS {quoted(index_name(table, index))}"
+
+
+def drop_expiry(table: Table) -> str:
+    return f"DROP INDEX IF EXISTS {quoted(expiry_name(table))}"
+
+
+def rename_column(table: Table, old: str, new: str) -> str:
+    return f"ALTER TABLE {quoted(table.name)} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
+
+
+def drop_column(table: Table, name: str) -> str:
+    return f"ALTER TABLE {quoted(table.name)} DROP COLUMN {quoted(name)}"
+
+
+def rename_table(table: Table, new: str) -> str:
+    return f"ALTER TABLE {quoted(table.name)} RENAME TO {quoted(new)}"
+
+
+def drop_table(table: Table) -> str:
+    return f"DROP TABLE IF EXISTS {quoted(table.name)}"
 
 
 def optional(table: Table, names: Sequence[str]) -> list[str]:

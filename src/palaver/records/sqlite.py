@@ -21,15 +21,18 @@ from palaver.ops import (
     Cause,
     Change,
     ChangePage,
+    DropTable,
     Limits,
     Physical,
     Read,
     RecordPage,
     Refused,
+    RenameTable,
     Step,
     Table,
     WriteSet,
     Written,
+    after_step,
     position,
 )
 from palaver.records import sqlite_structure as structure
@@ -163,10 +166,12 @@ class SqliteRecords:
 
     async def apply(self, step: Step) -> None:
         """Take one step in one commit; a step taken before is no error."""
-        found = self._rows.get(step.table.name)
-        table = structure.after(found.table if found else step.table, step)
+        name = step.old if isinstance(step, RenameTable) else step.table.name
         await self.database.write(lambda connection: structure.apply(connection, step))
-        self._rows[table.name] = Rows(table)
+        found = self._rows.pop(name, None)
+        if not isinstance(step, DropTable):
+            table = after_step(found.table if found else step.table, step)
+            self._rows[table.name] = Rows(table)
 
     async def stamp(self, version: int, fingerprint: str) -> None:
         """Note which declaration the file was made for; `describe` gives both back."""

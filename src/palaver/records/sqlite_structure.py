@@ -13,7 +13,25 @@ from typing import Any
 
 import apsw
 
-from palaver.ops import AddColumn, Belt, Column, CreateIndex, CreateTable, DropIndex, IndexSpec, Physical, Step, Table
+from palaver.errors import NotProvisioned
+from palaver.ops import (
+    AddColumn,
+    Belt,
+    Column,
+    CreateIndex,
+    CreateTable,
+    DropColumn,
+    DropIndex,
+    DropTable,
+    IndexSpec,
+    Physical,
+    RenameColumn,
+    RenameTable,
+    SetExpiry,
+    Step,
+    Table,
+    after_step,
+)
 from palaver.records import sql
 from palaver.records.sqlite_rows import SQLITE, fetched
 
@@ -37,36 +55,70 @@ _COLUMN = re.compile(r'"((?:[^"]|"")+)" /\* (\w+)( shadow)? \*/')
 def apply(connection: apsw.Connection, step: Step) -> None:
     """Take one step in the open transaction."""
     connection.execute(_SYSTEM_TEXT)
-    match step:
-        case CreateTable(table):
-            connection.execute(sql.create_table(table, SQLITE))
-            connection.execute("INSERT INTO palaver_names (name) VALUES (?) ON CONFLICT DO NOTHING", (table.name,))
-            for index in table.indexes:
-                connection.execute(sql.create_index(table, index, SQLITE))
-            if table.expires is not None:
-                connection.execute(sql.create_expiry(table))
-        case AddColumn(table, column):
-            if column.name not in _column_names(connection, table.name):
-                connection.execute(sql.add_column(table, column, SQLITE))
-        case CreateIndex(table, index):
-            connection.execute(sql.create_index(table, index, SQLITE))
-        case DropIndex(table, name):
-            connection.execute(sql.drop_index(table, name))
+    if isinstance(step, CreateTable):
+        if not _column_names(connection, step.table.name):
+            _create(connection, step.table)
+        connection.execute("INSERT INTO palaver_names (name) VALUES (?) ON CONFLICT DO NOTHING", (step.table.name,))
+        return
+    name = step.old if isinstance(step, RenameTable) else step.table.name
+    before = _found(connection, name)
+    if before is None:
+        if isinstance(step, RenameTable | DropTable):
+            return
+        raise NotProvisioned(f"There is no table {name}.", table=name)
+    if isinstance(step, RenameTable):
+        connection.execute("DELETE FROM palaver_names WHERE name = ? AND name <> ?", (step.table.name, name))
+        connection.execute("UPDATE palaver_names SET name = ? WHERE name = ?", (step.table.name, name))
+    for text in statements(before, step):
+        connection.execute(text)
 
 
-def after(table: Table, step: Step) -> Table:
-    """Return the declaration as it is after a step."""
+def statements(before: Table, step: Step) -> list[str]:
+    """Return the statements of one step for a table as it is; nothing where the step was taken before."""
+    after = after_step(before, step)
+    if isinstance(step, DropTable):
+        return [sql.drop_table(before)]
+    if after == before:
+        return []
     match step:
-        case CreateTable():
-            return table
-        case AddColumn(_, column):
-            known = any(column.name == each.name for each in table.columns)
-            return table if known else replace(table, columns=(*table.columns, column))
         case CreateIndex(_, index):
-            known = any(index.name == each.name for each in table.indexes)
-            return table if known else replace(table, indexes=(*table.indexes, index))
+            return [sql.create_index(after, index, SQLITE)]
         case DropIndex(_, name):
-            return replace(table, indexes=tuple(index for index in table.indexes if index.name != name))
+            return [sql.drop_index(before, name)]
+        case SetExpiry():
+            return [sql.drop_expiry(before), *([sql.create_expiry(after)] if after.expires else [])]
+        # The options of a table follow from its columns, and only a new table gets others.
+        case AddColumn(_, column) if SQLITE.options(before) == SQLITE.options(after) and not column.required:
+            return [sql.add_column(after, column, SQLITE)]
+        case RenameColumn(_, old, new):
+            return [sql.rename_column(before, old, new)]
+        case DropColumn(_, name) if SQLITE.options(before) == SQLITE.options(after):
+            return [sql.drop_column(before, name)]
+    return rebuild(before, after)
+
+
+def rebuild(before: Table, after: Table) -> list[str]:
+    """Return what makes a table anew from its rows, with the declaration it is to have: SQLite alters little in place."""
+    new = replace(after, name=f"{OURS}new:{after.name}")
+    kept = [name for name in sql.stored_names(after) if name in sql.stored_names(before)]
+    return [
+        sql.create_table(new, SQLITE),
+        f"INSERT INTO {sql.quoted(new.name)} ({sql.commas(kept)}) SELECT {sql.commas(kept)} FROM {sql.quoted(before.name)}",
+        sql.drop_table(before),
+        sql.rename_table(new, after.name),
+        *_around(after),
+    ]
+
+
+def _create(connection: apsw.Connection, table: Table) -> None:
+    for text in (sql.create_table(table, SQLITE), *_around(table)):
+        connection.execute(text)
+
+
+def _around(table: Table) -> list[str]:
+    """Return what makes the indexes of a table."""
+    indexes = [sql.create_index(table, index, SQLITE) for index in table.indexes]
+    return [*indexes, sql.create_expiry(table)] if table.expires else indexes
 
 
 def stamp(connection: apsw.Connection, version: int, fingerprint: str) -> None:
@@ -96,15 +148,24 @@ def describe(connection: apsw.Connection) -> Physical:
     return Physical(tuple(sorted(tables, key=lambda table: table.name)), tuple(sorted(unknown)), int(version), fingerprint)
 
 
+def _found(connection: apsw.Connection, name: str) -> Table | None:
+    """Return one table as it is stored; None where there is none of ours."""
+    rows = fetched(connection, "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,))
+    about = _ABOUT.search(rows[0][0] or "") if rows else None
+    return _table(connection, name, rows[0][0], json.loads(about[1])) if about else None
+
+
 def _table(connection: apsw.Connection, name: str, text: str, about: dict[str, Any]) -> Table:
-    kinds: dict[str, tuple[Any, bool]] = {column.replace('""', '"'): (kind, bool(shadow)) for column, kind, shadow in _COLUMN.findall(text)}
+    kinds: dict[str, tuple[Any, bool, str]] = {}
+    for each in _COLUMN.finditer(text):
+        kinds[each[1].replace('""', '"')] = (each[2], bool(each[3]), text[each.end() :])
     columns: list[Column] = []
     key: dict[int, str] = {}
     info = fetched(connection, 'SELECT name, "notnull", pk FROM pragma_table_info(?)', (name,))
     for column, required, place in info:
         if column in kinds:
-            kind, shadow = kinds[column]
-            columns.append(Column(column, kind, bool(required), shadow))
+            kind, shadow, rest = kinds[column]
+            columns.append(Column(column, kind, bool(required), shadow, sql.check_of(kind, rest)))
         if place:
             key[place] = column
     names = tuple(key[place] for place in sorted(key))
@@ -116,10 +177,16 @@ def _table(connection: apsw.Connection, name: str, text: str, about: dict[str, A
         names[:parts],
         names[parts:],
         _indexes(connection, name),
-        about["expires"],
+        _expires(connection, name),
         about["feed"],
         _belts(connection, name),
     )
+
+
+def _expires(connection: apsw.Connection, table: str) -> str | None:
+    """Return the column records expire by: the first of the index that finds the expired ones."""
+    rows = fetched(connection, "SELECT name FROM pragma_index_info(?) WHERE seqno = 0", (f"{table}::expires",))
+    return rows[0][0] if rows else None
 
 
 def _indexes(connection: apsw.Connection, table: str) -> tuple[IndexSpec, ...]:

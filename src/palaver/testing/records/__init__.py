@@ -8,7 +8,7 @@ from palaver.testing.records.feeding import Feed, Trimming, Waking
 from palaver.testing.records.guarding import Batches, Existence, Races
 from palaver.testing.records.ordering import Bounds, Indexes, Order
 from palaver.testing.records.paging import Counting, Pages, Scans
-from palaver.testing.records.structure import Expiring, Structure
+from palaver.testing.records.structure import Changing, Expiring, Structure
 from palaver.testing.records.updating import Updates
 from palaver.testing.records.writing import Bulk, Revisions, Unknown, Writing
 
@@ -34,6 +34,7 @@ class RecordEngineTests(
     Trimming,
     Waking,
     Structure,
+    Changing,
     Expiring,
 ):
     """Every fact an engine for records must fulfil; subclass it, override `make` and the raw accessors."""

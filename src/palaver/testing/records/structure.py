@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from palaver.errors import NotProvisioned
 from palaver.expr import F
-from palaver.ops import AddColumn, Address, Column, CreateIndex, CreateTable, DropIndex, IndexSpec, Read, Set, Table
+from palaver.ops import (
+    CONVERSIONS,
+    REVISION,
+    AddColumn,
+    Address,
+    AlterColumn,
+    Column,
+    CreateIndex,
+    CreateTable,
+    DropColumn,
+    DropIndex,
+    DropTable,
+    IndexSpec,
+    Read,
+    RenameColumn,
+    RenameTable,
+    Set,
+    SetExpiry,
+    Table,
+)
 from palaver.ports import RecordEngine
 from palaver.testing.records.base import (
     COUNTERS,
@@ -32,6 +52,7 @@ from palaver.testing.records.base import (
     update,
     written,
 )
+from palaver.values import Record
 
 EXTRA = Table(
     "suite-extra",
@@ -119,6 +140,153 @@ class Structure(RecordSuite):
         await engine.apply(CreateTable(EXTRA))
         await engine.apply(DropIndex(NOTES, "by_kind"))
         assert [] == await all_changes(engine)
+
+
+class Changing(RecordSuite):
+    """What exists is changed in place; every stored record stays, with its revision, and nothing of it is in the feed."""
+
+    async def _found(self, engine: RecordEngine, name: str = EXTRA.name) -> Table:
+        return next(table for table in (await engine.describe()).tables if table.name == name)
+
+    async def _filled(self, engine: RecordEngine) -> list[Record | None]:
+        """Make EXTRA with two records, and return them as stored."""
+        await engine.apply(CreateTable(EXTRA))
+        await written(engine, put(EXTRA, {"id": "a", "size": 1, "group": "g"}), put(EXTRA, {"id": "b"}))
+        return [await stored(engine, EXTRA, id) for id in ("a", "b")]
+
+    async def test_a_renamed_column_keeps_its_values(self, engine: RecordEngine) -> None:
+        whole, bare_one = await self._filled(engine)
+        before = await all_changes(engine)
+        await engine.apply(DropIndex(EXTRA, "by_group"))
+        team = Column("team", "text")
+        renamed = replace(EXTRA, columns=(*EXTRA.columns[:2], team), indexes=(IndexSpec("by_group", ("team",), ("size",)),))
+        for _ in range(2):
+            await engine.apply(RenameColumn(renamed, "group", "team"))
+        await engine.apply(CreateIndex(renamed, renamed.indexes[0]))
+        assert {"id": "a", "size": 1, "team": "g", REVISION: (whole or {})[REVISION]} == await stored(engine, EXTRA, "a")
+        assert bare_one == await stored(engine, EXTRA, "b")
+        await written(engine, put(renamed, {"id": "c", "team": "g", "size": 0}))
+        assert ["c", "a"] == ids(await self.all_of(engine, Read(EXTRA.name, "by_group", ("g",))))
+        names = {column.name for column in (await self._found(engine)).columns}
+        assert "team" in names
+        assert "group" not in names
+        assert len(before) + 1 == len(await all_changes(engine))
+
+    async def test_a_dropped_column_is_gone_from_every_record(self, engine: RecordEngine) -> None:
+        _, bare_one = await self._filled(engine)
+        await engine.apply(DropIndex(EXTRA, "by_group"))
+        narrower = replace(EXTRA, columns=EXTRA.columns[:2], indexes=())
+        for _ in range(2):
+            await engine.apply(DropColumn(narrower, "group"))
+        assert {"id": "a", "size": 1} == bare(await stored(engine, EXTRA, "a"))
+        assert bare_one == await stored(engine, EXTRA, "b")
+        await written(engine, put(narrower, {"id": "c", "size": 5}), update(narrower, ("a",), Set(F("size"), 2)))
+        assert {"id": "a", "size": 2} == bare(await stored(engine, EXTRA, "a"))
+        assert "group" not in {column.name for column in (await self._found(engine)).columns}
+        # A column of that name that comes back begins empty.
+        again = Column("group", "text")
+        await engine.apply(AddColumn(EXTRA, again))
+        assert {"id": "a", "size": 2} == bare(await stored(engine, EXTRA, "a"))
+
+    async def test_a_column_that_becomes_required_is_described_so_and_read_as_before(self, engine: RecordEngine) -> None:
+        await engine.apply(CreateTable(EXTRA))
+        await written(engine, put(EXTRA, {"id": "a", "size": 1, "group": "g"}), put(EXTRA, {"id": "b", "size": 0, "group": "g"}))
+        await engine.apply(DropIndex(EXTRA, "by_group"))
+        size = Column("size", "int", required=True, check=("range", 0, 9))
+        strict = replace(EXTRA, columns=(EXTRA.columns[0], size, EXTRA.columns[2]))
+        for _ in range(2):
+            await engine.apply(AlterColumn(strict, size))
+        await engine.apply(CreateIndex(strict, strict.indexes[0]))
+        assert {"id": "a", "size": 1, "group": "g"} == bare(await stored(engine, strict, "a"))
+        assert ["b", "a"] == ids(await self.all_of(engine, Read(EXTRA.name, "by_group", ("g",))))
+        found = next(column for column in (await self._found(engine)).columns if column.name == "size")
+        assert size == found
+        loose = replace(size, required=False, check=())
+        await engine.apply(AlterColumn(EXTRA, loose))
+        await written(engine, put(EXTRA, {"id": "c", "group": "g"}), put(EXTRA, {"id": "d", "size": 77}))
+        assert {"id": "c", "group": "g"} == bare(await stored(engine, EXTRA, "c"))
+
+    @pytest.mark.parametrize(("kind", "value"), [("float", 7.0), ("number", Decimal(7))])
+    async def test_integers_become_another_kind_of_number(self, engine: RecordEngine, kind: Any, value: object) -> None:
+        _, bare_one = await self._filled(engine)
+        await engine.apply(DropIndex(EXTRA, "by_group"))
+        await written(engine, put(EXTRA, {"id": "a", "size": 7}), put(EXTRA, {"id": "low", "size": -(2**53)}))
+        size = Column("size", kind)
+        wider = replace(EXTRA, columns=(EXTRA.columns[0], size, EXTRA.columns[2]), indexes=())
+        for _ in range(2):
+            await engine.apply(AlterColumn(wider, size))
+        assert exact({"id": "a", "size": value}) == exact(bare(await stored(engine, wider, "a")))
+        assert -(2**53) == (await stored(engine, wider, "low") or {})["size"]
+        assert bare_one == await stored(engine, wider, "b")
+        await written(engine, update(wider, ("a",), Set(F("size"), CONVERSIONS["int", kind](8))))
+        assert 8 == (await stored(engine, wider, "a") or {})["size"]
+        assert size in (await self._found(engine)).columns
+
+    async def test_a_table_takes_an_expiry_and_gives_it_up(self, engine: RecordEngine) -> None:
+        await self._filled(engine)
+        ends = Column("ends", "int")
+        expiring = replace(EXTRA, columns=(*EXTRA.columns, ends), expires="ends")
+        await engine.apply(AddColumn(expiring, ends))
+        for _ in range(2):
+            await engine.apply(SetExpiry(expiring, "ends"))
+        await written(engine, put(expiring, {"id": "c", "ends": NOW_S - 1}), put(expiring, {"id": "d", "ends": NOW_S + 1}))
+        assert "ends" == (await self._found(engine)).expires
+        assert [address(EXTRA, "c")] == await engine.expired(EXTRA.name, NOW, 10)  # type: ignore[attr-defined]
+        for _ in range(2):
+            await engine.apply(SetExpiry(replace(expiring, expires=None), None))
+        assert (await self._found(engine)).expires is None
+        assert [] == await engine.expired(EXTRA.name, NOW, 10)  # type: ignore[attr-defined]
+
+    async def test_a_renamed_table_takes_its_records_and_its_changes_along(self, engine: RecordEngine) -> None:
+        if not engine.limits.renames:
+            pytest.skip("this engine keeps the names of its tables")
+        whole, _ = await self._filled(engine)
+        before = await all_changes(engine)
+        other = replace(EXTRA, name="suite-other", entity="Other")
+        for _ in range(2):
+            await engine.apply(RenameTable(other, EXTRA.name))
+        assert whole == await stored(engine, other, "a")
+        assert ["a"] == ids(await self.all_of(engine, Read(other.name, "by_group", ("g",))))
+        with pytest.raises(NotProvisioned):
+            await engine.get([Address(EXTRA.name, ("a",))])
+        assert [change._replace(table=other.name) for change in before] == await all_changes(engine)
+        await written(engine, update(other, ("a",), Set(F("size"), 2)))
+        assert other.name == (await all_changes(engine))[-1].table
+        assert "Other" == (await self._found(engine, other.name)).entity
+
+    async def test_a_table_may_change_its_entity_alone(self, engine: RecordEngine) -> None:
+        if not engine.limits.renames:
+            pytest.skip("this engine keeps the names of its tables")
+        whole, _ = await self._filled(engine)
+        await engine.apply(RenameTable(replace(EXTRA, entity="Other"), EXTRA.name))
+        assert "Other" == (await self._found(engine)).entity
+        assert whole == await stored(engine, EXTRA, "a")
+        assert ["a"] == ids(await self.all_of(engine, Read(EXTRA.name, "by_group", ("g",))))
+
+    async def test_a_dropped_table_is_gone_and_may_come_back_empty(self, engine: RecordEngine) -> None:
+        await self._filled(engine)
+        changes = await all_changes(engine)
+        for _ in range(2):
+            await engine.apply(DropTable(EXTRA))
+        with pytest.raises(NotProvisioned):
+            await engine.get([Address(EXTRA.name, ("a",))])
+        assert EXTRA.name not in {table.name for table in (await engine.describe()).tables}
+        assert changes == await all_changes(engine)
+        await engine.apply(CreateTable(EXTRA))
+        assert await stored(engine, EXTRA, "a") is None
+        await written(engine, put(EXTRA, {"id": "z", "group": "g", "size": 1}))
+        assert ["z"] == ids(await self.all_of(engine, Read(EXTRA.name, "by_group", ("g",))))
+
+    async def test_a_text_added_to_a_table_of_numbers_is_loaded_with_its_changes(self, engine: RecordEngine) -> None:
+        narrow = Table("suite-narrow", "Narrow", (Column("id", "text", required=True), Column("n", "int")), ("id",), ())
+        await engine.apply(CreateTable(narrow))
+        await written(engine, put(narrow, {"id": "a", "n": 1}))
+        column = Column("text", "text")
+        wider = replace(narrow, columns=(*narrow.columns, column))
+        await engine.apply(AddColumn(wider, column))
+        await written(engine, *(put(wider, {"id": str(n), "text": "t"}) for n in range(300)), atomic=False)
+        assert 301 == len(await all_changes(engine))
+        assert {"id": "a", "n": 1} == bare(await stored(engine, wider, "a"))
 
 
 class Expiring(RecordSuite):
