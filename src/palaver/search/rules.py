@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from palaver.errors import ConfigError, NotProvisioned, Validation
@@ -42,6 +44,21 @@ class Asked(NamedTuple):
 
 def version_of(spec: SearchSpec) -> str:
     return f"{spec.fingerprint}.{TOKENS_VERSION}"
+
+
+def dumps(spec: SearchSpec) -> str:
+    """Return a declaration as an engine keeps it with the index."""
+    return json.dumps({"name": spec.name, "text": spec.text, "filters": dict(spec.filters), "required": spec.required})
+
+
+def loads(stored: str) -> SearchSpec:
+    spec = json.loads(stored)
+    return SearchSpec(spec["name"], tuple(spec["text"]), spec["filters"], required=tuple(spec["required"]))
+
+
+def key_of(field: str, value: Stored) -> str:
+    """Return the token that stands for a filter's value among the words of a document."""
+    return blake2b(repr((field, value)).encode(), digest_size=8).hexdigest()
 
 
 def check_spec(spec: SearchSpec) -> None:

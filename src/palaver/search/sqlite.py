@@ -14,7 +14,7 @@ import apsw
 from palaver.connections.sqlite import Database
 from palaver.errors import ConfigError
 from palaver.ports import SearchDoc, SearchHit, SearchPage, SearchQuery, SearchSpec
-from palaver.search.rules import Asked, asked, check_spec, facet, unknown_index
+from palaver.search.rules import Asked, asked, check_spec, dumps, facet, loads, unknown_index
 from palaver.search.sqlite_layout import REGISTRY, Layout, Row, Statement
 
 _FILLING, _ACTIVE, _DROPPED = 0, 1, 2
@@ -179,7 +179,7 @@ def _all(connection: apsw.Connection, statement: Statement) -> list[Any]:
 
 @lru_cache(maxsize=256)
 def _layout(stored: str) -> Layout:
-    return Layout.loads(stored)
+    return Layout(loads(stored))
 
 
 def _versions_of(connection: apsw.Connection, index: str) -> list[_Version]:
@@ -339,7 +339,7 @@ def _make(connection: apsw.Connection, layout: Layout) -> None:
     _drop_tables(connection, layout)
     for statement in layout.ddl:
         connection.execute(statement)
-    binds = (layout.spec.name, layout.version, _FILLING, layout.dumps())
+    binds = (layout.spec.name, layout.version, _FILLING, dumps(layout.spec))
     connection.execute(f"INSERT INTO {REGISTRY} VALUES (?, ?, ?, ?)", binds)
 
 

@@ -7,14 +7,12 @@ it is shown again, and forgetting is a promise: a contentless index keeps the wo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
 from palaver.ports import SearchDoc, SearchQuery, SearchSpec
-from palaver.search.rules import MAX_FACET_VALUES, Asked, Stored, Wanted, filters_of, version_of
+from palaver.search.rules import MAX_FACET_VALUES, Asked, Stored, Wanted, filters_of, key_of, version_of
 from palaver.search.text import Term, tokens
 
 Statement: TypeAlias = "tuple[str, tuple[Stored, ...]]"
@@ -52,15 +50,6 @@ class Layout:
         self.texts = [f"t{number}" for number in range(len(spec.text))]
         self.words = [*self.texts, "keys"]
         self._weights = ", ".join([*("1.0" for _ in self.texts), "0.0"])
-
-    @staticmethod
-    def loads(stored: str) -> Layout:
-        spec = json.loads(stored)
-        return Layout(SearchSpec(spec["name"], tuple(spec["text"]), spec["filters"], required=tuple(spec["required"])))
-
-    def dumps(self) -> str:
-        spec = self.spec
-        return json.dumps({"name": spec.name, "text": spec.text, "filters": dict(spec.filters), "required": spec.required})
 
     @cached_property
     def ddl(self) -> list[str]:
@@ -188,11 +177,6 @@ class Layout:
 # Every word to forget rewrites the page it is on, so that small pages are twice as fast, and searching them no slower (seen).
 # Merging is done in small steps between writes (`sqlite.py`), not inside of them, where it would hold up the writer.
 _OPTIONS = (("secure-delete", 1), ("pgsz", 1_000), ("automerge", 0), ("crisismerge", 64))
-
-
-def key_of(field: str, value: Stored) -> str:
-    """Return the token that stands for a required filter's value among the words of a document."""
-    return blake2b(repr((field, value)).encode(), digest_size=8).hexdigest()
 
 
 def _key_match(one: Wanted) -> str:
