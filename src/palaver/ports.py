@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from palaver.ops import Address, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, WriteSet, Written
+from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, WriteSet, Written
 from palaver.values import KeyPart, Record, Scalar
 
 
@@ -77,6 +77,30 @@ class Scrubs(Protocol):
 class Wakes(Protocol):
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         """Return True as soon as a change after a position may be there, written by any process; False in the end."""
+        ...
+
+
+@runtime_checkable
+class Restores(Protocol):
+    async def restore(
+        self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False
+    ) -> list[tuple[KeyPart, ...]]:
+        """Store records as another database has them, REVISION and MARK included, remove the keys in `gone`; publish no change.
+
+        A record whose stored revision is higher stays, unless `over`; returns the keys of those that stayed. Each stands alone,
+        no key is named twice, and everything is durable when this returns. Doing it again is harmless.
+        """
+        ...
+
+
+@runtime_checkable
+class ContinuesFeed(Protocol):
+    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+        """Append changes of another database's feed at their own positions; every later write is at a position above `last`.
+
+        Changes at or below the head are there already, and those of tables that are not there are left out. Without changes, and
+        where there never was one, the feed begins after `last`: an older reader is told Trimmed.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from palaver.testing.faulty import POWERS, Faults, Faulty
 from palaver.testing.records.base import NOTES, NOW, TABLES, put_note, stored
 from tests.engines.test_memory import TestMemory as MemoryFacts
 
-OPTIONAL = (ports.Counts, ports.FindsExpired, ports.TrimsFeed, ports.Wakes)
+OPTIONAL = (ports.Counts, ports.FindsExpired, ports.TrimsFeed, ports.Wakes, ports.Restores, ports.ContinuesFeed)
 
 
 def methods(protocol: type) -> dict[str, inspect.Signature]:

@@ -51,6 +51,7 @@ from palaver.ops import (
     is_live,
     next_revision,
     position,
+    revision_of,
 )
 from palaver.values import KeyPart, Record, Value, record_size
 
@@ -326,14 +327,34 @@ class MemoryRecords:
     def _store(self, op: Op, shelf: Shelf, old: Record | None, new: Record | None, writes: WriteSet) -> None:
         if isinstance(op, Check) or (old is None and new is None):
             return
+        self._move(shelf, old, new)
+        if shelf.table.feed:
+            self._publish(op, old, new, writes)
+
+    async def restore(
+        self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False
+    ) -> list[tuple[KeyPart, ...]]:
+        shelf = self._shelf(table)
+        self._commits += 1
+        stayed: list[tuple[KeyPart, ...]] = []
+        for record in records:
+            key = position(shelf.table, None, record)
+            old = shelf.stored(key)
+            if old is not None and not over and revision_of(old) > revision_of(record):
+                stayed.append(key)
+            else:
+                self._move(shelf, old, {name: copied(value) for name, value in record.items() if value is not None})
+        for key in gone:
+            self._move(shelf, shelf.stored(key), None)
+        return stayed
+
+    def _move(self, shelf: Shelf, old: Record | None, new: Record | None) -> None:
         shelf.by_key.move(old, new)
         if shelf.by_expiry is not None:
             shelf.by_expiry.move(old, new)
         self._late.append(_Late(self._commits, self._clock.monotonic(), shelf, old, new))
         if not self.index_lag:
             self._catch_up()
-        if shelf.table.feed:
-            self._publish(op, old, new, writes)
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
@@ -351,14 +372,27 @@ class MemoryRecords:
         if after is not None and after < self._trimmed:
             raise Trimmed("The feed does not reach back to this position.")
         start = self._trimmed if after is None else after
-        page = self._feed[start - self._trimmed :][:limit]
+        page = self._feed[self._place(start + 1) :][:limit]
+        if len(page) < limit:
+            return ChangePage(page, max(start, self._head), self._head)
         return ChangePage(page, page[-1].position if page else start, self._head)
 
+    def _place(self, position: int) -> int:
+        """Return how many changes are below a position; a copied feed has gaps."""
+        return bisect_left(self._feed, position, key=lambda change: change.position)
+
     async def trim(self, before: int) -> int:
-        forgotten = max(0, min(before - 1, self._head) - self._trimmed)
-        del self._feed[:forgotten]
-        self._trimmed += forgotten
+        forgotten = self._place(before)
+        if forgotten:
+            self._trimmed = self._feed[forgotten - 1].position
+            del self._feed[:forgotten]
         return forgotten
+
+    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+        if not self._head and not self._feed and not changes:
+            self._trimmed = last
+        self._feed += [change for change in changes if change.position > self._head and change.table in self._shelves]
+        self._head = max([self._head, last, *(change.position for change in changes)])
 
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         if self._head > after:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import apsw
 
@@ -36,35 +37,40 @@ from palaver.ops import (
     position,
 )
 from palaver.records import sqlite_structure as structure
+from palaver.records.sqlite_restore import TRIMMED, continue_feed, restore
 from palaver.records.sqlite_rows import PAGE_BYTES, Rows, fetched
-from palaver.records.sqlite_writes import Writes
+from palaver.records.sqlite_writes import BULK_COST, KINDS, Writes
 from palaver.stored_json import loads
 from palaver.values import KeyPart, Record, record_size
 
-_KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
 # AUTOINCREMENT would promise as much as an emptied last row does, and write one more page in every commit.
 _HEAD = "SELECT coalesce(max(position), 0) FROM palaver_changes"
-_OLDEST = "SELECT position FROM palaver_changes WHERE kind >= 0 ORDER BY position LIMIT 1"
+# What is trimmed leaves one row, emptied, at the last position forgotten: positions of a copied feed have gaps, and only such
+# a row tells a reader who missed nothing from one who did.
+_OLDEST = "SELECT position, kind FROM palaver_changes ORDER BY position LIMIT 1"
 _CHANGES = (
     "SELECT position, name, key1, key2, key3, revision, kind, more FROM palaver_changes"
     " JOIN palaver_names ON palaver_names.id = entity WHERE position > ? AND kind >= 0 ORDER BY position LIMIT ?"
 )
 _TRIM = (
-    "DELETE FROM palaver_changes WHERE kind >= 0 AND position < min(?, (SELECT min(position) FROM palaver_changes) + ?,"
-    " (SELECT max(position) FROM palaver_changes))"
+    "DELETE FROM palaver_changes WHERE kind >= 0 AND position < min(?1, (SELECT min(position) FROM palaver_changes WHERE kind >= 0) + ?2,"
+    " (SELECT max(position) FROM palaver_changes WHERE kind >= 0 AND position < ?1))"
 )
-_TRIM_EMPTIED = "DELETE FROM palaver_changes WHERE kind < 0 AND position < (SELECT max(position) FROM palaver_changes)"
 _EMPTY_LAST = (
-    "UPDATE palaver_changes SET kind = -1, key1 = NULL, key2 = NULL, key3 = NULL, more = NULL"
-    " WHERE position = (SELECT max(position) FROM palaver_changes) AND position < ? AND kind >= 0"
+    f"UPDATE palaver_changes SET kind = {TRIMMED}, key1 = NULL, key2 = NULL, key3 = NULL, more = NULL"
+    " WHERE position = (SELECT max(position) FROM palaver_changes WHERE kind >= 0 AND position < ?)"
+)
+_TRIM_EMPTIED = (
+    "DELETE FROM palaver_changes WHERE kind < 0 AND position < (SELECT max(position) FROM palaver_changes WHERE kind < 0 AND position < ?)"
 )
 _TRIM_ROWS = 1_000
 _FETCHED_AT_ONCE = 32
+_RESTORED = 500
 _NOBODY = Cause()
 
 
 class SqliteRecords:
-    """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed, Scrubs and Wakes on one file."""
+    """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed, Scrubs, Wakes, Restores and ContinuesFeed on one file."""
 
     limits = Limits()
 
@@ -77,6 +83,18 @@ class SqliteRecords:
 
     def write(self, writes: WriteSet) -> Coroutine[Any, Any, Written | Refused]:
         return self._writes.write(writes)
+
+    async def restore(
+        self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False
+    ) -> list[tuple[KeyPart, ...]]:
+        """Store in commits of some hundred records, so that other writers come in between."""
+        rows = self._writes.rows(table)
+        stayed: list[tuple[KeyPart, ...]] = []
+        for start in range(0, max(len(records), 1), _RESTORED):
+            some, last = records[start : start + _RESTORED], start + _RESTORED >= len(records)
+            job = partial(restore, rows=rows, records=some, gone=gone if last else (), over=over)
+            stayed += await self.database.write(job, cost=BULK_COST * len(some))
+        return stayed
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -142,8 +160,12 @@ class SqliteRecords:
             forgotten += some
             if not some:
                 break
-        await self.database.write(_execute(_TRIM_EMPTIED), savepoint=False)
-        return forgotten + await self.database.write(_execute(_EMPTY_LAST, (before,)), savepoint=False)
+        forgotten += await self.database.write(_execute(_EMPTY_LAST, (before,)), savepoint=False)
+        await self.database.write(_execute(_TRIM_EMPTIED, (before,)), savepoint=False)
+        return forgotten
+
+    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+        await self.database.write(lambda connection: continue_feed(connection, changes, last))
 
     async def scrub(self) -> None:
         """Empty the log: deleted content is overwritten in the file, and its former pages are nowhere else."""
@@ -226,20 +248,23 @@ def _changes(connection: apsw.Connection, after: int | None, limit: int) -> Chan
         found = fetched(connection, _CHANGES, (after or 0, limit))
     finally:
         connection.execute("ROLLBACK")
-    trimmed = oldest[0][0] - 1 if oldest else head
+    trimmed = oldest[0][0] - (oldest[0][1] >= 0) if oldest else head
     if after is not None and after < trimmed:
         raise Trimmed("The feed does not reach back to this position.")
     changes = [_change(*row) for row in found]
+    if len(changes) < limit:
+        # It ends at the head, even where the head is an emptied row.
+        return ChangePage(changes, max(after or 0, head), head)
     return ChangePage(changes, changes[-1].position if changes else max(after or 0, trimmed), head)
 
 
 def _change(at: int, table: str, key1: Any, key2: Any, key3: Any, revision: int, kind: int, more: str | None) -> Change:
     key = tuple(part for part in (key1, key2, key3) if part is not None)
     if more is None:
-        return Change(at, table, key, revision, _KINDS[kind], _NOBODY)
+        return Change(at, table, key, revision, KINDS[kind], _NOBODY)
     rest = loads(more)
     cause = Cause(rest.get("actor"), rest.get("token"))
-    return Change(at, table, key + tuple(rest.get("key", ())), revision, _KINDS[kind], cause, tuple(rest.get("released", ())))
+    return Change(at, table, key + tuple(rest.get("key", ())), revision, KINDS[kind], cause, tuple(rest.get("released", ())))
 
 
 def _execute(text: str, parameters: tuple[Any, ...] = ()) -> Callable[[apsw.Connection], int]:

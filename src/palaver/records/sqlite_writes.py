@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import apsw
 
@@ -37,6 +37,7 @@ from palaver.records.sqlite_rows import Row, Rows
 from palaver.stored_json import dumps
 from palaver.values import Record
 
+KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
 CREATED, UPDATED, DELETED, EXPIRED = range(4)
 KEY_COLUMNS = 3
 BULK_OPS = 4_000
@@ -258,7 +259,7 @@ class Writes:
         key = op.at.key
         released: tuple[str, ...] = op.released  # type: ignore[union-attr]
         if released or cause != _NOBODY or len(key) > KEY_COLUMNS:
-            self._feed.rows.append((rows.id, kind, revision, *(key + _PADDING)[:KEY_COLUMNS], _more(key, cause, released)))
+            self._feed.rows.append((rows.id, kind, revision, *(key + _PADDING)[:KEY_COLUMNS], more(key, cause, released)))
         else:
             self._feed.rows.append((rows.id, kind, revision, *key, *_PADDING[len(key) :], None))
 
@@ -404,17 +405,17 @@ def _slices(creates: list[Create]) -> Iterator[list[Create]]:
         start += length
 
 
-def _more(key: tuple[Any, ...], cause: Cause, released: tuple[str, ...]) -> str:
-    more: dict[str, Any] = {}
+def more(key: tuple[Any, ...], cause: Cause, released: tuple[str, ...]) -> str:
+    rest: dict[str, Any] = {}
     if len(key) > KEY_COLUMNS:
-        more["key"] = list(key[KEY_COLUMNS:])
+        rest["key"] = list(key[KEY_COLUMNS:])
     if cause.actor is not None:
-        more["actor"] = cause.actor
+        rest["actor"] = cause.actor
     if cause.token is not None:
-        more["token"] = cause.token
+        rest["token"] = cause.token
     if released:
-        more["released"] = list(released)
-    return dumps(more)
+        rest["released"] = list(released)
+    return dumps(rest)
 
 
 def _flush(connection: apsw.Connection, changes: list[FeedRow]) -> None:

@@ -14,7 +14,7 @@ from palaver.ports import RecordEngine
 from palaver.values import KeyPart, Record
 
 T = TypeVar("T")
-POWERS = ("count", "expired", "trim", "wait_for_change")
+POWERS = ("count", "expired", "trim", "wait_for_change", "restore", "continue_feed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from palaver.testing.records.feeding import Feed, Trimming, Waking
 from palaver.testing.records.guarding import Batches, Existence, Races
 from palaver.testing.records.ordering import Bounds, Indexes, Order
 from palaver.testing.records.paging import Counting, Pages, Scans
+from palaver.testing.records.restoring import Continuing, Restoring
 from palaver.testing.records.structure import Changing, Expiring, Structure
 from palaver.testing.records.updating import Updates
 from palaver.testing.records.writing import Bulk, Revisions, Unknown, Writing
@@ -33,6 +34,8 @@ class RecordEngineTests(
     Feed,
     Trimming,
     Waking,
+    Restoring,
+    Continuing,
     Structure,
     Changing,
     Expiring,
