@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from palaver.ids import new_id
     from palaver.keys import History, Index, Key, Ref, Unique
     from palaver.markers import (
+        Backfill,
         Blob,
         Expires,
         Expiry,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         InstantText,
         Json,
         Personal,
+        RenamedFrom,
         Searchable,
         Secret,
         Sentinel,
@@ -45,7 +47,10 @@ _HOMES = {
     "palaver.expr": "F",
     "palaver.ids": "new_id",
     "palaver.keys": "History Index Key Ref Unique",
-    "palaver.markers": "Blob Expires Expiry InstantMs InstantText Json Personal Searchable Secret Sentinel Snowflake Stored Subject Tenant",
+    "palaver.markers": (
+        "Backfill Blob Expires Expiry InstantMs InstantText Json Personal RenamedFrom"
+        " Searchable Secret Sentinel Snowflake Stored Subject Tenant"
+    ),
     "palaver.query": "At Query",
     "palaver.schema": "Schema Search Source",
     "palaver.store": "Page Store",
@@ -55,6 +60,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 
 __all__ = [
     "At",
+    "Backfill",
     "Batch",
     "Blob",
     "Clock",
@@ -74,6 +80,7 @@ __all__ = [
     "Personal",
     "Query",
     "Ref",
+    "RenamedFrom",
     "Schema",
     "Search",
     "Searchable",

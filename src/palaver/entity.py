@@ -28,6 +28,7 @@ class Entity(BaseModel):
             message_id: Snowflake
             key = Key("conversation_id", sort="message_id")
 
+    `renamed_from` names the table it was stored in before, so that a migration takes the records along.
     Unknown fields are errors; instances are frozen. Two instances are equal when their fields are; `revision` is the
     number of the stored version an instance was read from, 0 for one that was never stored.
     """
@@ -35,11 +36,13 @@ class Entity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=DECLARATIONS, validate_default=True, hide_input_in_errors=True)
 
     __palaver_table__: ClassVar[str | None] = None
+    __palaver_renamed_from__: ClassVar[str | None] = None
     __palaver_declared__: ClassVar[Declared | None] = None
 
-    def __init_subclass__(cls, *, table: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, table: str | None = None, renamed_from: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__palaver_table__ = table
+        cls.__palaver_renamed_from__ = renamed_from
         cls.__palaver_declared__ = None
         for name, annotation in inspect.get_annotations(cls).items():
             if isinstance(cls.__dict__.get(name), DECLARATIONS) and "ClassVar" not in str(annotation):
@@ -51,7 +54,7 @@ class Entity(BaseModel):
                 )
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, table: str | None = None, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, *, table: str | None = None, renamed_from: str | None = None, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         _refuse_taken_names(cls)
 

@@ -94,6 +94,23 @@ class Sentinel:
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class RenamedFrom:
+    """The field had this name in an earlier version of the schema; `palaver migrate` takes its values along.
+
+    It may stay when that is done, and does nothing then.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """What records stored before the field was there get as its value; a field with a default gets that anyway."""
+
+    value: Any
+
+
 def _utc_ms(at: datetime) -> datetime:
     at = at.astimezone(UTC)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -131,23 +132,14 @@ class Schema:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the schema as plain JSON values: what `evolve` compares and a file can keep."""
-        from dataclasses import asdict
+        from palaver.snapshot import snapshot
 
-        return {
-            "format": 1,
-            "name": self.name,
-            "version": self.version,
-            "tables": [asdict(self.entities[name].table) for name in sorted(self.entities)],
-            "searches": [
-                {"name": search.name, "text": list(search.text), "filters": dict(search.filters), "required": list(search.required)}
-                for search in self.searches.values()
-            ],
-        }
+        return snapshot(self)
 
     @property
     def fingerprint(self) -> str:
         """A short hash of the snapshot."""
-        return sha256(repr(self.snapshot()).encode()).hexdigest()[:16]
+        return fingerprint_of(self.snapshot())
 
     def _resolve(self, child: Declared, ref: Ref) -> Reference:
         parent_type = ref.to() if callable(ref.to) and not isinstance(ref.to, type) else ref.to
@@ -210,6 +202,11 @@ class Schema:
         for declared in self.entities.values():
             yield from lint_entity(declared)
         yield from lint_schema(self)
+
+
+def fingerprint_of(plain: Mapping[str, Any]) -> str:
+    """Return a short hash of plain JSON values."""
+    return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _compile(entities: Iterable[type[Entity]]) -> dict[str, Declared]:

@@ -672,7 +672,7 @@ def test_a_snapshot_is_plain_and_its_fingerprint_follows_the_declaration() -> No
             fields["__annotations__"]["size"] = "int"
         return Schema("s", [type("Thing", (Entity,), fields, table="things")])
 
-    assert json.loads(json.dumps(made(0).snapshot()))["tables"][0]["name"] == "things"
+    assert json.loads(json.dumps(made(0).snapshot()))["entities"][0]["table"]["name"] == "things"
     assert made(0).fingerprint == made(0).fingerprint != made(1).fingerprint
 
 
