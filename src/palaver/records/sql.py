@@ -16,9 +16,17 @@ from palaver.ops import KINDS, MARK, REVISION, Bound, Column, IndexSpec, Table
 from palaver.values import KeyPart, canonical, number_text
 
 
+def quoted(name: str) -> str:
+    """Return any name as an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Where the dialects differ: types by kind, how the n-th parameter (from 1) is written, table options."""
+    """Where the dialects differ: types by kind, how the n-th parameter (from 1) and names are written, table options.
+
+    `table` and `index` write names that may belong to a schema; `new_index` the name of an index being made.
+    """
 
     types: Mapping[KINDS, str]
     parameter: Callable[[int], str]
@@ -26,17 +34,23 @@ class Dialect:
     options: Callable[[Table], str] = lambda table: ""
     bool_check: bool = False
     names_index: bool = False
+    quoted: Callable[[str], str] = quoted
+    table: Callable[[str], str] = quoted
+    index: Callable[[str], str] = quoted
+    new_index: Callable[[str], str] = quoted
+    true: str = "1"
+    false: str = "0"
+    # A plus before a column keeps SQLite from entering an index by it; elsewhere it is an error.
+    blunt: str = ""
+
+    def commas(self, names: Sequence[str]) -> str:
+        return ", ".join(map(self.quoted, names))
 
 
-def quoted(name: str) -> str:
-    """Return any name as an identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: object) -> str:
+def literal(value: object, dialect: Dialect) -> str:
     """Return a constant of a declaration, never a stored value."""
     if isinstance(value, bool):
-        return "1" if value else "0"
+        return dialect.true if value else dialect.false
     if isinstance(value, Decimal):
         return "'" + number_text(canonical(value)) + "'"
     if isinstance(value, int | float):
@@ -65,20 +79,20 @@ def create_table(table: Table, dialect: Dialect) -> str:
     about = json.dumps({"entity": table.entity, "partition": len(table.partition), "expires": table.expires, "feed": table.feed})
     lines = [f"/* {about} */"]
     lines += [column_definition(column, dialect, required=is_always_there(table, column)) for column in table.columns]
-    lines += [f"{quoted(REVISION)} {dialect.types['int']} NOT NULL", f"{quoted(MARK)} {dialect.types['int']}"]
-    lines += [f"PRIMARY KEY ({commas(table.key)})"]
+    lines += [f"{dialect.quoted(REVISION)} {dialect.types['int']} NOT NULL", f"{dialect.quoted(MARK)} {dialect.types['int']}"]
+    lines += [f"PRIMARY KEY ({dialect.commas(table.key)})"]
     lines += [
-        f"FOREIGN KEY ({commas(belt.columns)}) REFERENCES {quoted(belt.table)} ({commas(belt.target)})"
+        f"FOREIGN KEY ({dialect.commas(belt.columns)}) REFERENCES {dialect.table(belt.table)} ({dialect.commas(belt.target)})"
         " ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED"
         for belt in table.belts
     ]
     body = lines[0] + "\n  " + ",\n  ".join(lines[1:])
-    return f"CREATE TABLE IF NOT EXISTS {quoted(table.name)} ({body}\n){dialect.options(table)}"
+    return f"CREATE TABLE IF NOT EXISTS {dialect.table(table.name)} ({body}\n){dialect.options(table)}"
 
 
 def column_definition(column: Column, dialect: Dialect, *, required: bool) -> str:
     about = column.kind + (" shadow" if column.shadow else "")
-    text = f"{quoted(column.name)} /* {about} */ {dialect.types[column.kind]}"
+    text = f"{dialect.quoted(column.name)} /* {about} */ {dialect.types[column.kind]}"
     if required:
         text += " NOT NULL"
     check = _check(column, dialect)
@@ -86,13 +100,13 @@ def column_definition(column: Column, dialect: Dialect, *, required: bool) -> st
 
 
 def _check(column: Column, dialect: Dialect) -> str:
-    name = quoted(column.name)
+    name = dialect.quoted(column.name)
     match column.check:
         case ("in", values):
-            return f"{name} IN ({', '.join(map(literal, values))})"  # type: ignore[call-overload]
+            return f"{name} IN ({', '.join(literal(value, dialect) for value in values)})"  # type: ignore[attr-defined]
         case ("range", low, high) if column.kind in ("int", "float"):
-            parts = [f"{name} >= {literal(low)}"] if low is not None else []
-            parts += [f"{name} <= {literal(high)}"] if high is not None else []
+            parts = [f"{name} >= {literal(low, dialect)}"] if low is not None else []
+            parts += [f"{name} <= {literal(high, dialect)}"] if high is not None else []
             return " AND ".join(parts)
     return f"{name} IN (0, 1)" if column.kind == "bool" and dialect.bool_check else ""
 
@@ -125,7 +139,7 @@ def _constant(text: str) -> object:
 
 def add_column(table: Table, column: Column, dialect: Dialect) -> str:
     # Rows that are there already have no value, so the column cannot require one.
-    return f"ALTER TABLE {quoted(table.name)} ADD COLUMN {column_definition(column, dialect, required=False)}"
+    return f"ALTER TABLE {dialect.table(table.name)} ADD COLUMN {column_definition(column, dialect, required=False)}"
 
 
 def create_index(table: Table, index: IndexSpec, dialect: Dialect) -> str:
@@ -133,45 +147,45 @@ def create_index(table: Table, index: IndexSpec, dialect: Dialect) -> str:
     names = index.partition + index.sort
     if not index.unique:
         names = distinct((*names, *table.key))
-    columns = ", ".join(quoted(name) + dialect.order for name in names)
-    sparse = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in optional(table, index.partition + index.sort))
+    columns = ", ".join(dialect.quoted(name) + dialect.order for name in names)
+    sparse = " AND ".join(f"{dialect.quoted(name)} IS NOT NULL" for name in optional(table, index.partition + index.sort))
     about = json.dumps({"partition": index.partition, "sort": index.sort})
     return (
-        f"CREATE {'UNIQUE ' if index.unique else ''}INDEX IF NOT EXISTS {quoted(index_name(table, index.name))}"
-        f" ON {quoted(table.name)} /* {about} */ ({columns})" + (f" WHERE {sparse}" if sparse else "")
+        f"CREATE {'UNIQUE ' if index.unique else ''}INDEX IF NOT EXISTS {dialect.new_index(index_name(table, index.name))}"
+        f" ON {dialect.table(table.name)} /* {about} */ ({columns})" + (f" WHERE {sparse}" if sparse else "")
     )
 
 
-def create_expiry(table: Table) -> str:
-    expires = quoted(table.expires or "")
+def create_expiry(table: Table, dialect: Dialect) -> str:
+    expires = dialect.quoted(table.expires or "")
     return (
-        f"CREATE INDEX IF NOT EXISTS {quoted(expiry_name(table))} ON {quoted(table.name)} ({expires}, {commas(table.key)})"
-        f" WHERE {expires} IS NOT NULL"
+        f"CREATE INDEX IF NOT EXISTS {dialect.new_index(expiry_name(table))} ON {dialect.table(table.name)}"
+        f" ({expires}, {dialect.commas(table.key)}) WHERE {expires} IS NOT NULL"
     )
 
 
-def drop_index(table: Table, index: str) -> str:
-    return f"DROP INDEX IF EXISTS {quoted(index_name(table, index))}"
+def drop_index(table: Table, index: str, dialect: Dialect) -> str:
+    return f"DROP INDEX IF EXISTS {dialect.index(index_name(table, index))}"
 
 
-def drop_expiry(table: Table) -> str:
-    return f"DROP INDEX IF EXISTS {quoted(expiry_name(table))}"
+def drop_expiry(table: Table, dialect: Dialect) -> str:
+    return f"DROP INDEX IF EXISTS {dialect.index(expiry_name(table))}"
 
 
-def rename_column(table: Table, old: str, new: str) -> str:
-    return f"ALTER TABLE {quoted(table.name)} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
+def rename_column(table: Table, old: str, new: str, dialect: Dialect) -> str:
+    return f"ALTER TABLE {dialect.table(table.name)} RENAME COLUMN {dialect.quoted(old)} TO {dialect.quoted(new)}"
 
 
-def drop_column(table: Table, name: str) -> str:
-    return f"ALTER TABLE {quoted(table.name)} DROP COLUMN {quoted(name)}"
+def drop_column(table: Table, name: str, dialect: Dialect) -> str:
+    return f"ALTER TABLE {dialect.table(table.name)} DROP COLUMN {dialect.quoted(name)}"
 
 
-def rename_table(table: Table, new: str) -> str:
-    return f"ALTER TABLE {quoted(table.name)} RENAME TO {quoted(new)}"
+def rename_table(table: Table, new: str, dialect: Dialect) -> str:
+    return f"ALTER TABLE {dialect.table(table.name)} RENAME TO {dialect.new_index(new)}"
 
 
-def drop_table(table: Table) -> str:
-    return f"DROP TABLE IF EXISTS {quoted(table.name)}"
+def drop_table(table: Table, dialect: Dialect) -> str:
+    return f"DROP TABLE IF EXISTS {dialect.table(table.name)}"
 
 
 def optional(table: Table, names: Sequence[str]) -> list[str]:
@@ -198,30 +212,30 @@ def stored_names(table: Table) -> tuple[str, ...]:
 
 
 def at_key(table: Table, dialect: Dialect, start: int = 1) -> str:
-    return " AND ".join(f"{quoted(name)} = {dialect.parameter(start + n)}" for n, name in enumerate(table.key))
+    return " AND ".join(f"{dialect.quoted(name)} = {dialect.parameter(start + n)}" for n, name in enumerate(table.key))
 
 
 def insert(table: Table, dialect: Dialect) -> str:
     """Parameters: the stored columns."""
     names = stored_names(table)
     marks = ", ".join(dialect.parameter(n + 1) for n in range(len(names)))
-    return f"INSERT INTO {quoted(table.name)} ({commas(names)}) VALUES ({marks})"
+    return f"INSERT INTO {dialect.table(table.name)} ({dialect.commas(names)}) VALUES ({marks})"
 
 
 def select(table: Table, dialect: Dialect, names: Sequence[str] | None = None) -> str:
     """Parameters: the key."""
-    return f"SELECT {commas(names or stored_names(table))} FROM {quoted(table.name)} WHERE {at_key(table, dialect)}"
+    return f"SELECT {dialect.commas(names or stored_names(table))} FROM {dialect.table(table.name)} WHERE {at_key(table, dialect)}"
 
 
 def update(table: Table, dialect: Dialect, names: Sequence[str]) -> str:
     """Parameters: the columns named, then the key."""
-    sets = ", ".join(f"{quoted(name)} = {dialect.parameter(n + 1)}" for n, name in enumerate(names))
-    return f"UPDATE {quoted(table.name)} SET {sets} WHERE {at_key(table, dialect, len(names) + 1)}"
+    sets = ", ".join(f"{dialect.quoted(name)} = {dialect.parameter(n + 1)}" for n, name in enumerate(names))
+    return f"UPDATE {dialect.table(table.name)} SET {sets} WHERE {at_key(table, dialect, len(names) + 1)}"
 
 
 def delete(table: Table, dialect: Dialect) -> str:
     """Parameters: the key."""
-    return f"DELETE FROM {quoted(table.name)} WHERE {at_key(table, dialect)}"
+    return f"DELETE FROM {dialect.table(table.name)} WHERE {at_key(table, dialect)}"
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------
@@ -287,11 +301,15 @@ def page(table: Table, shape: Shape, dialect: Dialect) -> PageText:
         sign = "<" if shape.descending else ">"
         marks = [dialect.parameter(number + n) for n in range(len(ordered))]
         number += len(marks)
-        where.append(f"({commas(ordered)}) {sign} ({', '.join(marks)})" if len(ordered) > 1 else f"{quoted(ordered[0])} {sign} {marks[0]}")
+        where.append(
+            f"({dialect.commas(ordered)}) {sign} ({', '.join(marks)})"
+            if len(ordered) > 1
+            else f"{dialect.quoted(ordered[0])} {sign} {marks[0]}"
+        )
     direction = " DESC" if shape.descending else ""
-    order = ", ".join(quoted(name) + direction for name in ordered)
+    order = ", ".join(dialect.quoted(name) + direction for name in ordered)
     return PageText(
-        f"SELECT {commas(stored_names(table))} FROM {_source(table, shape, dialect)} WHERE {' AND '.join(where)}"
+        f"SELECT {dialect.commas(stored_names(table))} FROM {_source(table, shape, dialect)} WHERE {' AND '.join(where)}"
         + (f" ORDER BY {order}" if order else "")
         + f" LIMIT {dialect.parameter(number)}",
         tuple(positions),
@@ -299,19 +317,19 @@ def page(table: Table, shape: Shape, dialect: Dialect) -> PageText:
 
 
 def count(table: Table, shape: Shape, dialect: Dialect) -> str:
-    """Parameters: parts, fixed, bounds, and the instant in microseconds where the table has an expiry."""
+    """Parameters: parts, fixed, bounds, and the instant in seconds where the table has an expiry."""
     where, number, _, _ = _where(table, shape, dialect)
-    where.append(f"{quoted(MARK)} IS NULL")
+    where.append(f"{dialect.quoted(MARK)} IS NULL")
     if table.expires is not None:
-        expires = quoted(table.expires)
-        where.append(f"({expires} IS NULL OR {expires} * 1000000 > {dialect.parameter(number)})")
+        expires = dialect.quoted(table.expires)
+        where.append(f"({expires} IS NULL OR {expires} > {dialect.parameter(number)})")
     return f"SELECT count(*) FROM {_source(table, shape, dialect)} WHERE {' AND '.join(where)}"
 
 
 def _source(table: Table, shape: Shape, dialect: Dialect) -> str:
     if shape.index is None or not dialect.names_index:
-        return quoted(table.name)
-    return f"{quoted(table.name)} INDEXED BY {quoted(index_name(table, shape.index))}"
+        return dialect.table(table.name)
+    return f"{dialect.table(table.name)} INDEXED BY {dialect.index(index_name(table, shape.index))}"
 
 
 def _where(table: Table, shape: Shape, dialect: Dialect) -> tuple[list[str], int, list[str], list[int]]:
@@ -322,13 +340,13 @@ def _where(table: Table, shape: Shape, dialect: Dialect) -> tuple[list[str], int
         spec = table.index(shape.index)
         partition, sort, names = spec.partition, spec.sort, spec.partition + spec.sort + table.key
     pinned = partition + sort[: shape.fixed]
-    where = [f"{quoted(name)} = {dialect.parameter(n + 1)}" for n, name in enumerate(pinned)]
+    where = [f"{dialect.quoted(name)} = {dialect.parameter(n + 1)}" for n, name in enumerate(pinned)]
     number = len(where) + 1
     for comparison in shape.bounds:
         # With a position to go on from, the bound on that side must not be what the index is entered by.
         blunt = shape.after and comparison[0] == ("<" if shape.descending else ">")
-        where.append(f"{'+' if blunt else ''}{quoted(sort[shape.fixed])} {comparison} {dialect.parameter(number)}")
+        where.append(f"{dialect.blunt if blunt else ''}{dialect.quoted(sort[shape.fixed])} {comparison} {dialect.parameter(number)}")
         number += 1
     ordered = [name for name in distinct(names) if name not in pinned]
-    where += [f"{quoted(name)} IS NOT NULL" for name in optional(table, sort[shape.fixed :])]
+    where += [f"{dialect.quoted(name)} IS NOT NULL" for name in optional(table, sort[shape.fixed :])]
     return where, number, ordered, [names.index(name) for name in ordered]

@@ -34,6 +34,7 @@ SQLITE = sql.Dialect(
     options=_options,
     bool_check=True,
     names_index=True,
+    blunt="+",
 )
 
 
@@ -134,7 +135,7 @@ class Rows:
     def count_of(self, read: Read, now_us: int) -> tuple[str, list[Any]]:
         comparisons, values = sql.bounded(read.bounds)
         text = sql.count(self.table, sql.Shape(read.index, len(read.fixed), comparisons, False, False), SQLITE)
-        return text, [*read.partition, *read.fixed, *values, *((now_us,) if self.table.expires else ())]
+        return text, [*read.partition, *read.fixed, *values, *((now_us // 1_000_000,) if self.table.expires else ())]
 
     def expired(self) -> str:
         """Parameters: the second, and how many."""

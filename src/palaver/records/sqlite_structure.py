@@ -77,23 +77,23 @@ def statements(before: Table, step: Step) -> list[str]:
     """Return the statements of one step for a table as it is; nothing where the step was taken before."""
     after = after_step(before, step)
     if isinstance(step, DropTable):
-        return [sql.drop_table(before)]
+        return [sql.drop_table(before, SQLITE)]
     if after == before:
         return []
     match step:
         case CreateIndex(_, index):
             return [sql.create_index(after, index, SQLITE)]
         case DropIndex(_, name):
-            return [sql.drop_index(before, name)]
+            return [sql.drop_index(before, name, SQLITE)]
         case SetExpiry():
-            return [sql.drop_expiry(before), *([sql.create_expiry(after)] if after.expires else [])]
+            return [sql.drop_expiry(before, SQLITE), *([sql.create_expiry(after, SQLITE)] if after.expires else [])]
         # The options of a table follow from its columns, and only a new table gets others.
         case AddColumn(_, column) if SQLITE.options(before) == SQLITE.options(after) and not column.required:
             return [sql.add_column(after, column, SQLITE)]
         case RenameColumn(_, old, new):
-            return [sql.rename_column(before, old, new)]
+            return [sql.rename_column(before, old, new, SQLITE)]
         case DropColumn(_, name) if SQLITE.options(before) == SQLITE.options(after):
-            return [sql.drop_column(before, name)]
+            return [sql.drop_column(before, name, SQLITE)]
     return rebuild(before, after)
 
 
@@ -104,8 +104,8 @@ def rebuild(before: Table, after: Table) -> list[str]:
     return [
         sql.create_table(new, SQLITE),
         f"INSERT INTO {sql.quoted(new.name)} ({sql.commas(kept)}) SELECT {sql.commas(kept)} FROM {sql.quoted(before.name)}",
-        sql.drop_table(before),
-        sql.rename_table(new, after.name),
+        sql.drop_table(before, SQLITE),
+        sql.rename_table(new, after.name, SQLITE),
         *_around(after),
     ]
 
@@ -118,7 +118,7 @@ def _create(connection: apsw.Connection, table: Table) -> None:
 def _around(table: Table) -> list[str]:
     """Return what makes the indexes of a table."""
     indexes = [sql.create_index(table, index, SQLITE) for index in table.indexes]
-    return [*indexes, sql.create_expiry(table)] if table.expires else indexes
+    return [*indexes, sql.create_expiry(table, SQLITE)] if table.expires else indexes
 
 
 def stamp(connection: apsw.Connection, version: int, fingerprint: str) -> None:
