@@ -1,4 +1,4 @@
-"""What an engine fulfils: four small protocols. Everything derivable is derived once above them.
+"""What an engine fulfils: small protocols for records, blobs, search and cache. Everything derivable is derived once above them.
 
 Optional powers are separate one-method protocols; an engine has them or not, and nothing is half-implemented.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from palaver.caching import CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, Take, Taken
 from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, WriteSet, Written
 from palaver.values import KeyPart, Record, Scalar
 
@@ -246,3 +248,146 @@ class Restarts(Protocol):
     async def restart(self, index: str) -> None:
         """Make an index anew and empty, whatever state its stored form is in; it then needs filling."""
         ...
+
+
+# --- cache ----------------------------------------------------------------------------------------------------------
+#
+# Nothing in a cache is the only copy of anything. Every method raises only errors of the tree: Unavailable where nothing
+# happened, OutcomeUnknown where a change may have happened. Keys are any text up to 1,024 bytes of UTF-8.
+
+
+class KeyValue(Protocol):
+    """Values of one kind, each with an expiry and a revision."""
+
+    async def get(self, key: str, *, extend_s: float | None = None) -> Held | None:
+        """Return a value, None on a miss; `extend_s` lets a value that is there live that long from now, in the same step."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
+        """Return values in the order asked, not of one instant."""
+        ...
+
+    async def set(self, key: str, value: bytes, *, ttl_s: float, revision: int = 0, expected: int | None = None) -> bool:
+        """Store a value with its expiry in one step; return False where it was refused.
+
+        With a revision an older value never replaces a newer one, nor passes the fence of a newer delete. With `expected`
+        it is stored only over a value of exactly that revision, or, for ABSENT, over none. With neither it always is.
+        """
+        ...
+
+    async def delete(self, key: str, *, revision: int = 0, fence_s: float = 60.0) -> None:
+        """Forget a value. With a revision only older values are forgotten, and for `fence_s` refused as well.
+
+        Who reads the truth, then pauses, then sets what it read meets the fence; it may not pause longer than `fence_s`.
+        """
+        ...
+
+
+class Limiter(Protocol):
+    async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
+        """Charge several limits in one atomic step: all of them or, when one says no, none.
+
+        Time is the engine's, never the caller's. What is taken together is of one `group`, which lies on one server; the
+        same key in another group is another key. With a `token` a call that is repeated within 60 s is counted once and
+        answered as before. Raises Validation for one limit and key twice, or a cost below 1.
+        """
+        ...
+
+    async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
+        """Make several calls of `take`, each atomic by itself, in one trip."""
+        ...
+
+    async def peek(self, *takes: Take, group: str = "") -> Taken:
+        """Say what `take` would say, with what remains now, and charge nothing."""
+        ...
+
+    async def reset(self, *takes: Take, group: str = "") -> None:
+        """Forget what was charged for these limits and keys."""
+        ...
+
+
+class Presence(Protocol):
+    """Who is active where. Members expire one by one; when they were last seen is known for 30 days longer."""
+
+    async def touch(self, member: str, channels: Sequence[str], *, ttl_s: float) -> None:
+        """Make a member present for `ttl_s` from now; each channel by itself."""
+        ...
+
+    async def leave(self, member: str, channels: Sequence[str]) -> None: ...
+
+    async def present(self, channel: str, *, limit: int = 1_000) -> list[Present]:
+        """Return who is present, those who stay longest first."""
+        ...
+
+    async def count(self, channels: Sequence[str]) -> list[int]: ...
+
+    async def last_seen(self, channel: str, members: Sequence[str]) -> list[datetime | None]: ...
+
+
+class Window(Protocol):
+    """The newest items of many sequences. A window is whole or a miss: never a part that looks like everything."""
+
+    async def read(self, key: str, *, limit: int, budget: int | None = None, holding: str | None = None) -> tuple[Item, ...] | None:
+        """Return the newest items in order, as many as stay within both bounds, or None on a miss.
+
+        A window that holds fewer than were asked for and does not reach back to the start is a miss. So is one that lacks
+        the item `holding`: who has just written an item names it, and never reads a window from before.
+        """
+        ...
+
+    async def push(self, key: str, items: Sequence[Item], *, ttl_s: float) -> bool:
+        """Add items to a window that is there or being filled, one with a known id not again; return False on a miss."""
+        ...
+
+    async def begin(self, key: str, *, ttl_s: float = 30.0) -> Rebuild:
+        """Ask for leave to fill a window that is a miss; what is pushed from now on is kept for it. Then read the truth."""
+        ...
+
+    async def replace(self, key: str, items: Sequence[Item], *, ticket: str, keep: int, complete: bool, ttl_s: float) -> bool:
+        """Fill the window with the newest items of the truth and those pushed since `begin`; return False for a stale ticket.
+
+        `complete`: there are no older items. A delete, an expiry, a flush or another replace makes the ticket stale; what
+        was read is then right for its reader and not kept.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Make the window a miss, and every ticket for it stale."""
+        ...
+
+
+class Listening(Protocol):
+    """What a listener hears, once: `async with` it, then iterate."""
+
+    async def __aenter__(self) -> AsyncIterator[Heard | Missed]:
+        """Return when listening has begun: what is published from then on is heard, or a `Missed` says that it may not be."""
+        ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class Bus(Protocol):
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Tell everybody who listens now; at most once each, in the order of this caller."""
+        ...
+
+    def listen(self, *topics: str) -> Listening:
+        """Listen to topics. A listener that falls too far behind gets a `Missed` in place of what it did not take."""
+        ...
+
+
+class Cache(Protocol):
+    """The five of one engine."""
+
+    limiter: Limiter
+    presence: Presence
+    windows: Window
+    bus: Bus
+
+    def values(self, kind: str) -> KeyValue:
+        """Return the values of one kind, such as "session". Kinds share no keys; in memory each has bounds of its own."""
+        ...
+
+    def health(self) -> CacheHealth: ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,299 @@
+"""A Redis server as capabilities use it: commands of concurrent tasks share writes, failures have names, and a server that
+is away is noticed once and not by every caller.
+
+Chosen by measurement (docs/cache.md): hiredis parses, everything else of a client library costs more than Redis itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import hiredis
+
+from palaver.connections.redis_errors import translate
+from palaver.connections.redis_options import RedisOptions
+from palaver.connections.redis_wire import ErrorReply, Lost, Wire
+from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, Unavailable
+
+Breaker = Literal["closed", "half-open", "open"]
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+
+
+def encode(*parts: bytes | str | int) -> bytes:
+    """Return a command as it travels."""
+    return hiredis.pack_command(parts)  # type: ignore[arg-type, no-any-return]
+
+
+def encoded_part(part: bytes) -> bytes:
+    """Return one argument as it travels."""
+    return b"$%d\r\n%b\r\n" % (len(part), part)
+
+
+class Script:
+    """A Lua script, known to the server by its hash after the first connection."""
+
+    __slots__ = ("_evalsha", "name", "sha", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text.encode()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+        self._evalsha = encoded_part(b"EVALSHA") + encoded_part(self.sha)
+
+    def call(self, keys: Sequence[bytes], arguments: bytes, count: int) -> bytes:
+        """Return the command: `arguments` are `count` encoded parts."""
+        if len(keys) == 1:
+            key = keys[0]
+            return b"*%d\r\n%b$1\r\n1\r\n$%d\r\n%b\r\n%b" % (4 + count, self._evalsha, len(key), key, arguments)
+        packed = b"".join(map(encoded_part, keys))
+        return b"*%d\r\n%b%b%b%b" % (3 + len(keys) + count, self._evalsha, encoded_part(b"%d" % len(keys)), packed, arguments)
+
+    def in_full(self, command: bytes) -> bytes:
+        """Return the same call with the text in place of the hash."""
+        return command.replace(self._evalsha, encoded_part(b"EVAL") + encoded_part(self.text), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisHealth:
+    """How a client stands with its server. `error` is the code of the last failure to connect, empty while connected."""
+
+    breaker: Breaker
+    connections: int
+    inflight: int
+    error: str
+
+
+class RedisClient:
+    """The connections of one event loop to one server. Connects at the first call and, from then on, again by itself.
+
+    While the server is away calls fail at once (`breaker` is then not "closed"); one task tries to connect, with growing,
+    random pauses. Raises Unavailable for what was not sent or only read, OutcomeUnknown for a write whose reply was lost,
+    Throttled over the bound of commands in flight, and what `redis_errors` makes of error replies.
+    """
+
+    def __init__(
+        self,
+        options: RedisOptions,
+        *,
+        scripts: Iterable[Script] = (),
+        setup: Sequence[bytes] = (),
+        on_push: Callable[[list[Any]], None] | None = None,
+        on_change: Callable[[bool], None] | None = None,
+    ) -> None:
+        """`setup` are commands every new connection begins with; `on_change` hears of the first connection made and the last lost."""
+        self.options = options
+        self.breaker: Breaker = "closed"
+        self._hello = [*_greeting(options), *(encode("SCRIPT", "LOAD", script.text) for script in scripts), *setup]
+        self._on_push, self._on_change = on_push, on_change
+        self._wires: list[Wire] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._first_attempt: asyncio.Future[None] | None = None
+        self._error: PalaverError | None = None
+        self._closed = False
+
+    @property
+    def health(self) -> RedisHealth:
+        waiting = sum(len(wire.waiting) for wire in self._wires)
+        return RedisHealth(self.breaker, len(self._wires), waiting, self._error.code if self._error else "")
+
+    async def read(self, command: bytes) -> Any:
+        """Send what changes nothing, or may happen twice: a lost reply is asked for again, once."""
+        for _ in range(2):
+            wire = self._pick() or await self._connected()
+            try:
+                return await wire.send(command)
+            except ErrorReply as reply:
+                raise translate(reply.text) from None
+            except Lost:
+                continue
+        raise Unavailable("The connection to Redis ended before the reply, twice.", engine="redis")
+
+    async def write(self, command: bytes) -> Any:
+        """Send what must not happen twice."""
+        for _ in range(2):
+            wire = self._pick() or await self._connected()
+            try:
+                return await wire.send(command)
+            except ErrorReply as reply:
+                raise translate(reply.text) from None
+            except Lost as lost:
+                if lost.sent:
+                    raise OutcomeUnknown("The connection to Redis ended after the command was sent.", engine="redis") from None
+        raise Unavailable("The connection to Redis ended before the command was sent.", engine="redis")
+
+    async def run(self, script: Script, keys: Sequence[bytes], arguments: bytes, count: int, *, again: bool = False) -> Any:
+        """Run a script; `again`: a lost reply may be asked for again, because running it twice is running it once."""
+        command = script.call(keys, arguments, count)
+        for _ in range(2):
+            wire = self._pick() or await self._connected()
+            try:
+                return await wire.send(command)
+            except ErrorReply as reply:
+                if not reply.text.startswith("NOSCRIPT"):
+                    raise translate(reply.text) from None
+            except Lost as lost:
+                if lost.sent and not again:
+                    raise OutcomeUnknown("The connection to Redis ended after a script was sent.", engine="redis") from None
+                continue
+            # Somebody emptied the server's scripts; the text brings this one back.
+            return await (self.read if again else self.write)(script.in_full(command))
+        raise Unavailable("The connection to Redis ended before a script was run.", engine="redis")
+
+    async def tell(self, command: bytes) -> None:
+        """Send what is answered by pushes."""
+        (self._pick() or await self._connected()).tell(command)
+
+    async def aclose(self) -> None:
+        """End the connections; who still waits for a reply gets the same error as when the server ends them."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        for wire in list(self._wires):
+            wire.close()
+
+    # --- connecting -----------------------------------------------------------------------------------------------------
+
+    def _pick(self) -> Wire | None:
+        wires = self._wires
+        if not wires:
+            return None
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigError("A Redis client belongs to the event loop that used it first.", hint="Open one per event loop.")
+        return wires[0] if len(wires) == 1 else min(wires, key=_load)
+
+    async def _connected(self) -> Wire:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ConfigError("The Redis client is closed.")
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigError("A Redis client belongs to the event loop that used it first.", hint="Open one per event loop.")
+        if self.breaker == "closed":
+            self._connect()
+            assert self._first_attempt is not None
+            await asyncio.shield(self._first_attempt)
+        if wire := self._pick():
+            return wire
+        raise self._refusal()
+
+    def _refusal(self) -> PalaverError:
+        error = self._error or Unavailable("The connection to Redis was closed.", engine="redis")
+        return type(error)(error.message, hint=error.hint, **error.context)
+
+    def _connect(self) -> None:
+        assert self._loop is not None
+        if self._connecting is None or self._connecting.done():
+            self._first_attempt = self._loop.create_future()
+            self._connecting = self._loop.create_task(self._fill(), name="palaver-redis-connect")
+
+    async def _fill(self) -> None:
+        """Connect until there are as many connections as asked for, however long it takes."""
+        pause = _FIRST_PAUSE_S
+        assert self._first_attempt is not None
+        try:
+            while len(self._wires) < self.options.pool:
+                try:
+                    self._join(await self._dial())
+                    pause = _FIRST_PAUSE_S
+                except PalaverError as error:
+                    self._error = error
+                    if not self._wires:
+                        self.breaker = "open"
+                    _settle(self._first_attempt)
+                    await asyncio.sleep(random.uniform(pause / 2, pause))
+                    pause = min(pause * 2, _LONGEST_PAUSE_S)
+                    if not self._wires:
+                        self.breaker = "half-open"
+        finally:
+            _settle(self._first_attempt)
+
+    def _join(self, wire: Wire) -> None:
+        self._wires.append(wire)
+        self.breaker, self._error = "closed", None
+        if self._first_attempt is not None:
+            _settle(self._first_attempt)
+        if len(self._wires) == 1 and self._on_change is not None:
+            self._on_change(True)
+
+    async def _dial(self) -> Wire:
+        assert self._loop is not None
+        options = self.options
+        wire = Wire(
+            self._loop, timeout_s=options.timeout_s, inflight=options.inflight, on_lost=self._forget, on_push=self._on_push
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(options.connect_s):
+                if options.path:
+                    await self._loop.create_unix_connection(lambda: wire, options.path)
+                else:
+                    await self._loop.create_connection(lambda: wire, options.host, options.port, ssl=_tls(options))
+                for reply in [wire.send(command) for command in self._hello]:
+                    await reply
+        except BaseException as error:
+            wire.close()
+            raise _why_not(error) from None
+        return wire
+
+    def _forget(self, wire: Wire, stuck: bool) -> None:
+        if wire not in self._wires:
+            return
+        self._wires.remove(wire)
+        if not self._wires:
+            if stuck:
+                # It accepts connections and does not answer: no caller need wait to find that out again.
+                self._error, self.breaker = Unavailable("The Redis server does not answer in time.", engine="redis"), "open"
+            if self._on_change is not None:
+                self._on_change(False)
+        if not self._closed:
+            self._connect()
+
+
+def _load(wire: Wire) -> int:
+    return len(wire.waiting)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _greeting(options: RedisOptions) -> list[bytes]:
+    login = ("AUTH", options.user or "default", options.password) if options.user or options.password else ()
+    select = [encode("SELECT", options.db)] if options.db else []
+    return [encode("HELLO", "3", *login, "SETNAME", "palaver"), *select]
+
+
+def _tls(options: RedisOptions) -> ssl.SSLContext | None:
+    if not options.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=options.ca or None)
+    except (OSError, ssl.SSLError):
+        raise ConfigError("The file ca= of the Redis URL holds no certificate.") from None
+
+
+def _why_not(error: BaseException) -> BaseException:
+    """Return the error of the tree for a connection that was not made."""
+    match error:
+        case PalaverError():
+            return error
+        case ErrorReply():
+            return translate(error.text)
+        case ssl.SSLCertVerificationError():
+            return Unavailable("The certificate of the Redis server is not trusted.", hint="Name its authority with ca=.", engine="redis")
+        case TimeoutError():
+            return Unavailable("The Redis server does not answer in time.", engine="redis")
+        case Lost():
+            return Unavailable("The Redis server ended the connection at once.", engine="redis")
+        case OSError():
+            return Unavailable("The Redis server cannot be reached.", hint="Check the URL and the server.", engine="redis")
+    return error

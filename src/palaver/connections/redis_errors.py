@@ -1,0 +1,67 @@
+"""Which error of the tree an answer of Redis is.
+
+Redis repeats arguments in some of its texts, so none of them is ever shown: only the first word, its code, decides.
+"""
+
+from __future__ import annotations
+
+from palaver.errors import (
+    ConfigError,
+    Conflict,
+    Corruption,
+    Forbidden,
+    PalaverError,
+    ReadOnly,
+    StorageFull,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+    Validation,
+)
+
+_ASK_AN_ADMINISTRATOR = "Look at the users and passwords of the server: ACL LIST."
+_OLD = "Palaver needs Redis 6.2 or newer."
+_OWN_PREFIX = "Give Palaver a prefix of its own: ?prefix=."
+_CODES: dict[str, tuple[type[PalaverError], str, str]] = {
+    "NOAUTH": (Unauthenticated, "The Redis server asks for a password.", "Write redis://user:password@host."),
+    "WRONGPASS": (Unauthenticated, "The Redis server does not know this user or password.", _ASK_AN_ADMINISTRATOR),
+    "NOPERM": (Forbidden, "The Redis user may not run this command or touch this key.", _ASK_AN_ADMINISTRATOR),
+    "READONLY": (ReadOnly, "The Redis server is a replica.", "Name the primary in the URL."),
+    "MISCONF": (ReadOnly, "The Redis server takes no writes while it cannot save to its disk.", "Look at its log."),
+    "OOM": (StorageFull, "The Redis server has reached its maxmemory.", "Raise it, or choose a volatile-* eviction policy."),
+    "LOADING": (Unavailable, "The Redis server is still loading its data.", ""),
+    "MASTERDOWN": (Unavailable, "The Redis replica has lost its primary.", ""),
+    "NOREPLICAS": (Unavailable, "The Redis server has too few replicas to take writes.", ""),
+    "CLUSTERDOWN": (Unavailable, "The Redis cluster is down.", ""),
+    "TRYAGAIN": (Conflict, "The Redis cluster is moving these keys.", ""),
+    "BUSY": (Unavailable, "The Redis server is busy with a script.", ""),
+    "WRONGTYPE": (Corruption, "A Redis key holds a value of another program.", _OWN_PREFIX),
+    "MOVED": (ConfigError, "The URL names a node of a Redis Cluster, which is not supported.", "Name a server that is not a cluster."),
+    "CROSSSLOT": (ConfigError, "The keys of one call lie in several slots of a Redis Cluster.", ""),
+    "NOPROTO": (ConfigError, "The Redis server is older than 6.0.", _OLD),
+}
+
+
+def translate(text: str) -> PalaverError:
+    """Return the error of the tree for an error reply."""
+    code = text.partition(" ")[0]
+    if code in _CODES:
+        kind, message, hint = _CODES[code]
+        return kind(message, hint=hint, engine="redis")
+    if "max number of clients" in text:
+        return Throttled("The Redis server has no connection left.", hint="Raise its maxclients, or lower pool=.", engine="redis")
+    if "DB index is out of range" in text:
+        return ConfigError("The Redis server has no database of this number.", engine="redis")
+    if "unknown command" in text or "wrong number of arguments" in text or "syntax error" in text:
+        return ConfigError(
+            "The Redis server does not know a command Palaver uses.", hint=_OLD, engine="redis"
+        )
+    if code == "ASK":
+        return translate("MOVED")
+    if "string is longer than allowed" in text or "string exceeds maximum" in text:
+        return Validation("A value is larger than Redis holds.", engine="redis")
+    if "user_script" in text or "script" in text:
+        return Corruption(
+            "A Redis key holds a value of another program.", hint=_OWN_PREFIX, engine="redis"
+        )
+    return Unavailable("The Redis server refused a command.", engine="redis", reply=code if code.isupper() and code.isalpha() else "")

@@ -1,0 +1,160 @@
+"""One socket to a Redis server: commands issued in one turn of the event loop leave in one write, replies come in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from palaver.errors import Throttled
+
+_NOTHING = object()
+
+
+class ErrorReply(Exception):
+    """An error as Redis worded it; never shown, because it may repeat arguments."""
+
+    @property
+    def text(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class Lost(Exception):
+    """The connection ended before the reply. `sent`: the command may have reached the server."""
+
+    def __init__(self, sent: bool) -> None:
+        self.sent = sent
+        super().__init__()
+
+
+class Wire(asyncio.Protocol):
+    """Sends commands and gives each the reply in its place; a caller that no longer waits does not shift the others.
+
+    Nothing is answered late: when a reply takes longer than `timeout_s`, the connection ends for all who wait on it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        timeout_s: float,
+        inflight: int,
+        on_lost: Callable[[Wire, bool], None],
+        on_push: Callable[[list[Any]], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._timeout_s = timeout_s
+        self._inflight = inflight
+        self._on_lost = on_lost
+        self._on_push = on_push
+        reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=ErrorReply, notEnoughData=_NOTHING)
+        self._feed, self._gets = reader.feed, reader.gets
+        self._future, self._soon = loop.create_future, loop.call_soon
+        self._out: list[bytes] = []
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self._answered = 0
+        self._sent_at: deque[tuple[int, float]] = deque()
+        self._paused = self._lost = self._stuck = False
+        self._transport: asyncio.Transport | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def send(self, command: bytes) -> asyncio.Future[Any]:
+        """Queue one command; raises Throttled over the bound. The future gives the reply, ErrorReply or Lost."""
+        if len(self.waiting) >= self._inflight:
+            raise Throttled("Too many commands wait for their reply from Redis.", hint="Ask for less at once, or raise inflight=.")
+        future = self._future()
+        if self._lost:
+            future.set_exception(Lost(sent=False))
+            return future
+        if not self._out:
+            self._soon(self._flush)
+        self._out.append(command)
+        self.waiting.append(future)
+        return future
+
+    def tell(self, command: bytes) -> None:
+        """Queue a command that is answered by pushes, not by a reply."""
+        if not self._out:
+            self._soon(self._flush)
+        self._out.append(command)
+
+    def close(self) -> None:
+        self._ended()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._paused or self._lost or not self._out or self._transport is None:
+            return
+        out, self._out = self._out, []
+        self._sent_at.append((self._answered + len(self.waiting), self._loop.time()))
+        self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    # --- called by the event loop ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._watch = self._loop.call_later(self._timeout_s / 4, self._look)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        gets, next_one = self._gets, self.waiting.popleft
+        answered = 0
+        try:
+            self._feed(data)
+            while (reply := gets()) is not _NOTHING:
+                if type(reply) is hiredis.PushNotification:
+                    if self._on_push is not None:
+                        self._on_push(reply)
+                    continue
+                future = next_one()
+                answered += 1
+                if not future.done():
+                    if type(reply) is ErrorReply:
+                        future.set_exception(reply)
+                    else:
+                        future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError):
+            # What follows cannot be told apart any more, so nobody is given a reply that may be another's.
+            self.close()
+        self._answered += answered
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended()
+
+    def _look(self) -> None:
+        """Notice a server that no longer answers: one look now and then instead of a timer for each command."""
+        times = self._sent_at
+        while times and times[0][0] <= self._answered:
+            times.popleft()
+        if times and self._loop.time() - times[0][1] > self._timeout_s:
+            self._stuck = True
+            self.close()
+        else:
+            self._watch = self._loop.call_later(self._timeout_s / 4, self._look)
+
+    def _ended(self) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        if self._watch is not None:
+            self._watch.cancel()
+        unsent = len(self._out)
+        sent = len(self.waiting) - unsent
+        for number, future in enumerate(self.waiting):
+            if not future.done():
+                future.set_exception(Lost(sent=number < sent))
+        self.waiting.clear()
+        self._out.clear()
+        self._on_lost(self, self._stuck)
