@@ -135,6 +135,7 @@ class DynamoClient:
         """
         service = self._streams if operation in _STREAMS else self._main
         payload = _encoded(operation, body)
+        idempotent = idempotent or is_read(operation)
         until = self._clock.monotonic() + (self._deadline_s if deadline_s is None else deadline_s)
         tries: _Tries | None = None
         while True:
@@ -262,7 +263,7 @@ class _Tries:
             case Remedy.AGAIN:
                 return True
             case Remedy.IF_IDEMPOTENT:
-                return self._idempotent or is_read(self._operation)
+                return self._idempotent
             case Remedy.NONE:
                 return False
             case remedy if remedy in self._corrected:

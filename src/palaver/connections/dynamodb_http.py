@@ -18,8 +18,6 @@ import httptools
 from palaver.connections.dynamodb_endpoints import Endpoint
 from palaver.errors import ConfigError, Throttled
 
-_HAPPY_EYEBALLS_S = 0.25
-
 
 class Reply(NamedTuple):
     """One whole HTTP response; header names are in lower case."""
@@ -185,9 +183,8 @@ class Pool:
         make: Callable[[], Connection] = lambda: Connection(self)  # noqa: E731
         try:
             async with asyncio.timeout_at(min(until, self.loop.time() + self._connect_s)):
-                _, connection = await self.loop.create_connection(
-                    make, endpoint.host, endpoint.port, ssl=self._tls, happy_eyeballs_delay=_HAPPY_EYEBALLS_S
-                )
+                # Not happy eyeballs: CPython loses a socket when its race is cancelled as it ends.
+                _, connection = await self.loop.create_connection(make, endpoint.host, endpoint.port, ssl=self._tls)
         except ssl.SSLCertVerificationError as error:
             raise ConfigError(
                 f"The certificate of {endpoint.host} is not trusted: {error.verify_message}.",
