@@ -56,6 +56,8 @@ E = TypeVar("E", bound=Entity)
 LIMITS = Limits()
 TOKENS_KEPT = timedelta(hours=24)
 ABSENT, ALIVE, NOTHING = Absent(), Alive(), Unchanged(None)
+NOT_TAKEN = Guard(Holds(Not(Exists(Path("body.taken")))), Origin(0, "premise"))
+"""Of the job that removes an object: nobody is at it now."""
 CREATED = tuple((Guard(ABSENT, Origin(number, "absent")),) for number in range(LIMITS.ops))
 
 
@@ -180,8 +182,7 @@ class Planner:
             self._token(draft, batch, token)
         for key, _ in draft.uploads:
             # Whoever removes released objects takes the job first; then this write has to upload the object once more.
-            guard = Guard(Holds(Not(Exists(Path("body.taken")))), Origin(0, "premise"))
-            draft.checks.setdefault(blob_address(key), []).append(guard)
+            draft.checks.setdefault(blob_address(key), []).append(NOT_TAKEN)
         draft.merge_checks()
         if len(draft.ops) > LIMITS.ops:
             raise BatchShape(
@@ -384,8 +385,7 @@ class Planner:
             due = written_us + keep // timedelta(microseconds=1)
             if due > draft.now_us and blob in released:
                 del released[blob]
-                put = release(blob, at, due // 1000)
-                draft.write(put, "object", 300)
+                draft.write(release(blob, at, due // 1000)._replace(guards=(NOT_TAKEN,)), "object", 300)
         draft.write(Delete(at, (premise(0, old),), tuple(released), expired), declared.name)
         self._around(draft, 0, declared, at, old, None, "expired" if expired else "deleted")
 

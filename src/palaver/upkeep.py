@@ -37,7 +37,7 @@ from palaver.values import KeyPart, Record
 if TYPE_CHECKING:
     from palaver.core import Core
 
-W = TypeVar("W", Delete, Put)
+W = TypeVar("W", bound=Delete | Put)
 BATCH = 100
 HELD_US = 60_000_000
 # Records removed by one commit: 100 with their indexes held other writers up for 30 ms, 20 for less than 5 (two cores).
@@ -328,10 +328,19 @@ class Upkeep:
                 # Whoever asks next need not wait: nobody works on these any more.
                 await self._records.write(WriteSet([_free(op) for op in taken], self._core.now_us()))
                 raise
-            if taken:
-                await self._records.write(WriteSet([Delete(op.at) for op in taken], self._core.now_us()))
+            await self._done(taken)
             gone += len(keys)
         return gone
+
+    async def _done(self, taken: Sequence[Put]) -> None:
+        """Forget finished jobs; one whose object was released once more meanwhile waits for its turn again."""
+        stored = await self._records.get([op.at for op in taken])
+        now_us = self._core.now_us()
+        for op, job in zip(taken, stored, strict=True):
+            body: Any = job["body"] if job else {}
+            if job is not None and body.get("taken") == op.record["body"]["taken"]:  # type: ignore[call-overload, index]
+                ending: Put | Delete = _free(op._replace(record=_bare(job))) if body.get("again") else Delete(op.at)
+                await self._unmoved([ending._replace(guards=(premise(0, job),))], now_us)
 
     async def _referred(self, table: str, key: tuple[KeyPart, ...], blob: str) -> bool:
         declared = self._core.schema.tables.get(table)
@@ -364,19 +373,35 @@ class Upkeep:
 def _taken(job: Record, now_us: int) -> Put:
     """Return the op that takes a job, if nobody else did since it was read."""
     body: Any = job["body"]
-    record = {name: value for name, value in job.items() if name != REVISION}
-    return Put(system(str(job["scope"]), str(job["name"])), {**record, "body": {**body, "taken": now_us}}, (premise(0, job),))
+    return Put(system(str(job["scope"]), str(job["name"])), {**_bare(job), "body": {**body, "taken": now_us}}, (premise(0, job),))
+
+
+def _bare(job: Record) -> Record:
+    return {name: value for name, value in job.items() if name != REVISION}
 
 
 def _free(taken: Put) -> Put:
     body: Any = taken.record["body"]
-    return taken._replace(record={**taken.record, "body": {name: body[name] for name in body if name != "taken"}}, guards=())
+    return taken._replace(record={**taken.record, "body": {name: body[name] for name in body if name not in ("taken", "again")}}, guards=())
 
 
 def _is_held(job: Record, now_us: int) -> bool:
     body: Any = job["body"]
     taken_us: int = body.get("taken", 0)
     return now_us - taken_us < HELD_US
+
+
+def _renewed(put: Put, job: Record | None) -> Put:
+    """Return the op that stores a job beside what is there: one that is being worked on stays taken.
+
+    Otherwise a write could refer to the object again while it is being removed.
+    """
+    put = put._replace(guards=(premise(0, job),))
+    body: Any = job["body"] if job else {}
+    if "taken" not in body:
+        return put
+    renewed: Any = put.record["body"]
+    return put._replace(record={**put.record, "body": {**renewed, "taken": body["taken"], "again": True}})
 
 
 class Released:
@@ -390,8 +415,9 @@ class Released:
     async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
         now_ms = to_us(self._core.clock.now()) // 1000
         released = ((blob, change) for change in changes for blob in change.released)
-        puts = [release(blob, Address(change.table, change.key), now_ms) for blob, change in released]
-        return list({put.at: put for put in puts}.values())
+        puts = {put.at: put for blob, change in released for put in [release(blob, Address(change.table, change.key), now_ms)]}
+        stored = await self._core.records.get(list(puts))
+        return [_renewed(put, job) for put, job in zip(puts.values(), stored, strict=True)]
 
     async def rebuild(self) -> None:
         """Nothing to build: objects nobody refers to are found by the orphan check."""

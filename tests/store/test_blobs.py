@@ -116,6 +116,30 @@ async def test_an_object_is_not_removed_under_a_write_that_refers_to_it_again(st
     assert big("a") == (await store.get(made.address)).context
 
 
+async def test_an_object_released_once_more_while_it_is_removed_stays_closed_to_writes(store: Store, parent: Conversation) -> None:
+    made = await store.create(message(context=big("a")))
+    await store.patch(made, set={"context": big("b")})
+    await store.settle()
+    await store.patch(made, set={"context": big("a")})
+    await store.patch(made, set={"context": big("b")})
+    blobs = store.core.blobs
+    delete = blobs.delete
+
+    async def late(keys: Any) -> None:
+        await store.settle()
+        with pytest.raises(Conflict):
+            await store.patch(made, set={"context": big("a")})
+        await delete(keys)
+
+    blobs.delete = late  # type: ignore[method-assign]
+    await store.sweep()
+    blobs.delete = delete  # type: ignore[method-assign]
+
+    await store.patch(made, set={"context": big("a")})
+    assert 1 == len(await cleared(store))
+    assert big("a") == (await store.get(made.address)).context
+
+
 async def test_writes_and_collection_at_once_never_lose_an_object(store: Store, parent: Conversation) -> None:
     made = await store.create(message(context=big("a")))
 
