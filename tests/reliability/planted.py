@@ -15,7 +15,7 @@ import apsw
 
 from palaver import cursor, feed, plan, store, upkeep
 from palaver.blobs import folder
-from palaver.connections import sqlite, sqlite_writer
+from palaver.connections import sqlite_opening, sqlite_writer
 from palaver.draft import Plan
 from palaver.errors import Fenced, StorageFull
 from palaver.ops import MARK, Refused, Table, WriteSet, Written, is_live
@@ -45,7 +45,7 @@ def replaces(holder: Any, name: str) -> Callable[[Callable[..., Any]], Callable[
     return note
 
 
-_prepare = sqlite._prepare
+_prepare = sqlite_opening._prepare
 _commit = sqlite_writer.Writer._commit
 _write = records.SqliteRecords.write
 _changes = records._changes
@@ -56,7 +56,7 @@ def _with_synchronous(level: str) -> Plant:
         _prepare(connection, options)
         connection.execute(f"PRAGMA synchronous={level}")
 
-    return lambda: patch.object(sqlite, "_prepare", prepare)
+    return lambda: patch.object(sqlite_opening, "_prepare", prepare)
 
 
 PLANTED["synchronous_off"] = _with_synchronous("OFF")

@@ -23,16 +23,15 @@ from typing import Any, TypeVar
 import apsw
 
 from palaver.connections.sqlite_errors import translate
+from palaver.connections.sqlite_opening import close_writer, open_reader, open_writer, pragma
 from palaver.connections.sqlite_options import SqliteOptions
 from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Together, Writer
-from palaver.errors import ConfigError, Conflict, Corruption, NotProvisioned, ReadOnly, Throttled, Unavailable
+from palaver.errors import ConfigError, ReadOnly, Throttled
 from palaver.process import process_id
 
 __all__ = ["Database", "Deferred", "Job", "Rollback", "SqliteOptions"]
 
 T = TypeVar("T")
-APPLICATION = 0x50414C00
-FORMAT = 1
 _INLINE_S = 0.001
 _POLL_S = 0.025
 _STEPS = 1_000
@@ -51,10 +50,11 @@ class Database:
         self._closed: asyncio.Future[None] | None = None
         self._put = 0
         self._put_bytes = 0
+        self._alone: Batch | None = None
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._watchers: set[asyncio.Future[None]] = set()
         self._poller: asyncio.TimerHandle | None = None
-        self._reader = _reader(path, options)
+        self._reader = open_reader(path, options)
         self._limit = 0.0
         # Waiting for a lock is for the pool as well: here it would hold up the event loop.
         self._reader.set_busy_timeout(0)
@@ -83,7 +83,7 @@ class Database:
         file = Path(path)
         if str(path) in ("", ":memory:"):
             raise ConfigError("A SQLite database needs a file.", hint="Use the memory engine for data that lives in the process only.")
-        writer = await asyncio.to_thread(_open, file, options)
+        writer = await asyncio.to_thread(open_writer, file, options)
         try:
             return Database(file, options, writer)
         except apsw.Error as error:
@@ -94,13 +94,21 @@ class Database:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def write(
-        self, job: Job[T], *, cost: int = 0, savepoint: bool = True, deadline: float | None = None, together: Together | None = None
+        self,
+        job: Job[T],
+        *,
+        cost: int = 0,
+        savepoint: bool = True,
+        deadline: float | None = None,
+        together: Together | None = None,
+        short: bool = False,
     ) -> T:
-        """Run a job in the writer thread and return its result once it is durable.
+        """Run a job in the one writer and return its result once it is durable.
 
         Jobs of several callers share a commit, so a job may run twice: it depends on its inputs and the file only. A job that
         raises is undone alone; `savepoint=False` promises that it has written nothing then. `cost` is what it holds in memory,
-        `deadline` a time of the event loop; `together` runs jobs in a row that have the same one at once. Raises Throttled when
+        `deadline` a time of the event loop; `together` runs jobs in a row that have the same one at once; a `short` job that is
+        alone may run in the event loop's thread, for as long as commits take under a millisecond. Raises Throttled when
         the queue stays full, Conflict when another process keeps the file locked, StorageFull, Unavailable, and OutcomeUnknown
         when a COMMIT failed. A caller cancelled before its batch is taken has written nothing.
         """
@@ -111,14 +119,41 @@ class Database:
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
         self._put_bytes += cost
-        writer.put(Batch(job, future, cost, savepoint, deadline, False, together))
+        batch = Batch(job, future, cost, savepoint, deadline, False, together)
+        if self._alone is not None:
+            self._join()
+            writer.put(batch)
+        elif short and self._put - writer.taken == 1:
+            # Whatever is ready to run in this turn of the loop runs first: what asks for a write now shares the commit.
+            self._alone = batch
+            self._loop.call_soon(self._write_alone, writer)
+        else:
+            writer.put(batch)
         return await future
+
+    def _write_alone(self, writer: Writer) -> None:
+        """Write the only batch of this turn of the loop here and now, or hand it to the writer's thread."""
+        batch, self._alone = self._alone, None
+        if batch is None:
+            return
+        answers = writer.at_once(batch)
+        if answers is None:
+            writer.put(batch)
+        else:
+            self._deliver(answers)
+
+    def _join(self) -> None:
+        """Give the batch that waits for the end of this turn to the writer's thread."""
+        if self._alone is not None and self._writer is not None:
+            self._writer.put(self._alone)
+            self._alone = None
 
     async def write_plain(self, job: Job[T], *, deadline: float | None = None) -> T:
         """Run a job in the writer thread outside any transaction: VACUUM, a checkpoint, a pragma."""
         writer = await self._wait_for_writer(0, deadline)
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
+        self._join()
         writer.put(Batch(job, future, 0, False, deadline, plain=True))
         return await future
 
@@ -238,7 +273,7 @@ class Database:
                 self._idle.put(connection)
 
     def _another(self) -> apsw.Connection:
-        connection = _reader(self.path, self.options)
+        connection = open_reader(self.path, self.options)
         self._pooled.append(connection)
         return connection
 
@@ -267,7 +302,7 @@ class Database:
 
     def _data_version(self) -> int:
         self._limit = float("inf")
-        return _pragma(self._reader, "data_version")
+        return pragma(self._reader, "data_version")
 
     def _noticed(self) -> bool:
         try:
@@ -315,6 +350,7 @@ class Database:
             return
         self._closed = self._loop.create_future()
         self._closing = True
+        self._join()
         if self._poller is not None:
             self._poller.cancel()
         self._wake_watchers()
@@ -335,7 +371,7 @@ class Database:
         for connection in (*self._pooled, self._reader):
             connection.close()
         if self._writer is not None:
-            _close_writer(self._writer.connection)
+            close_writer(self._writer.connection)
 
     def _check(self, *, closed: bool = False) -> None:
         if process_id() != self._pid:
@@ -363,113 +399,3 @@ def _finish(writer: Writer, pid: int) -> None:
     if process_id() == pid:
         writer.close()
         writer.thread.join(timeout=10)
-
-
-def _open(path: Path, options: SqliteOptions) -> apsw.Connection | None:
-    """Open the file, check that it is ours and return the connection that writes."""
-    if path.is_dir():
-        raise Unavailable("The database path is a folder.")
-    if not path.exists() and (options.read_only or not options.create):
-        raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
-    if not options.read_only and not (_may_write(path.parent) and (not path.exists() or _may_write(path))):
-        raise ReadOnly("The database file or its folder cannot be written.", hint="Give the process write permission to both.")
-    flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    try:
-        connection = _connect(path, options, flags)
-    except apsw.Error as error:
-        raise translate(error) from error
-    try:
-        _examine(connection, options)
-        if options.read_only:
-            connection.close()
-            return None
-        if connection.readonly("main"):
-            raise ReadOnly("The database file cannot be written.", hint="Give the process write permission, or open it for reading only.")
-        _prepare(connection, options)
-        return connection
-    except apsw.Error as error:
-        connection.close()
-        raise translate(error) from error
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _may_write(path: Path) -> bool:
-    # A missing folder is not this question's: opening says that the file cannot be opened.
-    return not path.exists() or os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _connect(path: Path, options: SqliteOptions, flags: int) -> apsw.Connection:
-    name = str(path)
-    if options.read_only and not _may_write(path.parent) and not path.with_name(path.name + "-wal").exists():
-        # Even reading a log needs a file beside it; where there can be none, nobody changes this file either.
-        name, flags = f"{path.absolute().as_uri()}?immutable=1", flags | apsw.SQLITE_OPEN_URI
-    return apsw.Connection(name, flags=flags, statementcachesize=400)
-
-
-def _patiently(connection: apsw.Connection, statement: str, options: SqliteOptions) -> list[Any]:
-    until = time.monotonic() + options.busy_timeout_s
-    while True:
-        try:
-            return connection.execute(statement).fetchall()
-        except apsw.BusyError:
-            if time.monotonic() > until:
-                raise Conflict("Another process keeps the database locked.") from None
-            time.sleep(0.01)
-
-
-def _pragma(connection: apsw.Connection, name: str) -> int:
-    found: Any = connection.execute(f"PRAGMA {name}").fetchall()[0][0]
-    return int(found)
-
-
-def _examine(connection: apsw.Connection, options: SqliteOptions) -> None:
-    application = _patiently(connection, "PRAGMA application_id", options)[0][0]
-    version = _pragma(connection, "user_version")
-    if application and application & ~0xFF != APPLICATION:
-        raise Corruption("The file is the database of another program.", hint="Check the path.")
-    if application & 0xFF > FORMAT or (options.newest is not None and version > options.newest):
-        raise NotProvisioned("The database was made by a newer program.", hint="Update this program.")
-    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-
-
-def _prepare(connection: apsw.Connection, options: SqliteOptions) -> None:
-    new = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-    if new:
-        connection.execute(f"PRAGMA page_size={options.page_size:d}")
-    mode = _patiently(connection, "PRAGMA journal_mode=WAL", options)
-    if mode != [("wal",)]:
-        raise Unavailable("The file system of the database cannot keep a write-ahead log.", hint="Put the file on a local disk.")
-    _tune(connection, options)
-    if new:
-        _patiently(connection, f"PRAGMA application_id={APPLICATION | FORMAT:d}", options)
-    for pragma in (f"synchronous={options.synchronous}", "secure_delete=ON", "foreign_keys=ON", "journal_size_limit=67108864"):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-
-
-def _tune(connection: apsw.Connection, options: SqliteOptions) -> None:
-    connection.execute(f"PRAGMA cache_size=-{options.cache_bytes // 1024:d}")
-    connection.execute(f"PRAGMA mmap_size={options.mmap_bytes:d}").fetchall()
-    connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("PRAGMA trusted_schema=OFF")
-
-
-def _reader(path: Path, options: SqliteOptions) -> apsw.Connection:
-    connection = _connect(path, options, apsw.SQLITE_OPEN_READONLY)
-    # Another process may hold the file for an instant, while it recovers or empties the log.
-    connection.set_busy_timeout(int(options.busy_timeout_s * 1000))
-    _tune(connection, options)
-    return connection
-
-
-def _close_writer(connection: apsw.Connection) -> None:
-    try:
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    except (apsw.BusyError, apsw.LockedError):
-        # Another process still reads: it, or the next one to open the file, empties the log.
-        return
-    except apsw.Error as error:
-        raise translate(error) from error
-    finally:
-        connection.close()

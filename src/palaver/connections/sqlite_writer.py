@@ -1,6 +1,7 @@
-"""The one thread that writes a SQLite file: it commits what many callers ask for together.
+"""The one writer of a SQLite file: its thread commits what many callers ask for together.
 
-It knows nothing of event loops: answers go to a `deliver` callback, once per group.
+It knows nothing of event loops: answers go to a `deliver` callback, once per group. A batch that is alone may be written
+by the thread that asks (`at_once`): two changes of threads cost more than the commit itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import apsw
 from palaver.connections.sqlite_errors import LOSES_TRANSACTION, translate, translate_commit
 from palaver.errors import OutcomeUnknown, Throttled
 
+QUICK_S = 0.001
+"""A commit that took longer keeps the next one off the calling thread, which is an event loop's."""
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], T]
 _log = logging.getLogger("palaver.sqlite")
@@ -80,7 +83,10 @@ class _Lost(Exception):
 
 
 class Writer:
-    """Drains a queue of jobs into transactions. All methods but `put`, `close` and `queued` run in its thread."""
+    """Drains a queue of jobs into transactions, one at a time, whichever thread runs it.
+
+    All methods but `put`, `close` and `at_once` run in its own thread.
+    """
 
     def __init__(
         self, connection: apsw.Connection, pace: Pace, deliver: Callable[[list[Answer]], None], clock: Callable[[], float]
@@ -95,6 +101,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._group: list[Batch] = []
         self._stopping = False
+        self._writing = threading.Lock()
+        self._quick = True
         self._log_pages = 0
         self._checkpoint_at = pace.checkpoint_pages
         self._execute = connection.cursor().execute
@@ -104,6 +112,37 @@ class Writer:
 
     def close(self) -> None:
         self._queue.put(None)
+
+    def at_once(self, batch: Batch) -> list[Answer] | None:
+        """Write a batch in the calling thread and return its answer; None, and nothing written, where the writer's thread has to.
+
+        It waits for nobody: not while that thread writes, another process holds the file, or commits took long lately.
+        """
+        if not self._quick or self._log_pages >= self._checkpoint_at or not self._writing.acquire(blocking=False):
+            return None
+        try:
+            self._execute("BEGIN IMMEDIATE")
+        except apsw.Error:
+            self._writing.release()
+            return None
+        started = time.perf_counter()
+        try:
+            if (skipped := self._take(batch)) is not None:
+                self._abandon()
+                return [skipped]
+            group = self._group = [batch]
+            return self._commit(group, [self._one(batch)])
+        except _Lost:
+            self._abandon()
+            self._untake(batch)
+            return None
+        except BaseException:
+            # Ctrl-C reaches this thread, and must not leave a transaction open for the next.
+            self._abandon()
+            raise
+        finally:
+            self._quick = time.perf_counter() - started < QUICK_S
+            self._writing.release()
 
     def shares(self) -> bool:
         """Say whether the open transaction holds several batches."""
@@ -121,16 +160,20 @@ class Writer:
             batch = take()
             if batch is None:
                 break
-            try:
-                answers = self._plain(batch) if batch.plain else self._transact(batch)
-            except BaseException:
-                # Nothing may end this thread: callers would wait for ever.
-                _log.exception("the writer of a SQLite file failed outside a job")
-                lost = OutcomeUnknown("The writer failed outside a job.")
-                answers = [(left.future, None, lost) for left in (batch, *self._group)]
+            with self._writing:
+                started = time.perf_counter()
+                try:
+                    answers = self._plain(batch) if batch.plain else self._transact(batch)
+                except BaseException:
+                    # Nothing may end this thread: callers would wait for ever.
+                    _log.exception("the writer of a SQLite file failed outside a job")
+                    lost = OutcomeUnknown("The writer failed outside a job.")
+                    answers = [(left.future, None, lost) for left in (batch, *self._group)]
+                self._quick = len(self._group) > 1 or time.perf_counter() - started < QUICK_S
             self._deliver(answers)
             if self._log_pages >= self._checkpoint_at:
-                self._checkpoint()
+                with self._writing:
+                    self._checkpoint()
 
     def _take(self, batch: Batch) -> Answer | None:
         """Count a batch as taken; return an answer for one that must not run any more."""
@@ -141,6 +184,10 @@ class Writer:
         if batch.deadline is not None and self._clock() > batch.deadline:
             return (batch.future, None, Throttled("The write queue did not reach this batch before its deadline."))
         return None
+
+    def _untake(self, batch: Batch) -> None:
+        self.taken -= 1
+        self.taken_bytes -= batch.cost
 
     def _transact(self, first: Batch) -> list[Answer]:
         """Run what is queued in one transaction and return every answer; durable when this returns."""
@@ -240,7 +287,7 @@ class Writer:
                 return (batch.future, batch.job(self.connection), None)
         except Rollback as undone:
             return (batch.future, undone.result, None)
-        except _Lost:
+        except (_Lost, KeyboardInterrupt, SystemExit):
             raise
         except LOSES_TRANSACTION as error:
             raise _Lost from error

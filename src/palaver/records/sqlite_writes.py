@@ -45,6 +45,7 @@ MOST_AT_ONCE = 32
 BULK_RUN = 250
 BULK_COST = 500
 BULK_PAUSE_S = 0.00005
+SHORT_COST = 32 * 1024
 _PADDING = (None,) * KEY_COLUMNS
 _FEED = "INSERT INTO palaver_changes (entity, kind, revision, key1, key2, key3, more) VALUES "
 _FEED_ROW = "(?, ?, ?, ?, ?, ?, ?)"
@@ -82,7 +83,10 @@ class Writes:
             return await self._create(writes)
         for op in writes.ops:
             self.rows(op.at.table)
-        return await self._database.write(lambda connection: self._decide(connection, writes), cost=_cost(writes.ops), savepoint=False)
+        cost = _cost(writes.ops)
+        return await self._database.write(
+            lambda connection: self._decide(connection, writes), cost=cost, savepoint=False, short=cost <= SHORT_COST
+        )
 
     # --- records that are new ---------------------------------------------------------------------------------------
 
@@ -98,7 +102,8 @@ class Writes:
             row = rows.encode(op.record, now_us)  # type: ignore[union-attr]
             cost += rows.weigh(row)
             creates.append((rows, row, op))  # type: ignore[arg-type]
-        return await self._database.write(_Creation(self, creates, writes), cost=cost, savepoint=False, together=self._together)
+        job = _Creation(self, creates, writes)
+        return await self._database.write(job, cost=cost, savepoint=False, together=self._together, short=cost <= SHORT_COST)
 
     def _create_job(self, creates: list[Create], writes: WriteSet, connection: apsw.Connection) -> Written | Refused:
         if not self._insert(connection, creates):

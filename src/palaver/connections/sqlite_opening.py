@@ -1,0 +1,127 @@
+"""Opening a SQLite file: what it may be, who may write it, and the settings every connection to it has."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from palaver.connections.sqlite_errors import translate
+from palaver.connections.sqlite_options import SqliteOptions
+from palaver.errors import Conflict, Corruption, NotProvisioned, ReadOnly, Unavailable
+
+APPLICATION = 0x50414C00
+FORMAT = 1
+
+
+def open_writer(path: Path, options: SqliteOptions) -> apsw.Connection | None:
+    """Open the file, check that it is ours and return the connection that writes."""
+    if path.is_dir():
+        raise Unavailable("The database path is a folder.")
+    if not path.exists() and (options.read_only or not options.create):
+        raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
+    if not options.read_only and not (_may_write(path.parent) and (not path.exists() or _may_write(path))):
+        raise ReadOnly("The database file or its folder cannot be written.", hint="Give the process write permission to both.")
+    flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    try:
+        connection = _connect(path, options, flags)
+    except apsw.Error as error:
+        raise translate(error) from error
+    try:
+        _examine(connection, options)
+        if options.read_only:
+            connection.close()
+            return None
+        if connection.readonly("main"):
+            raise ReadOnly("The database file cannot be written.", hint="Give the process write permission, or open it for reading only.")
+        _prepare(connection, options)
+        return connection
+    except apsw.Error as error:
+        connection.close()
+        raise translate(error) from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _may_write(path: Path) -> bool:
+    # A missing folder is not this question's: opening says that the file cannot be opened.
+    return not path.exists() or os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _connect(path: Path, options: SqliteOptions, flags: int) -> apsw.Connection:
+    name = str(path)
+    if options.read_only and not _may_write(path.parent) and not path.with_name(path.name + "-wal").exists():
+        # Even reading a log needs a file beside it; where there can be none, nobody changes this file either.
+        name, flags = f"{path.absolute().as_uri()}?immutable=1", flags | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(name, flags=flags, statementcachesize=400)
+
+
+def _patiently(connection: apsw.Connection, statement: str, options: SqliteOptions) -> list[Any]:
+    until = time.monotonic() + options.busy_timeout_s
+    while True:
+        try:
+            return connection.execute(statement).fetchall()
+        except apsw.BusyError:
+            if time.monotonic() > until:
+                raise Conflict("Another process keeps the database locked.") from None
+            time.sleep(0.01)
+
+
+def pragma(connection: apsw.Connection, name: str) -> int:
+    found: Any = connection.execute(f"PRAGMA {name}").fetchall()[0][0]
+    return int(found)
+
+
+def _examine(connection: apsw.Connection, options: SqliteOptions) -> None:
+    application = _patiently(connection, "PRAGMA application_id", options)[0][0]
+    version = pragma(connection, "user_version")
+    if application and application & ~0xFF != APPLICATION:
+        raise Corruption("The file is the database of another program.", hint="Check the path.")
+    if application & 0xFF > FORMAT or (options.newest is not None and version > options.newest):
+        raise NotProvisioned("The database was made by a newer program.", hint="Update this program.")
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+
+
+def _prepare(connection: apsw.Connection, options: SqliteOptions) -> None:
+    new = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    if new:
+        connection.execute(f"PRAGMA page_size={options.page_size:d}")
+    mode = _patiently(connection, "PRAGMA journal_mode=WAL", options)
+    if mode != [("wal",)]:
+        raise Unavailable("The file system of the database cannot keep a write-ahead log.", hint="Put the file on a local disk.")
+    _tune(connection, options)
+    if new:
+        _patiently(connection, f"PRAGMA application_id={APPLICATION | FORMAT:d}", options)
+    for pragma in (f"synchronous={options.synchronous}", "secure_delete=ON", "foreign_keys=ON", "journal_size_limit=67108864"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _tune(connection: apsw.Connection, options: SqliteOptions) -> None:
+    connection.execute(f"PRAGMA cache_size=-{options.cache_bytes // 1024:d}")
+    connection.execute(f"PRAGMA mmap_size={options.mmap_bytes:d}").fetchall()
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute("PRAGMA trusted_schema=OFF")
+
+
+def open_reader(path: Path, options: SqliteOptions) -> apsw.Connection:
+    connection = _connect(path, options, apsw.SQLITE_OPEN_READONLY)
+    # Another process may hold the file for an instant, while it recovers or empties the log.
+    connection.set_busy_timeout(int(options.busy_timeout_s * 1000))
+    _tune(connection, options)
+    return connection
+
+
+def close_writer(connection: apsw.Connection) -> None:
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except (apsw.BusyError, apsw.LockedError):
+        # Another process still reads: it, or the next one to open the file, empties the log.
+        return
+    except apsw.Error as error:
+        raise translate(error) from error
+    finally:
+        connection.close()

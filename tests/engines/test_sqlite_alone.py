@@ -1,0 +1,209 @@
+"""Facts about a short job that is alone: it may run in the event loop's thread, and means there what it means in the writer's."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from palaver.connections.sqlite import Database, SqliteOptions
+from palaver.connections.sqlite_writer import Batch
+from palaver.errors import AlreadyExists, Conflict, OutcomeUnknown, StorageFull
+
+INSERT = "INSERT INTO t VALUES (?)"
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(tmp_path / "a.db", options=SqliteOptions(busy_timeout_s=0.3))
+    await database.write(lambda connection: connection.execute("CREATE TABLE t (a INTEGER PRIMARY KEY) STRICT"))
+    yield database
+    await database.aclose()
+
+
+class Insert:
+    """Inserts a number, and notes in which thread."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, connection: apsw.Connection) -> int:
+        self.threads.append(threading.current_thread())
+        connection.execute(INSERT, (self.number,))
+        return self.number
+
+    @property
+    def here(self) -> list[bool]:
+        return [thread is threading.current_thread() for thread in self.threads]
+
+
+async def numbers(database: Database) -> list[Any]:
+    return await database.read(lambda connection: [number for (number,) in connection.execute("SELECT a FROM t ORDER BY a").fetchall()])
+
+
+async def quickly(database: Database) -> None:
+    """Return when the last commits were quick enough for the next to be made here; a loaded machine takes a few."""
+    for attempt in range(500):
+        probe = Insert(-1 - attempt)
+        await database.write(probe, savepoint=False, short=True)
+        if probe.here == [True]:
+            break
+    else:
+        pytest.fail("no commit was ever made in the event loop's thread")
+    await database.write(lambda connection: connection.execute("DELETE FROM t"))
+
+
+async def test_a_short_job_that_is_alone_runs_in_this_thread(database: Database) -> None:
+    await quickly(database)
+    assert [] == await numbers(database)
+    assert 1 == await database.write(Insert(1), savepoint=False, short=True)
+    assert [1] == await numbers(database)
+
+
+async def test_other_jobs_run_in_the_thread_of_the_writer(database: Database) -> None:
+    await quickly(database)
+    job = Insert(1)
+    await database.write(job, savepoint=False)
+    assert [False] == job.here
+
+
+async def test_jobs_of_one_turn_of_the_loop_share_a_commit(database: Database) -> None:
+    await quickly(database)
+    commits: list[int] = []
+
+    def note() -> bool:
+        commits.append(1)
+        return False
+
+    await database.write_plain(lambda connection: connection.set_commit_hook(note))
+    jobs = [Insert(n) for n in range(8)]
+    assert list(range(8)) == await asyncio.gather(*(database.write(job, savepoint=False, short=True) for job in jobs))
+    assert not any(here for job in jobs for here in job.here)
+    assert len(commits) < 8
+
+
+async def test_a_job_that_fails_is_answered_and_leaves_nothing(database: Database) -> None:
+    await quickly(database)
+    await database.write(Insert(1), savepoint=False, short=True)
+    with pytest.raises(AlreadyExists):
+        await database.write(Insert(1), savepoint=False, short=True)
+    assert 2 == await database.write(Insert(2), savepoint=False, short=True)
+    assert [1, 2] == await numbers(database)
+
+
+async def test_a_full_disk_is_told_to_its_caller(database: Database) -> None:
+    await quickly(database)
+
+    def fail(connection: apsw.Connection) -> None:
+        connection.execute(INSERT, (1,))
+        raise apsw.FullError("planted")
+
+    with pytest.raises(StorageFull):
+        await database.write(fail, savepoint=False, short=True)
+    assert 2 == await database.write(Insert(2), savepoint=False, short=True)
+    assert [2] == await numbers(database)
+
+
+async def test_a_commit_that_fails_is_an_unknown_outcome(database: Database) -> None:
+    await database.write(lambda connection: connection.execute("CREATE TABLE long (text TEXT)"))
+    await quickly(database)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = database.path.with_name("a.db-wal").stat().st_size
+    job = Insert(1)
+
+    def long(connection: apsw.Connection) -> None:
+        job(connection)
+        connection.execute("INSERT INTO long VALUES (?)", ("x" * 60_000,))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, hard))
+    try:
+        with pytest.raises(OutcomeUnknown):
+            await database.write(long, savepoint=False, short=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [True] == job.here
+    assert 2 == await database.write(Insert(2), savepoint=False, short=True)
+
+
+async def test_the_loop_does_not_wait_for_a_lock_of_another_connection(database: Database) -> None:
+    await quickly(database)
+    other = apsw.Connection(str(database.path))
+    other.execute("BEGIN IMMEDIATE")
+    job = Insert(1)
+    began = time.perf_counter()
+    writing = asyncio.create_task(database.write(job, savepoint=False, short=True))
+    await asyncio.sleep(0.01)
+    assert time.perf_counter() - began < 0.25, "the loop waited for the lock"
+    assert not writing.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert 1 == await writing
+    assert [False] == job.here
+
+
+async def test_a_lock_that_stays_is_a_conflict(database: Database) -> None:
+    await quickly(database)
+    other = apsw.Connection(str(database.path))
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Conflict):
+        await database.write(Insert(1), savepoint=False, short=True)
+    other.execute("ROLLBACK")
+    other.close()
+    assert [] == await numbers(database)
+
+
+async def test_after_a_slow_commit_the_next_is_not_made_here(database: Database) -> None:
+    await quickly(database)
+
+    def slow(connection: apsw.Connection) -> None:
+        time.sleep(0.01)
+
+    await database.write(slow, savepoint=False, short=True)
+    job = Insert(1)
+    await database.write(job, savepoint=False, short=True)
+    assert [False] == job.here
+
+
+async def test_a_caller_cancelled_before_the_end_of_the_turn_has_written_nothing(database: Database) -> None:
+    await quickly(database)
+    writing = asyncio.create_task(database.write(Insert(1), savepoint=False, short=True))
+    asyncio.get_running_loop().call_soon(writing.cancel)
+    await asyncio.gather(writing, return_exceptions=True)
+    assert writing.cancelled()
+    assert 2 == await database.write(Insert(2), savepoint=False, short=True)
+    assert [2] == await numbers(database)
+
+
+async def test_closing_in_the_same_turn_finishes_the_job(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "b.db")
+    await database.write(lambda connection: connection.execute("CREATE TABLE t (a INTEGER PRIMARY KEY) STRICT"))
+    writing = asyncio.create_task(database.write(Insert(1), savepoint=False, short=True))
+    await asyncio.sleep(0)
+    await database.aclose()
+    assert 1 == await writing
+    again = await Database.open(tmp_path / "b.db")
+    assert [1] == await numbers(again)
+    await again.aclose()
+
+
+async def test_ctrl_c_inside_a_job_leaves_no_transaction_open(database: Database) -> None:
+    def interrupted(connection: apsw.Connection) -> None:
+        connection.execute(INSERT, (1,))
+        raise KeyboardInterrupt
+
+    await quickly(database)
+    writer = database._writer
+    assert writer is not None
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with pytest.raises(KeyboardInterrupt):
+        writer.at_once(Batch(interrupted, future, 0, False, None))
+    assert 2 == await database.write(Insert(2), savepoint=False, short=True)
+    assert [2] == await numbers(database)
