@@ -158,6 +158,7 @@ async def _assemble(
     if any(table.name == SYSTEM.name for table in physical.tables):
         # Before anything is changed: what a newer program added is not to be dropped by an older one.
         await _refuse_newer(schema, stack.records)
+        await _refuse_half_a_copy(stack.records)
     changing = stack.embedded if migrate is None else migrate
     await _provision(planner, stack, physical, changing)
     core = Core(
@@ -208,6 +209,14 @@ async def _refuse_newer(schema: Schema, records: RecordEngine) -> dict[str, Any]
             hint="Update the program; older code could drop what it does not know.",
         )
     return dict(stored)
+
+
+async def _refuse_half_a_copy(records: RecordEngine) -> None:
+    """Refuse what a copy is still being made into: projections over half the data would be wrong for good."""
+    record = (await records.get((system("copy", "into"),)))[0]
+    body: Any = record["body"] if record else {}
+    if body and body["state"] != "finished":
+        raise NotProvisioned("A copy into this database has not ended.", hint="Run the same `palaver copy` again; it goes on where it was.")
 
 
 async def _remember_schema(core: Core) -> None:

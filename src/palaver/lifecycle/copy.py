@@ -1,0 +1,232 @@
+"""Copying a stack into another one: records, images, claims, jobs, objects, and the place in the feed.
+
+Everything is copied as it is stored, revisions and marks included, so that the target is the source under another URL. A
+copy that was cut off anywhere goes on where it was; until it has ended, nobody can open the target as a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from palaver.errors import ConfigError, Conflict
+from palaver.lifecycle.copy_blobs import Objects
+from palaver.lifecycle.copy_ends import (
+    INTO,
+    End,
+    can_take_in,
+    exists_as_declared,
+    fingerprint,
+    is_empty,
+    refuse_an_unfinished,
+    same_schema,
+    schema_kept,
+)
+from palaver.lifecycle.copy_follow import Follower
+from palaver.lifecycle.copy_pace import Pace
+from palaver.lifecycle.copy_progress import Progress
+from palaver.lifecycle.copy_records import FirstPass
+
+ROUNDS = 3
+
+
+class Watch:
+    """What is told while a copy runs; override what you want to hear."""
+
+    def records(self, table: str, count: int) -> None:
+        """So many more records of a table are in the target."""
+
+    def objects(self, count: int) -> None:
+        """So many more objects are."""
+
+    def lag(self, positions: int, seconds: float) -> None:
+        """The target is so many feed positions behind; the newest change it has is so old."""
+
+
+@dataclass
+class Copied:
+    """What one run of a copy did. `settled`: nobody wrote to the source during the last pass."""
+
+    records: Mapping[str, int] = field(default_factory=dict)
+    objects: int = 0
+    bytes: int = 0
+    removed_objects: int = 0
+    followed: int = 0
+    mended: int = 0
+    throttled: int = 0
+    lag: int = 0
+    resumed: bool = False
+    finished: bool = False
+    settled: bool = False
+
+
+class Copy:
+    """One copy from a source into a target, both opened."""
+
+    def __init__(
+        self, source: End, target: End, *, into_existing: bool = False, provision: bool = False, watch: Watch | None = None
+    ) -> None:
+        self._source, self._target = source, target
+        self._into_existing, self._provision = into_existing, provision
+        self._watch, self._pace = watch or Watch(), Pace()
+        self._counts: Counter[str] = Counter()
+        self.report = Copied()
+
+    async def run(self, *, follow: bool = False, until_caught_up: bool = False, stop: asyncio.Event | None = None) -> Copied:
+        """Copy, or go on with a copy that was cut off. With `follow` it keeps up with the source until `stop` is set, and is then
+        not finished: the next run goes on. With `until_caught_up` it ends, finished, when nothing is left to follow.
+
+        Raises Conflict (a target that is not empty, another copier, a source migrated meanwhile), NotProvisioned (schemas that
+        differ), ConfigError (one database on both ends), Unavailable where a side cannot be reached for a minute.
+        """
+        progress = await self._begin()
+        self.report.resumed = progress.resumed
+        stop = stop or asyncio.Event()
+        async with progress.held():
+            follower = Follower(self._source, self._target, progress, self._pace)
+            objects = Objects(self._source, self._target, progress, self._pace, self._watch.objects)
+            try:
+                await self._through(progress, follower, objects, follow, until_caught_up, stop)
+            finally:
+                self._note(progress, follower, objects)
+        return self.report
+
+    async def _through(
+        self, progress: Progress, follower: Follower, objects: Objects, follow: bool, until_caught_up: bool, stop: asyncio.Event
+    ) -> None:
+        if not progress.resumed:
+            await self._refuse_itself(progress)
+            await follower.begin()
+            await progress.save()
+        begun = await schema_kept(self._source)
+        if progress.state == "copying":
+            await FirstPass(self._source, self._target, progress, self._pace, self._told).run()
+            await self._objects(objects)
+            progress.state = "following"
+            await progress.save()
+        if follow:
+            await self._follow(progress, follower, until_caught_up, stop)
+            if not until_caught_up or stop.is_set():
+                return
+        await self._finish(progress, follower, objects, begun)
+
+    # --- before -----------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> Progress:
+        source, target = self._source, self._target
+        if source.name == target.name:
+            raise ConfigError("The source and the target are the same database.", hint="Name two.")
+        can_take_in(target)
+        await exists_as_declared(source, provision=False, what="source")
+        await refuse_an_unfinished(source)
+        await exists_as_declared(target, provision=self._provision, what="target")
+        schema = await same_schema(source, target)
+        found = await Progress.find(target)
+        if found is not None and await self._goes_on(found):
+            if found.schema != schema:
+                raise Conflict("The schema changed since this copy was begun.", hint="Empty the target and copy again.")
+            return found
+        if found is None and not self._into_existing and not await is_empty(target, source):
+            raise Conflict(
+                "The target is not empty.",
+                hint="Name an empty one; --into-existing adds to what is there, newer records staying as they are.",
+            )
+        begun = Progress(target, fingerprint(source.name), schema=schema, into_existing=self._into_existing)
+        if found is not None:
+            begun.replaces(found)
+        return begun
+
+    async def _goes_on(self, found: Progress) -> bool:
+        """Say whether to go on with the copy a target knows of; False: begin one into what is there."""
+        same = found.source == fingerprint(self._source.name)
+        if found.state != "finished":
+            if not same:
+                raise Conflict(
+                    "The target is an unfinished copy of another source.", hint="Let that copy end first, or name another target."
+                )
+            if self._into_existing and not found.into_existing:
+                raise Conflict("This copy was begun without --into-existing.", hint="Go on without it.")
+            return True
+        if self._into_existing:
+            return False
+        if same and not found.into_existing and (await self._target.records.changes(None, 0)).head == found.target_head:
+            found.state = "following"
+            return True
+        raise Conflict(
+            "The target is a finished copy and has been used since." if same else "The target is not empty.",
+            hint="Name an empty one; --into-existing adds to what is there, newer records staying as they are.",
+        )
+
+    async def _refuse_itself(self, progress: Progress) -> None:
+        """Two URLs may name one database: what was just written into the target must not be in the source."""
+        record = (await self._source.records.get((INTO,)))[0]
+        body: Any = record["body"] if record else {}
+        if body.get("nonce") == progress.nonce:
+            await progress.forget()
+            raise ConfigError("The source and the target are the same database.", hint="Name two.")
+
+    # --- during -----------------------------------------------------------------------------------------------------
+
+    def _told(self, table: str, count: int) -> None:
+        self._counts[table] += count
+        self._watch.records(table, count)
+
+    async def _objects(self, objects: Objects) -> None:
+        moved = await objects.run()
+        self.report.objects += moved.objects
+        self.report.bytes += moved.bytes
+        self.report.removed_objects += moved.removed
+
+    async def _follow(self, progress: Progress, follower: Follower, until_caught_up: bool, stop: asyncio.Event) -> None:
+        await follower.catch_up(stop.is_set)
+        if not progress.searchable and not progress.into_existing and not stop.is_set():
+            await follower.make_searchable()
+        while not stop.is_set():
+            await follower.catch_up(stop.is_set)
+            positions, seconds = await follower.lag()
+            self._watch.lag(positions, seconds)
+            if until_caught_up and not positions:
+                return
+            if not positions:
+                await _either(follower.wait(), stop.wait())
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def _finish(self, progress: Progress, follower: Follower, objects: Objects, begun: dict[str, Any]) -> None:
+        for _ in range(ROUNDS):
+            # Read before the rows they stand for: a position too early counts nothing twice, one too late would miss something.
+            positions = await follower.positions()
+            await follower.catch_up()
+            await follower.settle()
+            late = await follower.catch_up()
+            await self._objects(objects)
+            if not late:
+                break
+        await follower.refuse_another_schema(begun)
+        if not progress.into_existing:
+            await follower.make_searchable()
+        await follower.position(positions)
+        self.report.settled = not late
+        progress.state = "finished"
+        progress.target_head = (await self._target.records.changes(None, 0)).head
+        await progress.save()
+        self.report.finished = True
+
+    def _note(self, progress: Progress, follower: Follower, objects: Objects) -> None:
+        self.report.records = dict(self._counts)
+        self.report.followed, self.report.mended = follower.applied, follower.repaired
+        self.report.throttled = self._pace.throttled
+
+
+async def _either(*waiting: Any) -> None:
+    """Return when one of them has ended."""
+    tasks = [asyncio.ensure_future(each) for each in waiting]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,219 @@
+"""The two ends of a copy: a stack opened beside its store's machinery, who it is, and whether it can be copied from or into."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from palaver import config, evolve
+from palaver.clock import Clock, SystemClock
+from palaver.core import Core
+from palaver.cursor import Signer
+from palaver.errors import ConfigError, Conflict, NotProvisioned
+from palaver.feed import Projection
+from palaver.lifecycle.copy_pace import Pace
+from palaver.ops import Table
+from palaver.plan import Planner
+from palaver.ports import ContinuesFeed, RecordEngine, Restores
+from palaver.schema import Schema
+from palaver.searching import SearchProjection
+from palaver.store import Store
+from palaver.system import SYSTEM, system
+from palaver.upkeep import Released
+from palaver.values import KeyPart, Record
+
+INTO = system("copy", "into")
+"""Where a target keeps which copy it is, and how far that has come."""
+
+# What belongs to one database and its processes, not to what it holds: leases, positions, copies.
+OWN = ("projection", "copy")
+# What opening an empty database leaves in it.
+FRESH = (*OWN, "schema", "key")
+NAMES_A_DATABASE = ("schema", "endpoint")
+SCAN = 500
+
+
+@dataclass
+class End:
+    """One of the two stacks of a copy."""
+
+    name: str
+    core: Core
+    embedded: bool
+
+    @property
+    def records(self) -> RecordEngine:
+        return self.core.records
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        return self.core.planner.tables
+
+    @staticmethod
+    @asynccontextmanager
+    async def open(
+        url: str, schema: Schema, *, projections: Iterable[config.ProjectionFactory] = (), clock: Clock | None = None
+    ) -> AsyncIterator[End]:
+        """Open a stack without preparing, running or refusing anything; close it afterwards."""
+        planner, clock = Planner(schema), clock or SystemClock()
+        stack = await config._stack(config.parse_url(url), tuple(planner.tables.values()), clock)
+        core = Core(
+            schema=schema,
+            planner=planner,
+            records=stack.records,
+            blobs=stack.blobs,
+            search=stack.search,
+            clock=clock,
+            # Nobody is given a cursor here.
+            signer=Signer([b"no cursor is signed by a copy"]),
+            url=identity(url),
+            closers=stack.closers,
+            loop=asyncio.get_running_loop(),
+            pid=os.getpid(),
+        )
+        store = Store(core)
+        core.projections.extend(projections_of(store, projections))
+        try:
+            yield End(identity(url), core, stack.embedded)
+        finally:
+            await store.aclose()
+
+
+def projections_of(store: Store, made: Iterable[config.ProjectionFactory]) -> list[Projection]:
+    """Return the projections a store of this schema runs."""
+    core = store.core
+    found: list[Projection] = []
+    if any(declared.blobs for declared in core.schema.entities.values()):
+        found.append(Released(core))
+    if core.schema.searches:
+        found.append(SearchProjection(core))
+    return [*found, *(make(store) for make in made)]
+
+
+def identity(url: str) -> str:
+    """Return what a URL names, without passwords and options: two URLs of one database should give the same text."""
+    parts = urlsplit(url) if "://" in url or url.startswith("memory:") else None
+    if parts is None or parts.scheme == "sqlite":
+        path = url if parts is None else config.parse_url(url).path
+        return f"sqlite:{Path(path).resolve()}"
+    try:
+        port = parts.port
+    except ValueError:
+        raise ConfigError("The port in the URL is no number.") from None
+    where = f"{(parts.hostname or '')}:{port}" if port else (parts.hostname or "")
+    options = "&".join(f"{name}={value}" for name, value in sorted(parse_qsl(parts.query)) if name in NAMES_A_DATABASE)
+    return f"{parts.scheme}://{where}{parts.path}" + (f"?{options}" if options else "")
+
+
+def fingerprint(name: str) -> str:
+    return sha256(name.encode()).hexdigest()[:32]
+
+
+async def exists_as_declared(end: End, *, provision: bool, what: str) -> None:
+    """Refuse a database that lacks tables, columns or indexes of the schema; give them to it where that is allowed."""
+    physical = await end.records.describe()
+    todo = evolve.steps(physical, end.tables.values())
+    if todo and not provision and physical.tables:
+        raise NotProvisioned(
+            f"The {what} lacks {len(todo)} of the tables, columns and indexes of the schema.",
+            hint="Run `palaver migrate apply` there" + (", or copy with --migrate." if what == "target" else "."),
+        )
+    if todo and what == "source" and not physical.tables:
+        raise NotProvisioned("The source holds nothing of this schema.", hint="Check its URL.")
+    for step in todo:
+        await end.records.apply(step)
+
+
+async def schema_kept(end: End) -> dict[str, Any]:
+    """Return what a database says of the schema it was written with."""
+    record = (await end.records.get((system("schema", "current"),)))[0]
+    body: Any = record["body"] if record else {}
+    return dict(body)
+
+
+async def same_schema(source: End, target: End) -> str:
+    """Return the fingerprint of the schema both are written with; refuse another one, an older and a newer one."""
+    schema = source.core.schema
+    mine = {"name": schema.name, "version": schema.version}
+    for end, what in ((source, "source"), (target, "target")):
+        kept = await schema_kept(end)
+        if kept and {name: kept[name] for name in mine} != mine:
+            raise NotProvisioned(
+                f"The {what} was written with version {kept['version']} of schema {kept['name']};"
+                f" this program has version {schema.version} of {schema.name}.",
+                hint="Bring both databases to one version with `palaver migrate apply` first.",
+            )
+    return schema.fingerprint
+
+
+def can_take_in(target: End) -> None:
+    if not isinstance(target.records, Restores) or not isinstance(target.records, ContinuesFeed):
+        raise ConfigError(f"{type(target.records).__name__} cannot take in what another database has.", hint="Copy into another stack.")
+
+
+async def is_empty(target: End, source: End) -> bool:
+    """Say whether nothing was ever written to a target but what opening it leaves."""
+    if (await target.records.changes(None, 0)).head:
+        return False
+    for name in target.tables:
+        if name != SYSTEM.name and (await target.records.scan(name, after=None, limit=1)).records:
+            return False
+    async for page in pages(target, SYSTEM.name):
+        if any(record["scope"] not in FRESH for record in page):
+            return False
+    async for info in target.core.blobs.list():
+        # Both may keep their objects in one place; then there is nothing to copy, and nothing is strange there.
+        return await source.core.blobs.head(info.key) is not None
+    return True
+
+
+async def pages(
+    end: End, table: str, *, pace: Pace | None = None, segment: tuple[int, int] = (0, 1), after: tuple[KeyPart, ...] | None = None
+) -> AsyncIterator[Sequence[Record]]:
+    """Yield what is stored in a table, page by page."""
+    pace = pace or Pace()
+    while True:
+        page = await pace.run(partial(end.records.scan, table, after=after, limit=SCAN, segment=segment))
+        yield page.records
+        if page.last is None:
+            return
+        after = page.last
+
+
+def copied(table: str, records: Sequence[Record]) -> list[Record]:
+    """Return the records that belong to what a database holds, not to the database itself."""
+    if table != SYSTEM.name:
+        return list(records)
+    return [record for record in records if record["scope"] not in OWN]
+
+
+def in_order(tables: Mapping[str, Table]) -> list[list[str]]:
+    """Return table names in levels: what a foreign key points to is on an earlier level, as far as they form no circle."""
+    left = dict(tables)
+    levels: list[list[str]] = []
+    while left:
+        free = [name for name, table in left.items() if not any(belt.table in left and belt.table != name for belt in table.belts)]
+        levels.append(free or list(left))
+        for name in levels[-1]:
+            del left[name]
+    return levels
+
+
+def is_followed(table: Table) -> bool:
+    """Say whether writes to a table are in the feed; images and the system's own records are compared instead."""
+    return table.feed
+
+
+async def refuse_an_unfinished(source: End) -> None:
+    record = (await source.records.get((INTO,)))[0]
+    body: Any = record["body"] if record else {}
+    if body and body["state"] != "finished":
+        raise Conflict("The source is an unfinished copy of another database.", hint="Let that copy end first.")
