@@ -141,7 +141,7 @@ def _chain(region: str) -> Any:
             "There are no AWS credentials in the environment.",
             hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or install palaver[aws] for profiles, SSO and roles.",
         )
-    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+    from botocore.exceptions import BotoCoreError, ConfigParseError, PartialCredentialsError, ProfileNotFound  # type: ignore[import-untyped]
     from botocore.session import Session  # type: ignore[import-untyped]
 
     session = Session()
@@ -149,6 +149,9 @@ def _chain(region: str) -> Any:
     try:
         credentials = session.get_credentials()
     except BotoCoreError as error:
+        if isinstance(error, (ProfileNotFound, ConfigParseError, PartialCredentialsError)):
+            name = type(error).__name__
+            raise ConfigError(f"The AWS configuration cannot be used ({name}).", hint="Look at AWS_PROFILE and its files.") from None
         raise _unresolved(error) from None
     if credentials is None:
         raise ConfigError(
