@@ -61,16 +61,21 @@ def _entity(declared: Declared) -> dict[str, Any]:
             }
             for spec in declared.fields.values()
         },
-        "shadows": {
-            **{column: _computed(declared, part) for column, part in declared.shadows},
-            **{path.shard_column: f"one of {path.shards} shards" for path in declared.sharded},
-        },
+        "shadows": computed(declared),
         "uniques": {
             name: {"fields": [part.path for part in unique.parts], "when": "" if unique.when is None else repr(unique.when)}
             for name, unique in declared.uniques.items()
         },
         "references": {ref.name: {"fields": list(ref.fields), "to": _named(ref.to), "on_delete": ref.on_delete} for ref in declared.refs},
         "history_s": None if declared.history is None else declared.history // timedelta(seconds=1),
+    }
+
+
+def computed(declared: Declared) -> dict[str, str]:
+    """Return what each shadow column is computed from, and how, in words that change with it."""
+    return {
+        **{column: _computed(declared, part) for column, part in declared.shadows},
+        **{path.shard_column: f"one of {path.shards} shards" for path in declared.sharded},
     }
 
 

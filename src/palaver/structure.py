@@ -101,6 +101,8 @@ class AddColumn:
 
 @dataclass(frozen=True, slots=True)
 class CreateIndex:
+    """The index is there and complete; one of that name with other parts is replaced, readers having one or the other."""
+
     table: Table
     index: IndexSpec
 
@@ -182,8 +184,8 @@ def after_step(table: Table, step: Step) -> Table:
     match step:
         case AddColumn(_, column) if column.name not in names:
             return replace(table, columns=(*table.columns, column))
-        case CreateIndex(_, index) if all(index.name != each.name for each in table.indexes):
-            return replace(table, indexes=(*table.indexes, index))
+        case CreateIndex(_, index) if index not in table.indexes:
+            return replace(table, indexes=(*(each for each in table.indexes if each.name != index.name), index))
         case DropIndex(_, name):
             return replace(table, indexes=tuple(index for index in table.indexes if index.name != name))
         case RenameColumn(_, old, new) if old in names:

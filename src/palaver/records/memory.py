@@ -441,11 +441,12 @@ class MemoryRecords:
                 case AlterColumn(_, column) if kinds[column.name] != column.kind and column.name in record:
                     record[column.name] = CONVERSIONS[kinds[column.name], column.kind](record[column.name])
         shelf.table = after
-        for name in [name for name in shelf.indexes if all(name != index.name for index in after.indexes)]:
-            del shelf.indexes[name]
-        for index in after.indexes:
-            if index.name not in shelf.indexes:
-                shelf.indexes[index.name] = shelf.filled(Ordered(position_names(after, index.name)))
+        names = {index.name: position_names(after, index.name) for index in after.indexes}
+        orders = {name: shelf.indexes.get(name) for name in names}
+        shelf.indexes = {
+            name: order if order is not None and order.names == names[name] else shelf.filled(Ordered(names[name]))
+            for name, order in orders.items()
+        }
         if before.expires != after.expires:
             shelf.by_expiry = shelf.filled(Ordered((after.expires, *after.key))) if after.expires else None
 

@@ -82,7 +82,7 @@ def statements(before: Table, step: Step) -> list[str]:
         return []
     match step:
         case CreateIndex(_, index):
-            return [sql.create_index(after, index, SQLITE)]
+            return [sql.drop_index(before, index.name, SQLITE), sql.create_index(after, index, SQLITE)]
         case DropIndex(_, name):
             return [sql.drop_index(before, name, SQLITE)]
         case SetExpiry():

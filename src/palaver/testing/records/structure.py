@@ -124,6 +124,17 @@ class Structure(RecordSuite):
         found = next(table for table in (await engine.describe()).tables if table.name == NOTES.name)
         assert "by_kind" not in {index.name for index in found.indexes}
 
+    async def test_an_index_created_with_other_parts_replaces_the_one_of_its_name(self, engine: RecordEngine) -> None:
+        await engine.apply(CreateTable(EXTRA))
+        await written(engine, *(put(EXTRA, {"id": id, "size": 5, "group": group}) for id, group in (("a", "y"), ("b", "x"), ("c", "y"))))
+        index = IndexSpec("by_group", ("size",), ("group",))
+        for _ in range(2):
+            await engine.apply(CreateIndex(replace(EXTRA, indexes=(index,)), index))
+        assert "b" == ids(await self.all_of(engine, Read(EXTRA.name, "by_group", (5,))))[0]
+        assert ["b"] == ids(await self.all_of(engine, Read(EXTRA.name, "by_group", (5,), ("x",))))
+        found = next(table for table in (await engine.describe()).tables if table.name == EXTRA.name)
+        assert (index,) == found.indexes
+
     async def test_a_step_taken_twice_is_taken_once(self, engine: RecordEngine) -> None:
         column, index = Column("more", "int"), IndexSpec("by_size", ("group",), ("size",))
         wider = replace(EXTRA, columns=(*EXTRA.columns, column), indexes=(*EXTRA.indexes, index))

@@ -1,0 +1,28 @@
+"""Old schema → new schema: ordered steps with what they need of the data, or a refusal where data would be stranded.
+
+`diff` compares and decides; `actions` are what it decides on; `plans` writes it to a file. Nothing here awaits.
+"""
+
+from palaver.evolve.actions import Action, Claim, Demand, Fill, Rebuild, Release, Take
+from palaver.evolve.diff import Migration, migration
+from palaver.evolve.drift import base_of, comparable, drift_of
+from palaver.evolve.plans import plain_plan, plan_of, plan_text
+
+__all__ = [
+    "Action",
+    "Claim",
+    "Demand",
+    "Fill",
+    "Migration",
+    "Rebuild",
+    "Release",
+    "Take",
+    "base_of",
+    "comparable",
+    "drift_of",
+    "migration",
+    "plain_plan",
+    "plan_of",
+    "plan_text",
+]
+from palaver.evolve.old import steps as steps

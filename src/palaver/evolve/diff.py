@@ -1,0 +1,277 @@
+"""Old schema → new schema: what is stored and its snapshot on one side, the declaration on the other, ordered steps between.
+
+Every step is also taken in thought, so that the next is derived from what will be there; nothing here reads a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from palaver.declared import Declared
+from palaver.errors import NotProvisioned
+from palaver.evolve.actions import AUTOMATIC, Action, Claim, Demand, Effect, Rebuild, Release, Take
+from palaver.evolve.columns import Columns, is_required
+from palaver.evolve.drift import base_of, drift_of
+from palaver.ops import CreateIndex, CreateTable, DropIndex, DropTable, Physical, RenameTable, SetExpiry, Step, Table, after_step
+from palaver.plan import Planner
+from palaver.snapshot import table_of
+from palaver.system import HISTORY
+
+PHASES = (
+    "tables renamed",
+    "tables",
+    "indexes in the way",
+    "columns renamed",
+    "columns",
+    "columns widened",
+    "fills",
+    "claims",
+    "columns tightened",
+    "expiry",
+    "indexes",
+    "indexes gone",
+    "claims gone",
+    "columns gone",
+    "tables gone",
+    "projections",
+)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """From what a database holds to what a schema declares: the steps in order, what they need, and what stays behind."""
+
+    schema: str
+    from_version: int
+    from_fingerprint: str
+    version: int
+    fingerprint: str
+    base: str
+    actions: tuple[Action, ...] = ()
+    demands: tuple[Demand, ...] = ()
+    kept: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+
+    @property
+    def automatic(self) -> bool:
+        """Whether nothing in it can hurt a program of the version before."""
+        return all(action.effect in AUTOMATIC for action in self.actions)
+
+
+@dataclass
+class Draft:
+    """A migration being made: what is stored by now, the actions of each phase, and what cannot be done."""
+
+    now: dict[str, Table]
+    allow: Collection[str]
+    phases: dict[str, list[Action]] = field(default_factory=lambda: {name: [] for name in PHASES})
+    demands: list[Demand] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    refusals: list[NotProvisioned] = field(default_factory=list)
+
+    def take(self, phase: str, step: Step, effect: Effect) -> None:
+        self.phases[phase].append(Take(step, effect))
+        if isinstance(step, CreateTable):
+            self.now[step.table.name] = step.table
+        elif isinstance(step, DropTable):
+            del self.now[step.table.name]
+        else:
+            old = step.old if isinstance(step, RenameTable) else step.table.name
+            self.now[step.table.name] = after_step(self.now.pop(old), step)
+
+    def refuse(self, message: str, hint: str, **context: str) -> None:
+        self.refusals.append(NotProvisioned(message, hint=hint, **context))
+
+    def loses(self, label: str) -> bool:
+        """Say whether the caller allowed this loss; otherwise it is kept."""
+        if label in self.allow:
+            self.used.add(label)
+            return True
+        self.kept.append(label)
+        return False
+
+
+def migration(
+    planner: Planner,
+    physical: Physical,
+    stored: Mapping[str, Any] | None = None,
+    *,
+    allow: Collection[str] = (),
+    renames: bool = True,
+) -> Migration:
+    """Return what makes a database fit a schema; `stored` is what was kept with the data at the last change.
+
+    Raises NotProvisioned, with every reason, where stored data would be stranded; `allow` names what may be lost.
+    """
+    stored = stored or {}
+    snapshot: Mapping[str, Any] = stored.get("snapshot") or {}
+    draft = Draft({table.name: table for table in physical.tables}, allow)
+    _tables(draft, planner, snapshot, renames)
+    _uniques(draft, planner, snapshot, bool(physical.tables))
+    _references(draft, planner, snapshot)
+    _searches(draft, planner, snapshot)
+    _gone(draft, planner, snapshot)
+    for label in sorted(set(allow) - draft.used):
+        draft.refuse(f"Nothing stored is called {label} and would be lost.", hint="Name what `palaver migrate plan` lists as kept.")
+    if draft.refusals:
+        first = draft.refusals[0]
+        message = " ".join(f"{each.message} {each.hint}" for each in draft.refusals) if len(draft.refusals) > 1 else first.message
+        raise NotProvisioned(message, hint=first.hint if len(draft.refusals) == 1 else "", **first.context)
+    schema = planner.schema
+    return Migration(
+        schema.name,
+        int(stored.get("version", 0)),
+        str(stored.get("fingerprint", "")),
+        schema.version,
+        schema.fingerprint,
+        base_of(physical, stored),
+        tuple(action for phase in PHASES for action in draft.phases[phase]),
+        tuple(draft.demands),
+        tuple(draft.kept),
+        tuple(drift_of(physical, stored)),
+    )
+
+
+def _tables(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], renames: bool) -> None:
+    entities = {entity["table"]["name"]: entity for entity in snapshot.get("entities", ())}
+    declared = {each.table.name: each for each in planner.schema.entities.values()}
+    for name, table in planner.tables.items():
+        owner = declared.get(name)
+        before = _renamed(draft, planner, table, declared.get(name.removesuffix(HISTORY)), renames) or name
+        if name not in draft.now:
+            draft.take("tables", CreateTable(table), "adds")
+            continue
+        _table(draft, table, owner, entities.get(before, {}))
+
+
+def _renamed(draft: Draft, planner: Planner, table: Table, owner: Declared | None, renames: bool) -> str | None:
+    """Take the table along under its new name; return the name it is stored under."""
+    if owner is None or not (former := owner.entity.__palaver_renamed_from__):
+        former = table.name
+    elif table.name.endswith(HISTORY):
+        former += HISTORY
+    if table.name in draft.now:
+        former = table.name
+    if former not in draft.now or former in planner.tables.keys() - {table.name}:
+        return None
+    stored = draft.now[former]
+    if former != table.name and not renames:
+        draft.refuse(
+            f"{table.entity} is stored in {former}, and this engine keeps the names of its tables.",
+            hint=f'Keep table="{former}", or copy the records to a new database: `palaver copy`.',
+            entity=table.entity,
+        )
+    if renames and (stored.name, stored.entity) != (table.name, table.entity):
+        draft.take("tables renamed", RenameTable(table, former), "renames")
+    return former if table.name in draft.now else None
+
+
+def _table(draft: Draft, table: Table, owner: Declared | None, before: Mapping[str, Any]) -> None:
+    if draft.now[table.name].key != table.key or draft.now[table.name].partition != table.partition:
+        draft.refuse(
+            f"{table.entity} is stored with another key than it declares.",
+            hint="A key cannot change in place: copy the records into a new entity.",
+            entity=table.entity,
+        )
+        return
+    Columns(draft, table, owner, before).compare()
+    now = draft.now[table.name]
+    if now.expires != table.expires:
+        draft.take("expiry", SetExpiry(table, table.expires), "adds" if now.expires is None else "widens")
+    indexes = {index.name: index for index in draft.now[table.name].indexes}
+    wanted = {index.name: index for index in table.indexes}
+    for name, index in wanted.items():
+        if indexes.get(name) != index:
+            draft.take("indexes", CreateIndex(table, index), "adds")
+    for name in indexes.keys() - wanted.keys():
+        draft.take("indexes gone", DropIndex(table, name), "tidies")
+    for column in draft.now[table.name].columns:
+        if column.shadow and all(column.name != each.name for each in table.columns):
+            Columns(draft, table, owner, before).forget(column)
+
+
+# --- what records hold beside their columns -------------------------------------------------------------------------
+
+
+def _uniques(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], existed: bool) -> None:
+    """Reserve the values of unique sets that are new, or claim something else than before."""
+    created = {action.step.table.name for action in draft.phases["tables"] if isinstance(action, Take)}
+    former = {action.step.table.name: action.step.old for action in draft.phases["tables renamed"] if isinstance(action, Take)}  # type: ignore[union-attr]
+    entities = {entity["table"]["name"]: entity for entity in snapshot.get("entities", ())}
+    held = {(entity["name"], name) for entity in entities.values() for name in entity["uniques"]}
+    for declared in planner.schema.entities.values():
+        table = declared.table.name
+        before = entities.get(former.get(table, table))
+        if table in created or not existed:
+            continue
+        renamed = _field_names(declared, before or {})
+        for name, unique in declared.uniques.items():
+            old = (before or {}).get("uniques", {}).get(name)
+            fields = [renamed.get(part.path, part.path) for part in unique.parts]
+            when = "" if unique.when is None else repr(unique.when)
+            # A claim names the entity and says where the record lies, so both count.
+            same = old == {"fields": fields, "when": when} and before is not None and before["name"] == declared.name
+            if not same or table in former:
+                draft.phases["claims"].append(Claim(table, declared.name, name))
+                draft.demands.append(Demand("distinct", table, declared.name, name, hint="Change the records that share a value first."))
+    wanted = {(declared.name, name) for declared in planner.schema.entities.values() for name in declared.uniques}
+    draft.phases["claims gone"] += [Release(entity, name) for entity, name in sorted(held - wanted)]
+
+
+def _field_names(declared: Declared, before: Mapping[str, Any]) -> dict[str, str]:
+    """Return the former names of fields that were renamed."""
+    from palaver.markers import RenamedFrom
+
+    old = before.get("fields", {})
+    marked = {spec.name: spec.marker(RenamedFrom) for spec in declared.fields.values()}
+    return {name: marker.name for name, marker in marked.items() if marker is not None and marker.name in old and name not in old}
+
+
+def _references(draft: Draft, planner: Planner, snapshot: Mapping[str, Any]) -> None:
+    """Have the parents of a reference that is new looked for."""
+    entities = {entity["name"]: entity for entity in snapshot.get("entities", ())}
+    created = {action.step.table.name for action in draft.phases["tables"] if isinstance(action, Take)}
+    for reference in planner.schema.references:
+        child = reference.child
+        before = entities.get(child.name)
+        if before is None or child.table.name in created:
+            continue
+        known = {(tuple(old["fields"]), old["to"]) for old in before["references"].values()}
+        renamed = _field_names(child, before)
+        if (tuple(renamed.get(name, name) for name in reference.ref.fields), reference.parent.name) not in known:
+            hint = f"Create the missing {reference.parent.name} records, or delete those that refer to them."
+            draft.demands.append(Demand("refers", child.table.name, child.name, reference.ref.name, hint=hint))
+
+
+def _searches(draft: Draft, planner: Planner, snapshot: Mapping[str, Any]) -> None:
+    """Fill an index anew whose documents come from elsewhere, while it is itself declared as it was."""
+    old = {search["name"]: search for search in snapshot.get("searches", ())}
+    new = {search["name"]: search for search in planner.schema.snapshot()["searches"]}
+    for name in old.keys() & new.keys():
+        if all(old[name][part] == new[name][part] for part in ("text", "filters", "required")) and old[name] != new[name]:
+            draft.phases["projections"] = [Rebuild("search")]
+
+
+def _gone(draft: Draft, planner: Planner, snapshot: Mapping[str, Any]) -> None:
+    """Keep the tables of entities that are declared no more, unless their loss was allowed."""
+    declared = {entity["table"]["name"]: entity for entity in snapshot.get("entities", ())}
+    for name, table in list(draft.now.items()):
+        if name in planner.tables:
+            continue
+        entity = table.entity.removesuffix("History") + ".history" if name.endswith(HISTORY) else table.entity
+        known = name in declared or name.removesuffix(HISTORY) in declared
+        if not known and entity not in draft.allow:
+            continue
+        if draft.loses(entity):
+            draft.take("tables gone", DropTable(table_of(declared[name]["table"]) if name in declared else table), "drops")
+
+
+def required_columns(table: Table) -> Iterable[str]:
+    """Return the columns every stored record has."""
+    return [column.name for column in table.columns if is_required(table, column)]
+
+
+__all__ = ["PHASES", "Draft", "Migration", "migration", "replace"]
