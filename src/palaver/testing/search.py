@@ -137,6 +137,33 @@ class SearchIndexTests:
         assert [hit.score for hit in page.hits] == sorted((hit.score for hit in page.hits), reverse=True)
         assert all(hit.score > 0 for hit in page.hits)
 
+    async def test_long_documents_are_found_by_everything_in_them(self, search: SearchIndex) -> None:
+        """Beyond what engines keep of a long text: places after the 16,383rd, the 257th of a word, a megabyte of different words."""
+        many = " ".join(f"w{number}" for number in range(40_000))
+        huge = " ".join(f"{'long' * 12}{number}" for number in range(25_000))
+        texts = {"many": f"{many} last words of many", "often": "again and " * 20_000 + "again at last", "huge": f"{huge} end of all"}
+        await search.put("notes", [*(doc(id, text, kind=id) for id, text in texts.items()), doc("short", "words of another kind")])
+        assert ["many"] == await self.found(search, '"last words" w39999')
+        assert ["many", "short"] == await self.found(search, '"words of" -again')
+        assert ["often"] == await self.found(search, '"again at last"')
+        assert [] == await self.found(search, '"again at again"')
+        assert ["huge"] == await self.found(search, f'"end of" {"long" * 12}24999 longlong*')
+        assert ["huge"] == await self.found(search, "end -words", equal("kind", "huge"))
+        assert [] == await self.found(search, "end", equal("kind", "many"))
+        await search.put("notes", [doc(id, "short now", 2) for id in texts])
+        assert sorted(texts) == await self.found(search, '"short now"')
+        assert [] == await self.found(search, "end")
+
+    async def test_long_ids_and_filter_values_are_whole(self, search: SearchIndex) -> None:
+        long = "".join(chr(number * number * 7 % 20_000 + 33) for number in range(3_000))  # does not compress
+        ids = [f"{long}{end}" for end in "ba"] + [long[:700], long[:600], "z"]
+        await search.put("notes", [doc(id, "word", kind=f"{long}{id[-1]}", people=[f'{long}"{id[-1]}', "x"]) for id in ids])
+        assert [(id, 1) for id in sorted(ids)] == await search.ids("notes", "", 10)
+        assert [(id, 1) for id in sorted(ids)[2:]] == await search.ids("notes", sorted(ids)[1], 10)
+        assert ids[:1] == await self.found(search, "word", equal("kind", f"{long}b"), equal("people", f'{long}"b'))
+        await search.delete("notes", ids[:1])
+        assert sorted(ids[1:]) == await self.found(search)
+
     # --- filters ----------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize(
