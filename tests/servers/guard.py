@@ -1,7 +1,7 @@
 """Starts one server and outlives it: the server stops when the tests end, however they end.
 
-Run as a script by `process.py`. Its standard input is a pipe that only the test process holds: "stop" stops the server, "kill" kills it, and
-its end means that the tests are gone, kill -9 included; then the server's folder goes as well. Needs only the standard library.
+Run as a script by `process.py`. Its standard input is a pipe that only the test process holds: "stop" stops the server, "kill" kills it,
+and its end means that the tests are gone, kill -9 included; then the server's folder goes as well. Needs only the standard library.
 """
 
 from __future__ import annotations
