@@ -53,15 +53,11 @@ def translate(text: str) -> PalaverError:
     if "DB index is out of range" in text:
         return ConfigError("The Redis server has no database of this number.", engine="redis")
     if "unknown command" in text or "wrong number of arguments" in text or "syntax error" in text:
-        return ConfigError(
-            "The Redis server does not know a command Palaver uses.", hint=_OLD, engine="redis"
-        )
+        return ConfigError("The Redis server does not know a command Palaver uses.", hint=_OLD, engine="redis")
     if code == "ASK":
         return translate("MOVED")
     if "string is longer than allowed" in text or "string exceeds maximum" in text:
         return Validation("A value is larger than Redis holds.", engine="redis")
     if "user_script" in text or "script" in text:
-        return Corruption(
-            "A Redis key holds a value of another program.", hint=_OWN_PREFIX, engine="redis"
-        )
+        return Corruption("A Redis key holds a value of another program.", hint=_OWN_PREFIX, engine="redis")
     return Unavailable("The Redis server refused a command.", engine="redis", reply=code if code.isupper() and code.isalpha() else "")

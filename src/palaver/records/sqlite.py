@@ -7,7 +7,7 @@ to `sqlite_structure`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -101,8 +101,7 @@ class SqliteRecords:
     async def get(self, at: Sequence[Address], *, consistent: bool = True, snapshot: bool = False) -> list[Record | None]:
         if len(at) == 1:
             rows = self._writes.rows(at[0].table)
-            text, key = rows.select, at[0].key
-            found = await self.database.read(lambda connection: fetched(connection, text, key))
+            found = await self.database.fetch(rows.select, at[0].key)
             return [rows.decode(found[0]) if found else None]
         asked = [(self._writes.rows(table), key) for table, key in at]
 
@@ -119,11 +118,9 @@ class SqliteRecords:
     async def query(self, read: Read) -> RecordPage:
         rows = self._writes.rows(read.table)
         text, parameters = _known(rows, read).page_of(read)
-
-        def job(connection: apsw.Connection) -> RecordPage:
-            return _page(connection, rows, text, parameters, read.index, read.limit)
-
-        return await self.database.read(job)
+        if read.limit <= _FETCHED_AT_ONCE:
+            return _paged(await self.database.fetch(text, parameters), rows, read.index, read.limit)
+        return await self.database.read(lambda connection: _page(connection, rows, text, parameters, read.index, read.limit))
 
     def explain_read(self, read: Read) -> list[str]:
         """Return the statement a read becomes; its values are bound, not written into it."""
@@ -136,15 +133,13 @@ class SqliteRecords:
 
     async def count(self, read: Read, now_us: int) -> int:
         text, parameters = _known(self._writes.rows(read.table), read).count_of(read, now_us)
-        found = await self.database.read(lambda connection: fetched(connection, text, parameters))
-        return int(found[0][0])
+        return int((await self.database.fetch(text, parameters))[0][0])
 
     async def expired(self, table: str, now_us: int, limit: int) -> list[Address]:
         rows = self._writes.rows(table)
         if rows.table.expires is None:
             return []
-        text, parameters = rows.expired(), (now_us // 1_000_000, limit)
-        found = await self.database.read(lambda connection: fetched(connection, text, parameters))
+        found = await self.database.fetch(rows.expired(), (now_us // 1_000_000, limit))
         return [Address(table, key) for key in found]
 
     # --- the feed ---------------------------------------------------------------------------------------------------
@@ -174,7 +169,7 @@ class SqliteRecords:
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         until = time.monotonic() + timeout
         while True:
-            head = await self.database.read(lambda connection: fetched(connection, _HEAD)[0][0])
+            head = (await self.database.fetch(_HEAD))[0][0]
             if head > after:
                 return True
             left = until - time.monotonic()
@@ -218,9 +213,13 @@ def _page(connection: apsw.Connection, rows: Rows, text: str, parameters: Any, i
     cursor = connection.execute(text, parameters)
     try:
         # Fetching first is faster; row by row keeps a long page of large records out of memory.
-        records, size, more = rows.page(cursor.fetchall() if limit <= _FETCHED_AT_ONCE else cursor)
+        return _paged(cursor.fetchall() if limit <= _FETCHED_AT_ONCE else cursor, rows, index, limit)
     finally:
         cursor.close(True)
+
+
+def _paged(found: Iterable[Any], rows: Rows, index: str | None, limit: int) -> RecordPage:
+    records, size, more = rows.page(found)
     if size > PAGE_BYTES // 4 and len(records) > 1:
         kept = _kept(records, rows.table)
         more = more or kept < len(records)
