@@ -1,6 +1,7 @@
 """A process that waits for orders and forks a child for each: the child runs a workload until it ends or is killed.
 
-Forking from a process that has imported everything makes a child cost milliseconds instead of a second. Orders come as
+Forking from a process that has imported everything makes a child cost milliseconds instead of a second, and no fault
+that was meant for the database hits an import. Orders come as
 JSON lines on the standard input: the child's number goes back, then, when it is over, its status.
 """
 
