@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import obstore.store  # noqa: F401
+
 import palaver
 import palaver.blobs.objects
 import palaver.records.sqlite
