@@ -1,0 +1,432 @@
+"""Requests to DynamoDB, built purely: every write as an action with its condition, every read with its key range.
+
+Nothing here waits or sends. The limits emulators do not hold (25, 100, 4 MB, 400 KB, reserved words, empty sets) hold here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from palaver.errors import BatchShape
+from palaver.expr import Append, IfAbsent, Path, parse_path
+from palaver.ops import (
+    REVISION,
+    Add,
+    Cause,
+    Change_,
+    Check,
+    Delete,
+    Guard,
+    Put,
+    Read,
+    Remove,
+    Set,
+    Unchanged,
+    Update,
+    apply_update,
+    next_revision,
+    revision_of,
+)
+from palaver.records import dynamo_conditions as conditions
+from palaver.records.dynamo_conditions import NotNative, Terms
+from palaver.records.dynamo_items import QUIET, cause_of, item_of
+from palaver.records.dynamo_keys import ASIDE, CAUSE, DUE, EXPIRY, Layout, Span, Way, joined, key_value, span
+from palaver.records.dynamo_values import MAX_LEVELS, Attribute, Item, attribute_size, encoded, item_size, levels, nested
+from palaver.values import MAX_INT, MIN_INT, KeyPart, Record, Value
+
+MAX_ACTIONS = 100
+MAX_TRANSACTION = 4 * 1024 * 1024
+MAX_WRITES = 25
+MAX_GETS = 100
+UNSEEN: Any = object()
+"""Stands for a record nobody has read: what is written must be right whatever is there."""
+
+
+class Action(NamedTuple):
+    """One action of a transaction, or a request of its own; `after` is the record an update leaves, where that is known."""
+
+    kind: str
+    body: dict[str, Any]
+    revision: int | None = None
+    after: Record | None = None
+
+
+class Writing(NamedTuple):
+    """What is common to the actions of one write set; `own` is the engine's own table, `until_s` when a tombstone may go."""
+
+    now_us: int
+    cause: Cause
+    own: str
+    until_s: int
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def put(layout: Layout, op: Put, writing: Writing, seen: Record | None = UNSEEN) -> Action:
+    """Return the put; unseen, it may only replace a record whose revision is behind this instant. Raises NotNative."""
+    terms = Terms()
+    if seen is UNSEEN:
+        revision, parts = _ahead_of(layout, terms, op.guards, writing.now_us)
+    else:
+        revision, parts = next_revision(seen, writing.now_us), [_exactly(layout, terms, seen)]
+    item = item_of(layout, op.record, revision, _cause(layout, writing.cause, op.released))
+    return Action("Put", _conditional({"TableName": layout.name, "Item": item}, terms, parts), revision)
+
+
+def _ahead_of(layout: Layout, terms: Terms, guards: Sequence[Guard], now_us: int) -> tuple[int, list[str]]:
+    """Return the new revision and what must hold for it to be the right one, whatever is stored."""
+    parts = conditions.guarded(layout, terms, guards, now_us)
+    for guard in guards:
+        if isinstance(guard.when, Unchanged):
+            seen = guard.when.revision
+            return (now_us if seen is None else max(now_us, seen + 1)), parts
+    nothing = conditions.nothing_stored(layout, terms)
+    if nothing not in parts:
+        parts.append(f"({nothing} OR {terms.name(REVISION)} < {terms.value({'N': str(now_us)})})")
+    return now_us, parts
+
+
+def _exactly(layout: Layout, terms: Terms, seen: Record | None) -> str:
+    return conditions.unchanged(layout, terms, None if seen is None else revision_of(seen))
+
+
+def _cause(layout: Layout, cause: Cause, released: tuple[str, ...]) -> Attribute | None:
+    return cause_of(cause, released) if layout.table.feed else None
+
+
+def _conditional(body: dict[str, Any], terms: Terms, parts: Sequence[str]) -> dict[str, Any]:
+    if parts:
+        body["ConditionExpression"] = conditions.checked(conditions.conjunction(parts))
+    return terms.into(body)
+
+
+def updated(layout: Layout, op: Update, writing: Writing, seen: Record) -> Action:
+    """Return the update of a record that was read as the put of what it becomes. Raises what `apply_update` raises."""
+    after = apply_update(layout.table, seen, op.changes)
+    revision = next_revision(seen, writing.now_us)
+    terms = Terms()
+    item = item_of(layout, after, revision, _cause(layout, writing.cause, op.released))
+    body = _conditional({"TableName": layout.name, "Item": item}, terms, [_exactly(layout, terms, seen)])
+    return Action("Put", body, revision, {**after, REVISION: revision})
+
+
+def update(layout: Layout, op: Update, writing: Writing, *, ahead: bool = False) -> Action:
+    """Return the update of an unseen record, done by DynamoDB itself. Raises NotNative where that could differ.
+
+    With `ahead` it is for a record whose revision is at or past this instant, otherwise for one whose revision is behind.
+    """
+    terms = Terms()
+    parts = [conditions.something_stored(layout, terms), *conditions.guarded(layout, terms, op.guards, writing.now_us)]
+    parts.append(f"attribute_not_exists({terms.name(ASIDE)})")
+    sets, removes, adds = _changes(layout, terms, op.changes, parts)
+    sets.append(_next_revision(terms, op.guards, writing.now_us, parts, ahead=ahead))
+    if layout.table.feed:
+        cause = cause_of(writing.cause, op.released)
+        if cause is None:
+            removes.append(terms.name(CAUSE))
+        else:
+            sets.append(f"{terms.name(CAUSE)} = {terms.value(cause)}")
+    clauses = [f"{word} {', '.join(each)}" for word, each in (("SET", sets), ("REMOVE", removes), ("ADD", adds)) if each]
+    body = {"TableName": layout.name, "Key": layout.key(op.at.key), "UpdateExpression": conditions.checked(" ".join(clauses))}
+    return Action("Update", _conditional(body, terms, parts))
+
+
+def _next_revision(terms: Terms, guards: Sequence[Guard], now_us: int, parts: list[str], *, ahead: bool) -> str:
+    """Return what sets the new revision, and add to `parts` what must hold for it to be the right one."""
+    revision = terms.name(REVISION)
+    for guard in guards:
+        if isinstance(guard.when, Unchanged) and guard.when.revision is not None:
+            return f"{revision} = {terms.value({'N': str(max(now_us, guard.when.revision + 1))})}"
+    now = terms.value({"N": str(now_us)})
+    if ahead:
+        parts.append(f"{revision} >= {now}")
+        return f"{revision} = {revision} + {terms.value({'N': '1'})}"
+    parts.append(f"{revision} < {now}")
+    return f"{revision} = {now}"
+
+
+def _changes(layout: Layout, terms: Terms, changes: Sequence[Change_], parts: list[str]) -> tuple[list[str], list[str], list[str]]:
+    sets: list[str] = []
+    removes: list[str] = []
+    adds: list[str] = []
+    touched: set[str] = set()
+    for change in changes:
+        name = _top(layout, change.path, touched)
+        alias = terms.name(name)
+        match change:
+            case Set(_, None) | Remove():
+                removes.append(alias)
+            case Set(_, to):
+                sets.append(f"{alias} = {_operand(layout, terms, name, to)}")
+            case Add(_, amount):
+                adds.append(f"{alias} {_amount(layout, terms, name, amount, parts)}")
+    return sets, removes, adds
+
+
+def _top(layout: Layout, path: Path, touched: set[str]) -> str:
+    """Return the top-level attribute of a change that DynamoDB may do by itself."""
+    steps = parse_path(path)
+    name = str(steps[0])
+    # A composite attribute would have to follow its columns, and a path inside a value may meet a tag.
+    if len(steps) > 1 or name in touched or name in layout.entangled:
+        raise NotNative
+    if name in layout.table.key or name in layout.hidden or name == REVISION:
+        raise NotNative
+    touched.add(name)
+    return name
+
+
+def _operand(layout: Layout, terms: Terms, name: str, to: Any) -> str:
+    match to:
+        case Path():
+            raise NotNative
+        case IfAbsent(path, default):
+            if path.name != name or default is None:
+                raise NotNative
+            return f"if_not_exists({terms.name(name)}, {terms.value(_stored(layout, name, default))})"
+        case Append(path, items):
+            if path.name != name or layout.kinds.get(name) != "json":
+                raise NotNative
+            added = terms.value(_shallow(nested(list(items))))
+            return f"list_append(if_not_exists({terms.name(name)}, {terms.value({'L': []})}), {added})"
+    return terms.value(_stored(layout, name, to))
+
+
+def _stored(layout: Layout, name: str, value: Value) -> Attribute:
+    if name in layout.indexed and not layout.indexed[name].fits(value):
+        raise NotNative
+    return _shallow(encoded(layout.kinds.get(name, "json"), value))
+
+
+def _shallow(attribute: Attribute) -> Attribute:
+    if levels(attribute) > MAX_LEVELS:
+        raise NotNative
+    return attribute
+
+
+def _amount(layout: Layout, terms: Terms, name: str, amount: Value, parts: list[str]) -> str:
+    """Return what DynamoDB adds exactly as we would: integers that stay within 64 bits, and elements of native sets."""
+    if type(amount) is int and layout.kinds.get(name) == "int" and MIN_INT <= amount <= MAX_INT:
+        alias = terms.name(name)
+        room = f"<= {terms.value({'N': str(MAX_INT - amount)})}" if amount >= 0 else f">= {terms.value({'N': str(MIN_INT - amount)})}"
+        parts.append(f"(attribute_not_exists({alias}) OR {alias} {room})")
+        return terms.value({"N": str(amount)})
+    if type(amount) is frozenset and layout.kinds.get(name) == "json":
+        attribute = nested(amount)
+        if "M" not in attribute:
+            return terms.value(attribute)
+    raise NotNative
+
+
+def delete(layout: Layout, op: Delete, writing: Writing, seen: Record | None = UNSEEN, *, quiet: str = "") -> list[Action]:
+    """Return the deletion and, where the feed is to know why, the tombstone that tells it. Raises NotNative.
+
+    A deletion that leaves a tombstone must know the revision it deletes: from a guard, or from the record as it was seen.
+    """
+    body = {"TableName": layout.name, "Key": layout.key(op.at.key)}
+    terms = Terms()
+    if seen is None:
+        return [Action("ConditionCheck", _conditional(body, terms, [conditions.nothing_stored(layout, terms)]))]
+    if seen is UNSEEN:
+        parts = conditions.guarded(layout, terms, op.guards, writing.now_us)
+        known = next((guard.when.revision for guard in op.guards if isinstance(guard.when, Unchanged)), None)
+    else:
+        parts, known = [_exactly(layout, terms, seen)], revision_of(seen)
+    gone = Action("Delete", _conditional(body, terms, parts))
+    if not layout.table.feed:
+        return [gone]
+    if known is None:
+        raise NotNative
+    return [gone, _tombstone(layout, op, writing, known, quiet)]
+
+
+def gone_key(table: str, key: Sequence[KeyPart], revision: int) -> Item:
+    """Return where the tombstone of one revision of a record lies, in the engine's own table."""
+    # A hash of what may be a person's identifier is not needed: it goes within two days, as the stream does.
+    return {"pk": {"S": f"gone#{table}#{joined(key)}"}, "sk": {"S": f"{revision:024d}"}}
+
+
+def _tombstone(layout: Layout, op: Delete, writing: Writing, revision: int, quiet: str) -> Action:
+    item = gone_key(layout.table.name, op.at.key, revision)
+    item["revision"] = {"N": str(max(writing.now_us, revision + 1))}
+    item["kind"] = {"S": "expired" if op.expired else "deleted"}
+    item["expires"] = {"N": str(writing.until_s)}
+    cause = cause_of(writing.cause, op.released)
+    if cause is not None:
+        item[CAUSE] = cause
+    if quiet:
+        item[QUIET] = {"S": quiet}
+    return Action("Put", {"TableName": writing.own, "Item": item})
+
+
+def check(layout: Layout, op: Check, writing: Writing, seen: Record | None = UNSEEN) -> Action:
+    """Return the check of the guards, or that a record is still as it was seen. Raises NotNative."""
+    terms = Terms()
+    is_unseen = seen is UNSEEN
+    parts = conditions.guarded(layout, terms, op.guards, writing.now_us) if is_unseen else [_exactly(layout, terms, seen)]
+    return Action("ConditionCheck", _conditional({"TableName": layout.name, "Key": layout.key(op.at.key)}, terms, parts))
+
+
+def single(action: Action) -> tuple[str, dict[str, Any]]:
+    """Return an action as a request of its own: its operation and body."""
+    body = dict(action.body)
+    if "ConditionExpression" in body:
+        body["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+    if action.kind == "Update":
+        body["ReturnValues"] = "ALL_NEW"
+    return f"{action.kind}Item", body
+
+
+def transaction(actions: Sequence[Action], token: str) -> dict[str, Any]:
+    """Return the request that takes all actions or none. Raises BatchShape over 100 actions, 4 MB, or two on one item."""
+    if len(actions) > MAX_ACTIONS:
+        raise BatchShape(
+            f"The batch takes {len(actions)} actions in DynamoDB, where a deletion that the feed shows counts as two; the most is 100.",
+            hint="Split it, or use bulk where all-or-nothing is not needed.",
+        )
+    total = sum(_action_size(action) for action in actions)
+    if total > MAX_TRANSACTION:
+        raise BatchShape(f"The batch would send {total:,} bytes; the most is {MAX_TRANSACTION:,}.", hint="Split it.")
+    items = []
+    for action in actions:
+        body = dict(action.body)
+        if "ConditionExpression" in body:
+            body["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        items.append({action.kind: body})
+    return {"TransactItems": items, "ClientRequestToken": token}
+
+
+def _action_size(action: Action) -> int:
+    body = action.body
+    held = item_size(body["Item"]) if "Item" in body else item_size(body["Key"])
+    return held + sum(map(attribute_size, body.get("ExpressionAttributeValues", {}).values()))
+
+
+def batches(requests: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, list[dict[str, Any]]]]:
+    """Return puts and deletes, each with its table, in requests of at most 25."""
+    out: list[dict[str, list[dict[str, Any]]]] = []
+    for start in range(0, len(requests), MAX_WRITES):
+        some: dict[str, list[dict[str, Any]]] = {}
+        for table, request in requests[start : start + MAX_WRITES]:
+            some.setdefault(table, []).append(request)
+        out.append(some)
+    return out
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def get(layout: Layout, key: Sequence[KeyPart], consistent: bool) -> dict[str, Any]:
+    return {"TableName": layout.name, "Key": layout.key(key), "ConsistentRead": consistent}
+
+
+def gets(asked: Iterable[tuple[Layout, Sequence[KeyPart]]], consistent: bool, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the reads of distinct records in requests of at most 100; with `names`, of the key and these attributes only."""
+    out: list[dict[str, Any]] = []
+    count = MAX_GETS
+    for layout, key in asked:
+        if count == MAX_GETS:
+            out.append({})
+            count = 0
+        table = out[-1].setdefault(layout.name, {"Keys": [], "ConsistentRead": consistent})
+        table["Keys"].append(layout.key(key))
+        if names and "ProjectionExpression" not in table:
+            terms = Terms()
+            wanted = [*(half.attribute for half in layout.halves), *layout.table.key, *names]
+            table["ProjectionExpression"] = ", ".join(dict.fromkeys(map(terms.name, wanted)))
+            terms.into(table)
+        count += 1
+    return out
+
+
+def snapshot(asked: Sequence[tuple[Layout, Sequence[KeyPart]]]) -> dict[str, Any]:
+    """Return the read of distinct records as of one instant."""
+    return {"TransactItems": [{"Get": {"TableName": layout.name, "Key": layout.key(key)}} for layout, key in asked]}
+
+
+def query(layout: Layout, way: Way, read: Read, asked: Span, limit: int, start: Item | None) -> dict[str, Any]:
+    """Return the request for one page."""
+    terms = Terms()
+    body: dict[str, Any] = {"TableName": layout.name}
+    if way.index is not None:
+        body["IndexName"] = way.index
+    elif read.consistent:
+        body["ConsistentRead"] = True
+    body["KeyConditionExpression"] = _key_condition(terms, way, read.partition, asked)
+    body["Limit"] = limit
+    if read.descending:
+        body["ScanIndexForward"] = False
+    if start is not None:
+        body["ExclusiveStartKey"] = start
+    return terms.into(body)
+
+
+def count(layout: Layout, way: Way, read: Read, asked: Span, now_us: int, start: Item | None) -> dict[str, Any]:
+    """Return the request that counts live records of one page."""
+    terms = Terms()
+    body: dict[str, Any] = {"TableName": layout.name, "Select": "COUNT"}
+    if way.index is not None:
+        body["IndexName"] = way.index
+    elif read.consistent:
+        body["ConsistentRead"] = True
+    body["KeyConditionExpression"] = _key_condition(terms, way, read.partition, asked)
+    body["FilterExpression"] = conditions.conjunction(conditions.visible(layout, terms, now_us))
+    if start is not None:
+        body["ExclusiveStartKey"] = start
+    return terms.into(body)
+
+
+def _key_condition(terms: Terms, way: Way, partition: Sequence[KeyPart], asked: Span) -> str:
+    text = f"{terms.name(way.partition.attribute)} = {terms.value(key_value(way.partition.whole(partition)))}"
+    if way.sort is None or asked == Span():
+        return text
+    sort = terms.name(way.sort.attribute)
+    if asked.prefix is not None:
+        return f"{text} AND begins_with({sort}, {terms.value(key_value(asked.prefix))})"
+    if asked.low is not None and asked.high is not None:
+        low, high = terms.value(key_value(asked.low)), terms.value(key_value(asked.high))
+        return f"{text} AND {sort} = {low}" if low == high else f"{text} AND {sort} BETWEEN {low} AND {high}"
+    if asked.low is not None:
+        return f"{text} AND {sort} {'>' if asked.low_open else '>='} {terms.value(key_value(asked.low))}"
+    assert asked.high is not None
+    return f"{text} AND {sort} {'<' if asked.high_open else '<='} {terms.value(key_value(asked.high))}"
+
+
+def wanted(way: Way, read: Read) -> Span | None:
+    """Return the range a read asks for; None where nothing can be there."""
+    if not way.partition.fits(way.partition.whole(read.partition)):
+        return None
+    return Span() if way.sort is None else span(way.sort, read.fixed, read.bounds)
+
+
+def start_of(way: Way, asked: Span, read: Read) -> tuple[Item | None, bool]:
+    """Return the start key of a read, and whether its position is already past everything it asks for.
+
+    DynamoDB refuses a start key outside the range; one before the range begins it, one after ends it.
+    """
+    if read.after is None:
+        return None, False
+    if way.sort is not None:
+        at = len(way.partition.columns)
+        relation = asked.relation(way.sort.whole(read.after[at : at + len(way.sort.columns)]))
+        if relation:
+            return None, (relation < 0) == read.descending
+    return way.start(read.after), False
+
+
+def scan(layout: Layout, after: Sequence[KeyPart] | None, limit: int, segment: tuple[int, int]) -> dict[str, Any]:
+    body: dict[str, Any] = {"TableName": layout.name, "ConsistentRead": True, "Limit": limit}
+    if segment[1] > 1:
+        body["Segment"], body["TotalSegments"] = segment
+    if after is not None:
+        body["ExclusiveStartKey"] = layout.key(after)
+    return body
+
+
+def expired(layout: Layout, expires: str, shard: int, second: int, limit: int) -> dict[str, Any]:
+    """Return the request for the oldest records of one partition of the expiry index that have expired by a second."""
+    terms = Terms()
+    condition = f"{terms.name(DUE)} = {terms.value({'N': str(shard)})} AND {terms.name(expires)} <= {terms.value({'N': str(second)})}"
+    return terms.into({"TableName": layout.name, "IndexName": EXPIRY, "KeyConditionExpression": condition, "Limit": limit})

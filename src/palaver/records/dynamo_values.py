@@ -1,0 +1,195 @@
+"""Values as DynamoDB's attribute values: native types, and a tag only where the native type cannot tell.
+
+DynamoDB has one number type, so inside nested values a whole number is an integer and any other a float; a Decimal, and a
+float that is whole, are a map of one name that starts with `$:`. So is a set DynamoDB has no type for, and a map whose
+names it could mistake. Top-level numbers need no tag: the column's kind says what they are.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from palaver.values import Value, number_text
+
+Attribute: TypeAlias = "dict[str, Any]"
+Item: TypeAlias = "dict[str, Attribute]"
+
+MAX_ITEM = 409_600
+MAX_LEVELS = 32
+_NUMBERS = {int: "int", float: "float", Decimal: "number"}
+_DIGITS = str.maketrans("", "", "+-.")
+
+
+def encoded(kind: str, value: Value) -> Attribute:
+    """Return a top-level value of a column; one that is not of the column's kind is tagged, so that it comes back as it was."""
+    of = type(value)
+    if of is str:
+        return {"S": value}
+    if of is int or of is float or of is Decimal:
+        if kind == _NUMBERS[of]:
+            return {"N": _digits(value)}
+        return nested(value) if kind not in ("int", "float", "number") else {"M": {f"$:{_NUMBERS[of]}": {"N": _digits(value)}}}
+    return nested(value)
+
+
+def literal(value: Value) -> Attribute:
+    """Return a value as a condition compares it: all numbers are one type."""
+    return {"N": _digits(value)} if type(value) in _NUMBERS else nested(value)
+
+
+def _digits(number: Any) -> str:
+    return number_text(number) if type(number) is Decimal else repr(number)
+
+
+def nested(value: Value) -> Attribute:
+    """Return a value inside a list, a map or a column of any kind."""
+    match value:
+        case str():
+            return {"S": value}
+        case bool():
+            return {"BOOL": value}
+        case int():
+            return {"N": str(value)}
+        case None:
+            return {"NULL": True}
+        case float():
+            number = {"N": repr(value)}
+            return {"M": {"$:float": number}} if value.is_integer() else number
+        case dict():
+            if any(not name or name.startswith("$:") for name in value):
+                return {"M": {"$:map": {"L": [{"L": [{"S": name}, nested(inner)]} for name, inner in value.items()]}}}
+            return {"M": {name: nested(inner) for name, inner in value.items()}}
+        case list():
+            return {"L": [nested(inner) for inner in value]}
+        case Decimal():
+            return {"M": {"$:number": {"N": number_text(value)}}}
+        case bytes():
+            return {"B": b64encode(value).decode()}
+    return _set(value)
+
+
+def _set(value: frozenset[Any]) -> Attribute:
+    """Return a native set; one with an empty element, or of Decimals, is tagged, because DynamoDB refuses or forgets those."""
+    kinds = set(map(type, value))
+    if kinds == {str} and "" not in value:
+        return {"SS": sorted(value)}
+    if kinds == {bytes} and b"" not in value:
+        return {"BS": [b64encode(each).decode() for each in sorted(value)]}
+    if kinds == {int}:
+        return {"NS": list(map(str, sorted(value)))}
+    return {"M": {"$:set": {"L": [nested(each) for each in sorted(value)]}}}
+
+
+def decoded(kind: str, attribute: Attribute) -> Value:
+    """Return the value `encoded` stored in a column of this kind."""
+    ((native, value),) = attribute.items()
+    if native == "N":
+        if kind == "float":
+            return float(value)
+        if kind == "number":
+            return Decimal(value)
+        return _number(value)
+    return value if native == "S" else plain(attribute)  # type: ignore[no-any-return]
+
+
+def plain(attribute: Attribute) -> Value:
+    """Return the value `nested` stored."""
+    ((native, value),) = attribute.items()
+    return _PLAIN[native](value)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        number = Decimal(text)
+        whole = int(number)
+        return whole if whole == number else float(text)
+
+
+def _map(value: Mapping[str, Attribute]) -> Value:
+    if len(value) == 1:
+        ((name, inner),) = value.items()
+        if name.startswith("$:"):
+            return _tagged(name, inner)
+    return {name: plain(inner) for name, inner in value.items()}
+
+
+def _tagged(name: str, inner: Attribute) -> Value:
+    match name:
+        case "$:number":
+            return Decimal(inner["N"])
+        case "$:float":
+            return float(inner["N"])
+        case "$:int":
+            return int(_number(inner["N"]))
+        case "$:set":
+            return frozenset(map(plain, inner["L"]))  # type: ignore[arg-type]
+        case "$:map":
+            return {pair["L"][0]["S"]: plain(pair["L"][1]) for pair in inner["L"]}
+    return {name: plain(inner)}
+
+
+_PLAIN: Mapping[str, Callable[[Any], Value]] = {
+    "S": lambda value: value,
+    "N": _number,
+    "BOOL": lambda value: value,
+    "NULL": lambda value: None,
+    "B": b64decode,
+    "M": _map,
+    "L": lambda value: [plain(inner) for inner in value],
+    "SS": frozenset,
+    "BS": lambda value: frozenset(map(b64decode, value)),
+    "NS": lambda value: frozenset(int(_number(each)) for each in value),
+}
+
+
+# --- limits emulators do not hold --------------------------------------------------------------------------------------
+
+
+def item_size(item: Item) -> int:
+    """Return the bytes DynamoDB counts for an item: names and values."""
+    return sum(len(name.encode()) + attribute_size(attribute) for name, attribute in item.items())
+
+
+def attribute_size(attribute: Attribute) -> int:
+    ((native, value),) = attribute.items()
+    match native:
+        case "S":
+            return len(value) if value.isascii() else len(value.encode())
+        case "N":
+            return _number_size(value)
+        case "B":
+            return _bytes_size(value)
+        case "M":
+            return 3 + sum(1 + len(name.encode()) + attribute_size(inner) for name, inner in value.items())
+        case "L":
+            return 3 + sum(1 + attribute_size(inner) for inner in value)
+        case "SS":
+            return sum(len(each.encode()) for each in value)
+        case "NS":
+            return sum(map(_number_size, value))
+        case "BS":
+            return sum(map(_bytes_size, value))
+    return 1
+
+
+def _number_size(text: str) -> int:
+    # Two digits to a byte, aligned on the decimal point, and one for the exponent, one for a sign: at most 21 or 22.
+    digits = text.lower().partition("e")[0].translate(_DIGITS).strip("0")
+    return min(21, 2 + (len(digits) + 1) // 2) + text.startswith("-")
+
+
+def _bytes_size(text: str) -> int:
+    return len(text) // 4 * 3 - text[-2:].count("=")
+
+
+def levels(attribute: Attribute) -> int:
+    """Return how deep a value is nested, itself counted."""
+    ((native, value),) = attribute.items()
+    if native == "M":
+        return 1 + max(map(levels, value.values()), default=0)
+    return 1 + max(map(levels, value), default=0) if native == "L" else 1

@@ -1,0 +1,326 @@
+"""The feed: an ordered log of changes, copied out of the tables' streams by whoever asks for them.
+
+A copy is one transaction: the next segment of the log, the new head, and the checkpoint of every shard that was read, each
+conditioned on what it was before. So any number of copiers may work at once, or die at any point, and every change is in the
+log once. Positions are given here, one after the other, and never again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from palaver.connections.dynamodb import ConditionalCheckFailed, DynamoClient, TransactionCancelled
+from palaver.errors import Conflict, NotProvisioned, Trimmed
+from palaver.ops import REVISION, Cause, Change, ChangePage
+from palaver.records import dynamo_requests as requests
+from palaver.records.dynamo_items import QUIET, address_of, read_cause
+from palaver.records.dynamo_keys import CAUSE, Layout
+from palaver.records.dynamo_values import Item
+from palaver.records.dynamodb_streams import Batch, Streams
+from palaver.stored_json import dumps, loads
+from palaver.system import key_from_plain, plain_key
+
+SEGMENT = 500
+AT_ONCE = 5_000
+ATTEMPTS = 20
+LOG = "log"
+_HEAD: Item = {"pk": {"S": "feed"}, "sk": {"S": "head"}}
+_SERVICE = "dynamodb.amazonaws.com"
+
+
+class Head(NamedTuple):
+    """The last position given, and the last one forgotten."""
+
+    position: int = 0
+    trimmed: int = 0
+
+
+def _place(position: int) -> dict[str, str]:
+    return {"S": f"{position:030d}"}
+
+
+class Feed:
+    """The log of one prefix. `pace_s` is the least time between two looks at the streams, for all that was written elsewhere."""
+
+    def __init__(
+        self, client: DynamoClient, own: str, layouts: Mapping[str, Layout], *, pace_s: float, sleep: Callable[[float], Awaitable[object]]
+    ) -> None:
+        self._client = client
+        self._own = own
+        self._layouts = layouts
+        self._streams = Streams(client, own)
+        self._pace_s = pace_s
+        self._sleep = sleep
+        self._pulling = asyncio.Lock()
+        self._pulled_at = 0.0
+        self._written = asyncio.Event()
+        self._dirty = False
+
+    def wrote(self) -> None:
+        """Note that this process wrote something, which it wants to see in its feed at once."""
+        self._dirty = True
+        self._written.set()
+
+    def forget(self, table: str) -> None:
+        self._streams.forget(table)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def changes(self, after: int | None, limit: int) -> ChangePage:
+        head = await self.head()
+        start = head.trimmed if after is None else after
+        if start + limit >= head.position or limit == 0:
+            await self.pull()
+            head = await self.head()
+            start = head.trimmed if after is None else after
+        if start < head.trimmed:
+            raise Trimmed("The feed does not reach back to this position.")
+        found = await self._log(start, limit) if limit and start < head.position else []
+        return ChangePage(found, found[-1].position if found else start, max(head.position, found[-1].position if found else 0))
+
+    async def head(self) -> Head:
+        try:
+            answer = await self._client.call("GetItem", {"TableName": self._own, "Key": _HEAD, "ConsistentRead": True})
+        except NotProvisioned:
+            return Head()
+        item = answer.get("Item")
+        return Head(int(item["position"]["N"]), int(item["trimmed"]["N"])) if item else Head()
+
+    async def _log(self, after: int, limit: int) -> list[Change]:
+        found: list[Change] = []
+        async for _, _, changes in self._segments(after, -(-limit // SEGMENT) + 1):
+            found += [change for change in changes if change.position > after]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def _segments(self, after: int, at_once: int) -> Any:
+        """Yield segments that end after a position: where each begins, where it ends, and its changes."""
+        body: dict[str, Any] = {
+            "TableName": self._own,
+            "KeyConditionExpression": "pk = :0 AND sk > :1",
+            "ExpressionAttributeValues": {":0": {"S": LOG}, ":1": _place(after)},
+            "ConsistentRead": True,
+            "Limit": at_once,
+        }
+        while True:
+            answer = await self._client.call("Query", body)
+            for item in answer["Items"]:
+                changes = _unpacked(item["changes"]["B"])
+                yield changes[0].position, int(item["sk"]["S"]), changes
+            if "LastEvaluatedKey" not in answer:
+                return
+            body["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    async def wait_for_change(self, after: int, timeout: float) -> bool:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while True:
+            self._written.clear()
+            if (await self.head()).position > after:
+                return True
+            await self.pull()
+            if (await self.head()).position > after:
+                return True
+            left = until - loop.time()
+            if left <= 0:
+                return False
+            try:
+                async with asyncio.timeout(min(left, max(self._pace_s, 0.05))):
+                    await self._written.wait()
+            except TimeoutError:
+                continue
+
+    # --- copying ----------------------------------------------------------------------------------------------------
+
+    async def pull(self, *, at_once: bool = False) -> None:
+        """Copy what the streams hold into the log; not more often than the pace, unless this process wrote or `at_once` says so."""
+        async with self._pulling:
+            now = asyncio.get_running_loop().time()
+            if not (self._dirty or at_once) and now - self._pulled_at < self._pace_s:
+                return
+            self._dirty = False
+            self._pulled_at = now
+            names = {table: layout.name for table, layout in self._layouts.items() if layout.table.feed}
+            for attempt in range(ATTEMPTS):
+                try:
+                    await self._copy(names)
+                    return
+                except (TransactionCancelled, ConditionalCheckFailed, Conflict):
+                    # Another copier was faster: go on from where it stands.
+                    self._streams.forget()
+                    await self._sleep(0.002 * attempt)
+            self._dirty = True
+            raise Conflict("Other processes kept copying the feed.", hint="Try again after a random pause.")
+
+    async def _copy(self, names: Mapping[str, str]) -> None:
+        while batches := await self._streams.read(names):
+            some: list[Batch] = []
+            count = 0
+            for batch in batches:
+                if some and (count + len(batch.records) > AT_ONCE or len(some) >= 50):
+                    await self._append(some)
+                    some, count = [], 0
+                some.append(batch)
+                count += len(batch.records)
+            await self._append(some)
+
+    async def _append(self, batches: Sequence[Batch]) -> None:
+        """Put batches into the log, with their checkpoints, in one transaction."""
+        head = await self.head()
+        position, trimmed = head
+        told = await self._tombstones([each for batch in batches for each in self._gone(batch)])
+        changes: list[Change] = []
+        for batch in batches:
+            if batch.lost:
+                # Whoever reads the feed must learn that something is missing: nobody is at or past this position yet.
+                position += 1
+                trimmed = position
+                changes = []
+                continue
+            layout = self._layouts[batch.table]
+            for record in batch.records:
+                change = self._change(layout, record["eventName"], record, told)
+                if change is not None:
+                    position += 1
+                    changes.append(change._replace(position=position))
+        actions = [self._checkpoint(batch) for batch in batches]
+        if position > head.position:
+            actions.append(self._move_head(head, Head(position, trimmed)))
+            actions += [self._segment(changes[at : at + SEGMENT]) for at in range(0, len(changes), SEGMENT)]
+        await self._client.call("TransactWriteItems", {"TransactItems": actions, "ClientRequestToken": uuid.uuid4().hex})
+        for batch in batches:
+            self._streams.took(batch)
+
+    def _checkpoint(self, batch: Batch) -> dict[str, Any]:
+        item = self._streams.key(batch) | {"done": {"BOOL": batch.done}}
+        if batch.upto is not None:
+            item["sequence"] = {"S": batch.upto}
+        body: dict[str, Any] = {"TableName": self._own, "Item": item}
+        if batch.before is None:
+            body["ConditionExpression"] = "attribute_not_exists(#0) AND (attribute_not_exists(done) OR done = :0)"
+            body["ExpressionAttributeNames"] = {"#0": "sequence"}
+            body["ExpressionAttributeValues"] = {":0": {"BOOL": False}}
+        else:
+            body["ConditionExpression"] = "#0 = :0 AND done = :1"
+            body["ExpressionAttributeNames"] = {"#0": "sequence"}
+            body["ExpressionAttributeValues"] = {":0": {"S": batch.before}, ":1": {"BOOL": False}}
+        return {"Put": body}
+
+    def _move_head(self, head: Head, to: Head) -> dict[str, Any]:
+        item = _HEAD | {"position": {"N": str(to.position)}, "trimmed": {"N": str(to.trimmed)}}
+        body: dict[str, Any] = {"TableName": self._own, "Item": item}
+        if head == Head():
+            body["ConditionExpression"] = "attribute_not_exists(pk)"
+        else:
+            body["ConditionExpression"] = "#0 = :0 AND trimmed = :1"
+            body["ExpressionAttributeNames"] = {"#0": "position"}
+            body["ExpressionAttributeValues"] = {":0": {"N": str(head.position)}, ":1": {"N": str(head.trimmed)}}
+        return {"Put": body}
+
+    def _segment(self, changes: Sequence[Change]) -> dict[str, Any]:
+        item = {"pk": {"S": LOG}, "sk": _place(changes[-1].position), "changes": {"B": _packed(changes)}}
+        return {"Put": {"TableName": self._own, "Item": item, "ConditionExpression": "attribute_not_exists(pk)"}}
+
+    # --- from stream records to changes -----------------------------------------------------------------------------
+
+    def _gone(self, batch: Batch) -> list[Item]:
+        """Return where the tombstones of a batch's deletions would lie."""
+        layout = self._layouts[batch.table]
+        removed = [record["dynamodb"]["OldImage"] for record in batch.records if record["eventName"] == "REMOVE" and not _is_expiry(record)]
+        return [requests.gone_key(batch.table, address_of(layout, image).key, _revision(image)) for image in removed]
+
+    async def _tombstones(self, keys: Sequence[Item]) -> dict[str, Item]:
+        found: dict[str, Item] = {}
+        for start in range(0, len(keys), requests.MAX_GETS):
+            some = {key["pk"]["S"] + key["sk"]["S"]: key for key in keys[start : start + requests.MAX_GETS]}
+            answer = await self._client.batch_get({self._own: {"Keys": list(some.values()), "ConsistentRead": True}})
+            for item in answer.get(self._own, ()):
+                found[item["pk"]["S"] + item["sk"]["S"]] = item
+        return found
+
+    def _change(self, layout: Layout, event: str, record: dict[str, Any], told: Mapping[str, Item]) -> Change | None:
+        images = record["dynamodb"]
+        if event == "REMOVE":
+            return self._removal(layout, record, images["OldImage"], told)
+        new, old = images["NewImage"], images.get("OldImage")
+        why = new.get(CAUSE)
+        if why and QUIET in why["M"] and (old is None or old.get(CAUSE) != why):
+            return None
+        cause, released = read_cause(why)
+        at = address_of(layout, new)
+        # Written by hand, without a revision: the instant is what a revision would be.
+        revision = _revision(new) or int(float(images.get("ApproximateCreationDateTime", time.time())) * 1_000_000)
+        return Change(0, at.table, at.key, revision, "created" if event == "INSERT" else "updated", cause, released)
+
+    def _removal(self, layout: Layout, record: dict[str, Any], image: Item, told: Mapping[str, Item]) -> Change | None:
+        at, revision = address_of(layout, image), _revision(image)
+        if _is_expiry(record):
+            return Change(0, at.table, at.key, revision + 1, "expired", Cause())
+        key = requests.gone_key(at.table, at.key, revision)
+        stone = told.get(key["pk"]["S"] + key["sk"]["S"])
+        if stone is None:
+            # Removed by hand.
+            return Change(0, at.table, at.key, revision + 1, "deleted", Cause())
+        if QUIET in stone:
+            return None
+        cause, released = read_cause(stone.get(CAUSE))
+        kind: Any = stone["kind"]["S"]
+        return Change(0, at.table, at.key, int(stone["revision"]["N"]), kind, cause, released)
+
+    # --- forgetting -------------------------------------------------------------------------------------------------
+
+    async def trim(self, before: int) -> int:
+        """Forget changes below a position; return how many."""
+        while True:
+            head = await self.head()
+            target = min(before - 1, head.position)
+            if target <= head.trimmed:
+                return 0
+            ends: list[int] = []
+            forgotten = 0
+            async for first, last, changes in self._segments(head.trimmed, 10):
+                if first > target:
+                    break
+                forgotten += sum(head.trimmed < change.position <= target for change in changes)
+                ends += [last] if last <= target else []
+            move = self._move_head(head, Head(head.position, target))["Put"]
+            try:
+                await self._client.call("PutItem", move, idempotent=False)
+            except ConditionalCheckFailed:
+                continue
+            deletes = [(self._own, {"DeleteRequest": {"Key": {"pk": {"S": LOG}, "sk": _place(end)}}}) for end in ends]
+            for batch in requests.batches(deletes):
+                await self._client.batch_write(batch)
+            return forgotten
+
+
+def _is_expiry(record: Mapping[str, Any]) -> bool:
+    """Say whether DynamoDB itself removed the record, because its time was over."""
+    who = record.get("userIdentity") or {}
+    return str(who.get("PrincipalId") or who.get("principalId") or "") == _SERVICE
+
+
+def _revision(image: Item) -> int:
+    return int(image[REVISION]["N"]) if REVISION in image else 0
+
+
+def _packed(changes: Sequence[Change]) -> str:
+    rows: list[Any] = []
+    for position, table, key, revision, kind, cause, released in changes:
+        rows.append([position, table, plain_key(key), revision, kind, cause.actor, cause.token, list(released)])
+    return b64encode(zlib.compress(dumps(rows).encode(), 6)).decode()
+
+
+def _unpacked(text: str) -> list[Change]:
+    rows = loads(zlib.decompress(b64decode(text)).decode())
+    return [
+        Change(position, table, key_from_plain(key), revision, kind, Cause(actor, token), tuple(released))
+        for position, table, key, revision, kind, actor, token, released in rows
+    ]

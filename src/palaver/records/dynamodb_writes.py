@@ -1,0 +1,335 @@
+"""What a write set does to DynamoDB: one conditional request or one transaction, and a second look where a condition failed.
+
+First it is tried unseen, with the guards as conditions. What DynamoDB cannot judge is read, judged by the same functions as
+in memory and written on the revision read. A failed condition brings the record that failed it, so the second try knows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from palaver.connections.dynamodb import ConditionalCheckFailed, DynamoClient, TransactionCancelled
+from palaver.errors import BatchShape, Conflict, NotProvisioned, Validation
+from palaver.ops import (
+    Address,
+    Check,
+    Delete,
+    Failure,
+    Op,
+    Put,
+    Refused,
+    Update,
+    WriteSet,
+    Written,
+    holds,
+    revision_of,
+)
+from palaver.records import dynamo_requests as requests
+from palaver.records.dynamo_conditions import NotNative
+from palaver.records.dynamo_items import cause_of, item_of, record_of
+from palaver.records.dynamo_keys import Layout
+from palaver.records.dynamo_requests import UNSEEN, Action, Writing
+from palaver.records.dynamo_values import Item
+from palaver.values import Record
+
+ATTEMPTS = 10
+PAUSE_S = 0.004
+PAUSE_MOST_S = 0.25
+TOMBSTONE_S = 2 * 86_400
+"""A stream keeps its records for a day; what they need to be read is kept for two."""
+IN_FLIGHT = 16
+DELETES_AT_ONCE = 50
+Fetch: TypeAlias = "Callable[[Sequence[Address]], Awaitable[list[Record | None]]]"
+Revisions: TypeAlias = "Callable[[Sequence[Address]], Awaitable[Mapping[Address, int]]]"
+
+
+class Writes:
+    """Turns write sets into requests, for as many tables as are known at the time."""
+
+    def __init__(self, client: DynamoClient, layouts: Mapping[str, Layout], own: str, fetch: Fetch, revisions: Revisions) -> None:
+        self.client = client
+        self.fetch = fetch
+        self._layouts = layouts
+        self._own = own
+        self._revisions = revisions
+        self._flights = asyncio.Semaphore(IN_FLIGHT)
+
+    def layout(self, table: str) -> Layout:
+        found = self._layouts.get(table)
+        if found is None:
+            raise NotProvisioned(f"There is no table {table}.", table=table)
+        return found
+
+    def writing(self, writes: WriteSet) -> Writing:
+        # The service's own clock removes tombstones, so the system's time counts and not an injected one.
+        return Writing(writes.now_us, writes.cause, self._own, int(time.time()) + TOMBSTONE_S)
+
+    async def write(self, writes: WriteSet) -> Written | Refused:
+        layouts = [self.layout(op.at.table) for op in writes.ops]
+        if not writes.ops:
+            return Written((), ())
+        for layout, op in zip(layouts, writes.ops, strict=True):
+            layout.check_key(op.at.key)
+        if not writes.atomic:
+            return await self._bulk(writes)
+        if len({op.at for op in writes.ops}) < len(writes.ops):
+            raise BatchShape("A batch writes one record twice.", hint="Make it one write, or two batches.")
+        return await _Commit(self, writes.ops, layouts, self.writing(writes)).run()
+
+    def explain(self, writes: WriteSet) -> list[tuple[str, dict[str, Any]]]:
+        """Return what is sent first for a write set: the reads it needs, or its requests."""
+        layouts = [self.layout(op.at.table) for op in writes.ops]
+        return _Commit(self, writes.ops, layouts, self.writing(writes)).explain()
+
+    # --- loading ----------------------------------------------------------------------------------------------------
+
+    async def _bulk(self, writes: WriteSet) -> Written:
+        """Write each op by itself, without guards; two of one record one after the other."""
+        revisions: list[int | None] = [None] * len(writes.ops)
+        updated: list[Record | None] = [None] * len(writes.ops)
+        wave: dict[Address, int] = {}
+        for number, op in enumerate(writes.ops):
+            if op.at in wave:
+                await self._wave(writes, list(wave.values()), revisions, updated)
+                wave = {}
+            wave[op.at] = number
+        await self._wave(writes, list(wave.values()), revisions, updated)
+        return Written(revisions, updated)
+
+    async def _wave(self, writes: WriteSet, numbers: Sequence[int], revisions: list[int | None], updated: list[Record | None]) -> None:
+        plain: list[int] = []
+        deletes: list[int] = []
+        others: list[int] = []
+        for number in numbers:
+            match writes.ops[number]:
+                case Put():
+                    plain.append(number)
+                case Delete(at):
+                    (deletes if self.layout(at.table).table.feed else plain).append(number)
+                case Update():
+                    others.append(number)
+        groups = [deletes[start : start + DELETES_AT_ONCE] for start in range(0, len(deletes), DELETES_AT_ONCE)]
+        alone = [[number] for number in others]
+        await asyncio.gather(
+            self._load(writes, plain, revisions), *(self._some(writes, each, revisions, updated) for each in groups + alone)
+        )
+
+    async def _some(self, writes: WriteSet, numbers: Sequence[int], revisions: list[int | None], updated: list[Record | None]) -> None:
+        ops = [writes.ops[number]._replace(guards=()) for number in numbers]
+        layouts = [self.layout(op.at.table) for op in ops]
+        async with self._flights:
+            try:
+                done = await _Commit(self, ops, layouts, self.writing(writes)).run()
+            except Conflict:
+                if len(ops) == 1:
+                    raise
+                done = None
+        if done is None:
+            await asyncio.gather(*(self._some(writes, [number], revisions, updated) for number in numbers))
+            return
+        assert isinstance(done, Written), "an unguarded op cannot be refused"
+        for number, revision, record in zip(numbers, done.revisions, done.updated, strict=True):
+            revisions[number], updated[number] = revision, record
+
+    async def _load(self, writes: WriteSet, numbers: Sequence[int], revisions: list[int | None]) -> None:
+        """Put and delete in batches of 25. A batch takes no condition, so the revisions to be replaced are read first."""
+        ops = [writes.ops[number] for number in numbers]
+        known = await self._revisions([op.at for op in ops if isinstance(op, Put)])
+        wanted: list[tuple[str, dict[str, Any]]] = []
+        for number, op in zip(numbers, ops, strict=True):
+            layout = self.layout(op.at.table)
+            if isinstance(op, Put):
+                old = known.get(op.at)
+                revisions[number] = revision = writes.now_us if old is None else max(writes.now_us, old + 1)
+                cause = cause_of(writes.cause, op.released) if layout.table.feed else None
+                wanted.append((layout.name, {"PutRequest": {"Item": item_of(layout, op.record, revision, cause)}}))
+            else:
+                wanted.append((layout.name, {"DeleteRequest": {"Key": layout.key(op.at.key)}}))
+        await asyncio.gather(*map(self._send_batch, requests.batches(wanted)))
+
+    async def _send_batch(self, batch: dict[str, list[dict[str, Any]]]) -> None:
+        async with self._flights:
+            await self.client.batch_write(batch)
+
+
+class _Commit:
+    """One write set on its way: what is known of its records, and what is tried next."""
+
+    def __init__(self, writes: Writes, ops: Sequence[Op], layouts: Sequence[Layout], writing: Writing) -> None:
+        self._writes = writes
+        self._ops = ops
+        self._layouts = layouts
+        self._writing = writing
+        self._alone = len(ops) == 1
+        # What is stored, where it was read; an update may go on unseen although the record is known.
+        self._found: dict[int, Record | None] = {}
+        self._blind: set[int] = set(range(len(ops)))
+        self._cleared: set[int] = set()
+        self._ahead = False
+        self._actions: list[list[Action]] = []
+
+    async def run(self) -> Written | Refused:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(random.random() * min(PAUSE_MOST_S, PAUSE_S * 2**attempt))
+            refused = await self._prepare()
+            if refused is not None:
+                return refused
+            answer = await self._send()
+            if answer is not None:
+                return self._written(answer)
+            refused = await self._refusal()
+            if refused is not None:
+                return refused
+        raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
+
+    def explain(self) -> list[tuple[str, dict[str, Any]]]:
+        missing = self._plan()
+        if missing:
+            asked = ((self._layouts[number], self._ops[number].at.key) for number in missing)
+            return [("BatchGetItem", {"RequestItems": body}) for body in requests.gets(asked, True)]
+        flat = [action for actions in self._actions for action in actions]
+        if len(flat) == 1 and flat[0].kind != "ConditionCheck":
+            return [requests.single(flat[0])]
+        return [("TransactWriteItems", requests.transaction(flat, ""))]
+
+    # --- deciding ---------------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> Refused | None:
+        """Make the actions; read and judge what DynamoDB cannot judge."""
+        while missing := self._plan():
+            await self._look(missing)
+            refused = await self._refusal()
+            if refused is not None:
+                return refused
+        return None
+
+    def _plan(self) -> list[int]:
+        """Fill in the actions of every op; return those whose record has to be read first."""
+        self._actions = []
+        missing: list[int] = []
+        for number in range(len(self._ops)):
+            try:
+                self._actions.append(self._actions_of(number))
+            except NotNative:
+                self._actions.append([])
+                missing.append(number)
+            except Validation:
+                if not self._blind - self._cleared:
+                    raise
+                # A refusal comes before an error: whether another op is refused must be known first.
+                return sorted(self._blind)
+        return missing
+
+    def _actions_of(self, number: int) -> list[Action]:
+        op, layout, writing = self._ops[number], self._layouts[number], self._writing
+        seen = UNSEEN if number in self._blind else self._found[number]
+        match op:
+            case Put():
+                return [requests.put(layout, op, writing, seen)]
+            case Update() if seen is UNSEEN:
+                if not self._alone:
+                    raise NotNative  # a transaction does not say what an update made of a record
+                return [requests.update(layout, op, writing, ahead=self._ahead)]
+            case Update() if seen is not None:
+                return [requests.updated(layout, op, writing, seen)]
+            case Delete() if seen is not None:
+                return requests.delete(layout, op, writing, seen)
+            case Check() if not self._alone:
+                return [requests.check(layout, op, writing, seen)]
+            case _ if seen is UNSEEN:
+                raise NotNative
+        # Nothing to do alone; beside other ops, nothing may come to be there meanwhile.
+        return [] if self._alone else [requests.check(layout, Check(op.at, ()), writing, None)]
+
+    async def _look(self, numbers: Sequence[int]) -> None:
+        records = await self._writes.fetch([self._ops[number].at for number in numbers])
+        self._found.update(zip(numbers, records, strict=True))
+        self._blind.difference_update(numbers)
+
+    async def _refusal(self) -> Refused | None:
+        """Judge what is known; where something fails, judge everything, because every failure is listed."""
+        if not self._failures():
+            return None
+        unknown = [n for n, op in enumerate(self._ops) if op.guards and n not in self._found and n not in self._cleared]
+        if unknown:
+            await self._look(unknown)
+        return Refused(self._failures())
+
+    def _failures(self) -> list[Failure]:
+        failures = []
+        for number in sorted(self._found):
+            record = self._found[number]
+            for guard in self._ops[number].guards:
+                if not holds(guard, self._layouts[number].table, record, self._writing.now_us):
+                    failures.append(Failure(number, guard, record))
+                    break
+        return failures
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    async def _send(self) -> dict[str, Any] | None:
+        """Send the actions and return the answer; None where a condition failed, with what was found noted."""
+        owners = [number for number, actions in enumerate(self._actions) for _ in actions]
+        flat = [action for actions in self._actions for action in actions]
+        if not flat:
+            return {}
+        self._cleared = set()
+        lost: list[int] = []
+        try:
+            if len(flat) == 1 and flat[0].kind != "ConditionCheck":
+                return await self._send_alone(flat[0])
+            body = requests.transaction(flat, uuid.uuid4().hex)
+            return await self._writes.client.call("TransactWriteItems", body, idempotent=True)
+        except ConditionalCheckFailed as failed:
+            self._note(0, failed.item, lost)
+        except TransactionCancelled as cancelled:
+            for owner, reason in zip(owners, cancelled.reasons, strict=True):
+                if reason.code == "ConditionalCheckFailed":
+                    self._note(owner, reason.item, lost)
+            # What is not named had its condition fulfilled, and a condition is never laxer than its guards.
+            self._cleared = {owner for owner, reason in zip(owners, cancelled.reasons, strict=True) if reason.code == "None"}
+        except BatchShape:
+            raise
+        except Validation:
+            if not self._blind:
+                raise
+            # Done here it either works or says precisely why it cannot.
+            lost = sorted(self._blind)
+        if lost:
+            await self._look(lost)
+        return None
+
+    async def _send_alone(self, action: Action) -> dict[str, Any]:
+        operation, body = requests.single(action)
+        return await self._writes.client.call(operation, body, idempotent=False)
+
+    def _note(self, number: int, item: Item | None, lost: list[int]) -> None:
+        """Keep the record that failed a condition. None may also mean that the server does not tell."""
+        if item is None:
+            lost.append(number)
+            return
+        record = record_of(self._layouts[number], item)
+        self._found[number] = record
+        is_blind_update = isinstance(self._ops[number], Update) and self._alone and number in self._blind
+        if is_blind_update and not self._ahead and revision_of(record) >= self._writing.now_us:
+            self._ahead = True
+        else:
+            self._blind.discard(number)
+
+    def _written(self, answer: Mapping[str, Any]) -> Written:
+        revisions: list[int | None] = []
+        updated: list[Record | None] = []
+        for number, (op, actions) in enumerate(zip(self._ops, self._actions, strict=True)):
+            revision, after = (actions[0].revision, actions[0].after) if actions else (None, None)
+            if isinstance(op, Update) and after is None and "Attributes" in answer:
+                after = record_of(self._layouts[number], answer["Attributes"])
+                revision = revision_of(after)
+            revisions.append(revision if isinstance(op, Put | Update) else None)
+            updated.append(after if isinstance(op, Update) else None)
+        return Written(revisions, updated)
