@@ -85,12 +85,16 @@ class RedisClient:
         setup: Sequence[bytes] = (),
         on_push: Callable[[list[Any]], None] | None = None,
         on_change: Callable[[bool], None] | None = None,
+        heartbeat: bool = False,
     ) -> None:
-        """`setup` are commands every new connection begins with; `on_change` hears of the first connection made and the last lost."""
+        """`setup` are commands every new connection begins with; `on_change` hears of the first connection made and the last lost.
+
+        `heartbeat` is for connections that listen: a server that fell silent is noticed although nothing is asked.
+        """
         self.options = options
         self.breaker: Breaker = "closed"
         self._hello = [*_greeting(options), *(encode("SCRIPT", "LOAD", script.text) for script in scripts), *setup]
-        self._on_push, self._on_change = on_push, on_change
+        self._on_push, self._on_change, self._heartbeat = on_push, on_change, heartbeat
         self._wires: list[Wire] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -146,9 +150,56 @@ class RedisClient:
             return await (self.read if again else self.write)(script.in_full(command))
         raise Unavailable("The connection to Redis ended before a script was run.", engine="redis")
 
+    async def run_each(self, script: Script, calls: Sequence[tuple[Sequence[bytes], bytes, int]], *, again: bool = False) -> list[Any]:
+        """Run a script several times in one write; raises the first error when every call has its answer."""
+        if not calls:
+            return []
+        wire = self._pick() or await self._connected()
+        futures = [wire.send(script.call(*call)) for call in calls]
+        replies = await asyncio.gather(*futures, return_exceptions=True)
+        answers: list[Any] = []
+        failed: BaseException | None = None
+        for reply, call in zip(replies, calls, strict=True):
+            try:
+                answers.append(await self._settled(script, call, reply, again))
+            except PalaverError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return answers
+
+    async def _settled(self, script: Script, call: tuple[Sequence[bytes], bytes, int], reply: Any, again: bool) -> Any:
+        """Return a reply, or do once more what was certainly not done, or may be done twice."""
+        match reply:
+            case ErrorReply() if not reply.text.startswith("NOSCRIPT"):
+                raise translate(reply.text) from None
+            case Lost() if reply.sent and not again:
+                raise OutcomeUnknown("The connection to Redis ended after a script was sent.", engine="redis") from None
+            case BaseException():
+                return await self.run(script, *call, again=again)
+        return reply
+
     async def tell(self, command: bytes) -> None:
         """Send what is answered by pushes."""
         (self._pick() or await self._connected()).tell(command)
+
+    def tell_now(self, command: bytes) -> None:
+        """Do the same on the connection there is; without one nothing is sent."""
+        if wire := self._pick():
+            wire.tell(command)
+
+    async def read_each(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send several reads in one write."""
+        if not commands:
+            return []
+        wire = self._pick() or await self._connected()
+        replies = await asyncio.gather(*[wire.send(command) for command in commands], return_exceptions=True)
+        answers: list[Any] = []
+        for reply, command in zip(replies, commands, strict=True):
+            if isinstance(reply, ErrorReply):
+                raise translate(reply.text) from None
+            answers.append(await self.read(command) if isinstance(reply, BaseException) else reply)
+        return answers
 
     async def aclose(self) -> None:
         """End the connections; who still waits for a reply gets the same error as when the server ends them."""
@@ -228,8 +279,13 @@ class RedisClient:
         assert self._loop is not None
         options = self.options
         wire = Wire(
-            self._loop, timeout_s=options.timeout_s, inflight=options.inflight, on_lost=self._forget, on_push=self._on_push
-        )  # fmt: skip
+            self._loop,
+            timeout_s=options.timeout_s,
+            inflight=options.inflight,
+            on_lost=self._forget,
+            on_push=self._on_push,
+            heartbeat=encode("PING") if self._heartbeat else b"",
+        )
         try:
             async with asyncio.timeout(options.connect_s):
                 if options.path:

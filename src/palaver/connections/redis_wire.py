@@ -44,7 +44,10 @@ class Wire(asyncio.Protocol):
         inflight: int,
         on_lost: Callable[[Wire, bool], None],
         on_push: Callable[[list[Any]], None] | None = None,
+        heartbeat: bytes = b"",
     ) -> None:
+        """`heartbeat` is sent whenever nothing else waits for a reply."""
+        self._heartbeat = heartbeat
         self._loop = loop
         self._timeout_s = timeout_s
         self._inflight = inflight
@@ -141,8 +144,10 @@ class Wire(asyncio.Protocol):
         if times and self._loop.time() - times[0][1] > self._timeout_s:
             self._stuck = True
             self.close()
-        else:
-            self._watch = self._loop.call_later(self._timeout_s / 4, self._look)
+            return
+        if self._heartbeat and not self.waiting:
+            self.send(self._heartbeat).add_done_callback(_ignored)
+        self._watch = self._loop.call_later(self._timeout_s / 4, self._look)
 
     def _ended(self) -> None:
         if self._lost:
@@ -158,3 +163,9 @@ class Wire(asyncio.Protocol):
         self.waiting.clear()
         self._out.clear()
         self._on_lost(self, self._stuck)
+
+
+def _ignored(future: asyncio.Future[Any]) -> None:
+    """Take what became of a heartbeat: a lost connection is told in another way."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,131 @@
+"""Limits of this process, for all its threads and event loops."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from palaver.cache.checks import check_takes, check_text
+from palaver.cache.limiting import State, charge, look, rests_at
+from palaver.caching import Limit, Take, Taken, Verdict
+from palaver.errors import ConfigError
+
+TOKEN_MS = 60_000
+_GRANTED = 0.0
+
+
+class MemoryLimiter:
+    """`ports.Limiter` in a dictionary. Over `entries` states, those nearest to saying nothing any more go first."""
+
+    def __init__(self, milliseconds: Callable[[], int], entries: int) -> None:
+        self._ms = milliseconds
+        self._most = entries
+        self._states: dict[str, dict[str | tuple[str, str], State]] = {}
+        self._limits: dict[str, Limit] = {}
+        self._said: OrderedDict[tuple[str, str], tuple[int, Taken]] = OrderedDict()
+        self._count = 0
+        self._lock = threading.Lock()
+        self.closed = False
+
+    async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
+        if len(takes) == 1 and not token:
+            return self._take_one(takes[0], group)
+        return self._call(takes, group, token, charges=True)
+
+    async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
+        for takes in calls:
+            check_takes(takes)
+        return [self._call(takes, group, "", charges=True) for takes in calls]
+
+    async def peek(self, *takes: Take, group: str = "") -> Taken:
+        return self._call(takes, group, "", charges=False)
+
+    async def reset(self, *takes: Take, group: str = "") -> None:
+        check_takes(takes)
+        with self._lock:
+            for limit, key, _ in takes:
+                if self._states.get(limit.family, {}).pop((group, key) if group else key, None) is not None:
+                    self._count -= 1
+
+    def _take_one(self, take: Take, group: str) -> Taken:
+        limit, key, cost = take
+        if cost < 1:
+            check_takes((take,))
+        check_text(key)
+        with self._lock:
+            states = self._of(limit)
+            at = (group, key) if group else key
+            now = self._ms()
+            state = states.get(at)
+            remaining, retry = look(limit, state, now, cost)
+            if retry:
+                return Taken(False, (_refused(remaining, retry),))
+            if state is None:
+                self._count += 1
+                states[at] = charge(limit, None, now, cost)
+                if self._count > self._most:
+                    self._forget_some(now)
+            else:
+                charge(limit, state, now, cost)
+        return Taken(True, (Verdict(True, remaining - cost, _GRANTED),))
+
+    def _call(self, takes: Sequence[Take], group: str, token: str, *, charges: bool) -> Taken:
+        check_takes(takes)
+        for take in takes:
+            check_text(take.key)
+        with self._lock:
+            now = self._ms()
+            if token and (said := self._said.get((group, token))) and said[0] > now:
+                return said[1]
+            found = [(take, self._of(take.limit), (group, take.key) if group else take.key) for take in takes]
+            looks = [look(take.limit, states.get(at), now, take.cost) for take, states, at in found]
+            allowed = not any(retry for _, retry in looks)
+            if allowed and charges:
+                for take, states, at in found:
+                    self._count += at not in states
+                    states[at] = charge(take.limit, states.get(at), now, take.cost)
+            spent = [take.cost if allowed and charges else 0 for take in takes]
+            verdicts = (
+                _refused(remaining, retry) if retry else Verdict(True, remaining - less, _GRANTED)
+                for (remaining, retry), less in zip(looks, spent, strict=True)
+            )
+            answer = Taken(allowed, tuple(verdicts))
+            if token:
+                self._remember((group, token), now, answer)
+            if self._count > self._most:
+                self._forget_some(now)
+        return answer
+
+    def _of(self, limit: Limit) -> dict[str | tuple[str, str], State]:
+        states = self._states.get(limit.family)
+        if states is None:
+            states = self._states[limit.family] = {}
+            self._limits[limit.family] = limit
+        if self.closed:
+            raise ConfigError("The cache is closed.")
+        return states
+
+    def _remember(self, token: tuple[str, str], now: int, answer: Taken) -> None:
+        self._said[token] = (now + TOKEN_MS, answer)
+        while self._said and (len(self._said) > self._most or next(iter(self._said.values()))[0] <= now):
+            self._said.popitem(last=False)
+
+    def _forget_some(self, now: int) -> None:
+        """Make room for a tenth, so that this is rare: first what rests, then what will rest soonest."""
+        resting = [
+            (rests_at(self._limits[family], state), family, at) for family, states in self._states.items() for at, state in states.items()
+        ]
+        gone = [found for found in resting if found[0] <= now]
+        surplus = len(resting) - len(gone) - self._most * 9 // 10
+        if surplus > 0:
+            gone += heapq.nsmallest(surplus, (found for found in resting if found[0] > now), key=lambda found: found[0])
+        for _, family, at in gone:
+            del self._states[family][at]
+        self._count = len(resting) - len(gone)
+
+
+def _refused(remaining: int, retry: int) -> Verdict:
+    return Verdict(False, remaining, math.inf if retry < 0 else retry / 1_000)

@@ -1,0 +1,278 @@
+"""What Redis does in one step. Time is the server's, unless a test gives another: `0` asks for it.
+
+Every script names the keys it touches, and they share a hash tag; it reads everything before it writes anything, so an
+error never leaves half of it done.
+"""
+
+from __future__ import annotations
+
+from palaver.caching import HIGHEST_REVISION, SLICES
+from palaver.connections.redis import Script
+
+SEEN_FOR_MS = 30 * 86_400_000
+HEAD = 17
+"""A value begins with `v`, a fence with `f`, and then 16 digits of revision."""
+WITHOUT_EXPECTATION = -2
+
+assert len(str(HIGHEST_REVISION)) == HEAD - 1
+
+SET = Script(
+    "set",
+    f"""
+local head = redis.call('GETRANGE', KEYS[1], 0, {HEAD - 1})
+local revision, expected, there = tonumber(ARGV[3]), tonumber(ARGV[4]), -1
+local kind, held = string.match(head, '^([vf])(%d+)$')
+if kind and #head == {HEAD} then
+  held = tonumber(held)
+  if revision > 0 and held > revision then return 0 end
+  if kind == 'v' then there = held end
+end
+if expected ~= {WITHOUT_EXPECTATION} and there ~= expected then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+""",
+)
+
+FENCE = Script(
+    "fence",
+    f"""
+local head = redis.call('GETRANGE', KEYS[1], 0, {HEAD - 1})
+local kind, held = string.match(head, '^([vf])(%d+)$')
+if not kind or #head < {HEAD} or tonumber(held) < tonumber(ARGV[3]) then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+return 1
+""",
+)
+
+TAKE = Script(
+    "take",
+    f"""
+local call, floor, ceil, unpack, pack = redis.call, math.floor, math.ceil, struct.unpack, struct.pack
+local asked = ARGV[1]
+local now, charges, at = unpack('<dd', asked)
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + floor(time[2] / 1000)
+end
+local count = (#asked - 16) / 40
+local token = KEYS[count + 1]
+if token then
+  local said = call('GET', token)
+  if said then return cmsgpack.unpack(said) end
+end
+local answer, kept, lives = {{1}}, {{}}, {{}}
+for i = 1, count do
+  local kind, period, amount, room, cost
+  kind, period, amount, room, cost, at = unpack('<ddddd', asked, at)
+  local state = call('GET', KEYS[i])
+  local remaining, retry, over = 0, 0, 0
+  if kind == 0 then
+    local debt, since = 0, now
+    if state then
+      debt, since = unpack('<dd', state)
+      if now > since then
+        debt = debt - (now - since) * amount
+        if debt < 0 then debt = 0 end
+        since = now
+      end
+    end
+    local after = debt + cost * period
+    over = after - room
+    remaining = floor((room - debt) / period)
+    if over > 0 then
+      retry = cost * period > room and -1 or ceil(over / amount)
+    else
+      kept[i], lives[i] = pack('<dd', after, since), ceil(after / amount) + since - now + 1
+    end
+  else
+    local slot, used, old = floor(now / period), 0, nil
+    local from, length = 1, state and #state or 0
+    if length > 0 then
+      local last = unpack('<d', state, length - 15)
+      if last > slot then slot = last end
+      local place = 1
+      while place < length do
+        local held, hits, following = unpack('<dd', state, place)
+        if held < slot - {SLICES} then from = following else used = used + hits end
+        place = following
+      end
+    end
+    over = used + cost - room
+    remaining = room - used
+    if over > 0 then
+      retry = -1
+      local place = from
+      while cost <= room do
+        local held, hits, following = unpack('<dd', state, place)
+        over, place = over - hits, following
+        if over <= 0 then
+          retry = (held + {SLICES + 1}) * period - now
+          break
+        end
+      end
+      if remaining < 0 then remaining = 0 end
+    else
+      if from > length then
+        state = ''
+      else
+        local held, hits = unpack('<dd', state, length - 15)
+        if held == slot then
+          state = string.sub(state, from, length - 16)
+          old = hits
+        else
+          state = string.sub(state, from)
+        end
+      end
+      kept[i] = state .. pack('<dd', slot, (old or 0) + cost)
+      lives[i] = (slot + {SLICES + 1}) * period - now
+    end
+  end
+  if retry ~= 0 then answer[1] = 0 end
+  if remaining < 0 then remaining = 0 end
+  answer[2 * i], answer[2 * i + 1] = remaining, retry
+end
+if answer[1] == 1 and charges == 1 then
+  at = 17
+  for i = 1, count do
+    local _, _, _, _, cost, following = unpack('<ddddd', asked, at)
+    at = following
+    call('PSETEX', KEYS[i], lives[i], kept[i])
+    answer[2 * i] = answer[2 * i] - cost
+  end
+end
+if token then call('PSETEX', token, 60000, cmsgpack.pack(answer)) end
+return answer
+""",
+)
+
+TOUCH = Script(
+    "touch",
+    f"""
+local call, now, ttl = redis.call, tonumber(ARGV[1]), tonumber(ARGV[2])
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local left = call('PTTL', KEYS[1])
+call('ZADD', KEYS[1], now + ttl, ARGV[3])
+call('ZADD', KEYS[2], now, ARGV[3])
+call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - {SEEN_FOR_MS})
+if left < ttl then call('PEXPIRE', KEYS[1], ttl) end
+call('PEXPIRE', KEYS[2], {SEEN_FOR_MS})
+return 1
+""",
+)
+
+PRESENT = Script(
+    "present",
+    """
+local call, now = redis.call, tonumber(ARGV[1])
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+if ARGV[2] == '0' then return call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', now), '+inf') end
+local found = call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '(' .. string.format('%.0f', now), 'LIMIT', 0, ARGV[2])
+local answer = {}
+for i = 1, #found do
+  answer[2 * i - 1], answer[2 * i] = found[i], call('ZSCORE', KEYS[2], found[i])
+end
+return answer
+""",
+)
+
+LAST_SEEN = Script(
+    "last_seen",
+    f"""
+local call, now = redis.call, tonumber(ARGV[1])
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local answer = {{}}
+for i = 2, #ARGV do
+  local seen = call('ZSCORE', KEYS[1], ARGV[i])
+  if not seen or tonumber(seen) <= now - {SEEN_FOR_MS} then seen = '' end
+  answer[i - 1] = seen
+end
+return answer
+""",
+)
+
+# A window is one sorted set, so that it is evicted and expires as a whole. All scores are equal, so members are in the order
+# of their bytes: first one that begins with U+0000 and says what the window is, then `id U+0000 tokens U+0000 data`.
+_HEAD = """
+local call = redis.call
+local head = call('ZRANGE', KEYS[1], 0, 0)[1]
+local whole, keep, complete, ticket
+if head then
+  whole, keep, complete, ticket = string.match(head, '^%z(%d):(%d+):(%d):(%x*)$')
+  if not whole then return redis.error_reply('WRONGTYPE') end
+end
+local function say(text)
+  if head then call('ZREM', KEYS[1], head) end
+  call('ZADD', KEYS[1], 0, '\\0' .. text)
+end
+local function same(id) return '[' .. id .. '\\0', '(' .. id .. '\\1' end
+local function trim()
+  local count = call('ZCARD', KEYS[1]) - 1
+  if count > tonumber(keep) then
+    call('ZREMRANGEBYRANK', KEYS[1], 1, count - keep)
+    return true
+  end
+end
+"""
+
+PUSH = Script(
+    "push",
+    _HEAD
+    + """
+if not head then return 0 end
+for i = 2, #ARGV, 2 do
+  local from, to = same(ARGV[i])
+  if call('ZLEXCOUNT', KEYS[1], from, to) == 0 then call('ZADD', KEYS[1], 0, ARGV[i + 1]) end
+end
+if whole == '1' then
+  if trim() and complete == '1' then say('1:' .. keep .. ':0:' .. ticket) end
+  call('PEXPIRE', KEYS[1], ARGV[1])
+end
+return 1
+""",
+)
+
+BEGIN = Script(
+    "begin",
+    _HEAD
+    + """
+if head and ticket ~= '' then return {ticket, 0} end
+if head then
+  say(whole .. ':' .. keep .. ':' .. complete .. ':' .. ARGV[2])
+else
+  say('0:0:0:' .. ARGV[2])
+end
+if call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then call('PEXPIRE', KEYS[1], ARGV[1]) end
+return {ARGV[2], 1}
+""",
+)
+
+REPLACE = Script(
+    "replace",
+    _HEAD
+    + """
+if not head or ticket ~= ARGV[1] then return 0 end
+keep, complete = ARGV[2], ARGV[3]
+for i = 5, #ARGV, 2 do
+  local from, to = same(ARGV[i])
+  call('ZREMRANGEBYLEX', KEYS[1], from, to)
+  call('ZADD', KEYS[1], 0, ARGV[i + 1])
+end
+if trim() then complete = '0' end
+say('1:' .. keep .. ':' .. complete .. ':')
+call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
+""",
+)
+
+ALL = (SET, FENCE, TAKE, TOUCH, PRESENT, LAST_SEEN, PUSH, BEGIN, REPLACE)
