@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import Any
 from zlib import crc32
+
+from palaver.clock import ManualClock
+from palaver.connections.dynamodb import Credentials, DynamoClient
 
 Act = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
 
@@ -149,3 +154,51 @@ async def scripted(*acts: Act, tls: ssl.SSLContext | None = None) -> AsyncIterat
         for task in tuple(handlers):
             task.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
+
+
+KEYS = Credentials("AKIDEXAMPLE", "canary/Secret+Of/Nobody", "canaryToken==")
+PUT = {"TableName": "t", "Item": {"a": {"S": "stored value"}}}
+THROTTLED = failed("ProvisionedThroughputExceededException", message="slow down")
+FAULT = failed("InternalServerError", 500)
+
+
+class Pauses:
+    """A sleep that takes no time: it moves the client's clock and keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(datetime.now(UTC))
+        self.taken: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.taken.append(seconds)
+        self.clock.advance(timedelta(seconds=seconds))
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def client(script: Script, *, seed: int = 1, pauses: Pauses | None = None, **options: Any) -> AsyncIterator[DynamoClient]:
+    pauses = pauses or Pauses()
+    options = {"endpoint": script.endpoint, "credentials": KEYS, "clock": pauses.clock, "sleep": pauses, **options}
+    opened = await DynamoClient.open("eu-west-1", draw=random.Random(seed).random, **options)
+    try:
+        yield opened
+    finally:
+        await opened.aclose()
+
+
+async def outcome(*acts: Act, operation: str = "PutItem", body: dict[str, Any] | None = None, **how: Any) -> tuple[Any, int]:
+    """Return what a call gave or raised, and how many requests reached the server."""
+    idempotent = how.pop("idempotent", True)
+    async with scripted(*acts) as script, client(script, **how) as dynamo:
+        try:
+            found: Any = await dynamo.call(operation, body or PUT, idempotent=idempotent)
+        except Exception as error:
+            found = error
+        return found, len(script.requests)
+
+
+def kinds(found: tuple[Any, int]) -> tuple[type, int]:
+    return type(found[0]), found[1]
+
+
+LOST = {"fault": FAULT, "cut": cut, "half": half, "silent": silent, "garbled": sent(b"SSH-2.0-OpenSSH_9.2\r\n"), "crc": ok({}, crc=1)}

@@ -1,26 +1,14 @@
-"""Facts about the DynamoDB client: what it sends, what it makes of every fault, how often it tries, what it never tells."""
+"""Facts about the DynamoDB client: what it makes of every answer and of none, how often it tries, what it leaves unprocessed."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import json
-import logging
 import random
-import shutil
-import ssl
-import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from palaver.clock import ManualClock
-from palaver.connections.dynamodb import ConditionalCheckFailed, Credentials, DynamoClient, Pace, TransactionCancelled
+from palaver.connections.dynamodb import ConditionalCheckFailed, Pace, TransactionCancelled
 from palaver.errors import (
     BatchShape,
     ConfigError,
@@ -39,48 +27,24 @@ from palaver.errors import (
     Unavailable,
     Validation,
 )
-from tests.engines.dynamo_script import Act, Script, chunked, cut, dripping, encoded, failed, half, ok, scripted, sent, silent, then_closed
-
-KEYS = Credentials("AKIDEXAMPLE", "canary/Secret+Of/Nobody", "canaryToken==")
-PUT = {"TableName": "t", "Item": {"a": {"S": "stored value"}}}
-THROTTLED = failed("ProvisionedThroughputExceededException", message="slow down")
-FAULT = failed("InternalServerError", 500)
-
-
-class Pauses:
-    """A sleep that takes no time: it moves the client's clock and keeps what it was asked for."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock(datetime.now(UTC))
-        self.taken: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.taken.append(seconds)
-        self.clock.advance(timedelta(seconds=seconds))
-        await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def client(script: Script, *, seed: int = 1, pauses: Pauses | None = None, **options: Any) -> AsyncIterator[DynamoClient]:
-    pauses = pauses or Pauses()
-    options = {"endpoint": script.endpoint, "credentials": KEYS, "clock": pauses.clock, "sleep": pauses, **options}
-    opened = await DynamoClient.open("eu-west-1", draw=random.Random(seed).random, **options)
-    try:
-        yield opened
-    finally:
-        await opened.aclose()
-
-
-async def outcome(*acts: Act, operation: str = "PutItem", body: dict[str, Any] | None = None, **how: Any) -> tuple[Any, int]:
-    """Return what a call gave or raised, and how many requests reached the server."""
-    idempotent = how.pop("idempotent", True)
-    async with scripted(*acts) as script, client(script, **how) as dynamo:
-        try:
-            found: Any = await dynamo.call(operation, body or PUT, idempotent=idempotent)
-        except Exception as error:
-            found = error
-        return found, len(script.requests)
-
+from tests.engines.dynamo_script import (
+    FAULT,
+    LOST,
+    PUT,
+    THROTTLED,
+    Pauses,
+    client,
+    cut,
+    dripping,
+    encoded,
+    failed,
+    kinds,
+    ok,
+    outcome,
+    scripted,
+    sent,
+    silent,
+)
 
 # --- answers that are not a success -------------------------------------------------------------------------------------
 
@@ -211,13 +175,7 @@ async def test_a_proxys_page_is_judged_by_its_status() -> None:
     assert (OutcomeUnknown, 1) == kinds(await outcome(sent(encoded(503, page)), idempotent=False))
 
 
-def kinds(found: tuple[Any, int]) -> tuple[type, int]:
-    return type(found[0]), found[1]
-
-
 # --- requests whose answer is lost --------------------------------------------------------------------------------------
-
-LOST = {"fault": FAULT, "cut": cut, "half": half, "silent": silent, "garbled": sent(b"SSH-2.0-OpenSSH_9.2\r\n"), "crc": ok({}, crc=1)}
 
 
 @pytest.mark.parametrize("name", LOST)
@@ -282,132 +240,6 @@ async def test_a_name_that_does_not_resolve_is_unavailable() -> None:
             await dynamo.call("GetItem", {"TableName": "t"})
 
 
-# --- connections --------------------------------------------------------------------------------------------------------
-
-
-async def test_answers_in_chunks_and_split_anywhere_are_read_whole() -> None:
-    async with scripted(chunked) as script, client(script) as dynamo:
-        for _ in range(3):
-            assert {"Item": {"a": {"S": "in parts"}}} == await dynamo.call("GetItem", {"TableName": "t"})
-        assert (1, [0, 1, 2]) == (script.connections, [request.before for request in script.requests])
-
-
-async def test_a_connection_the_server_closed_while_idle_is_not_used() -> None:
-    async with scripted(then_closed(ok()), ok()) as script, client(script) as dynamo:
-        await dynamo.call("PutItem", PUT, idempotent=False)
-        await asyncio.sleep(0.05)
-        await dynamo.call("PutItem", PUT, idempotent=False)
-        assert (2, {}) == (script.connections, dict(dynamo.retried))
-
-
-async def test_a_connection_announced_to_be_closed_is_not_used() -> None:
-    async with scripted(ok(extra="Connection: close\r\n"), ok()) as script, client(script) as dynamo:
-        await dynamo.call("PutItem", PUT, idempotent=False)
-        await dynamo.call("PutItem", PUT, idempotent=False)
-        assert (2, {}) == (script.connections, dict(dynamo.retried))
-
-
-async def test_a_stale_connection_is_replaced_at_once_where_repeating_is_safe() -> None:
-    pauses = Pauses()
-    async with scripted(ok(), cut, ok(), cut) as script, client(script, pauses=pauses) as dynamo:
-        await dynamo.call("PutItem", PUT)
-        await dynamo.call("PutItem", PUT)
-        assert (3, [0, 1, 0], []) == (len(script.requests), [request.before for request in script.requests], pauses.taken)
-        with pytest.raises(OutcomeUnknown):
-            await dynamo.call("PutItem", PUT, idempotent=False)
-
-
-async def test_old_and_long_idle_connections_are_replaced() -> None:
-    for pace in (Pace(age_s=0.05), Pace(idle_s=0.05)):
-        async with scripted(ok()) as script, client(script, pace=pace) as dynamo:
-            await dynamo.call("GetItem", {"TableName": "t"})
-            await dynamo.call("GetItem", {"TableName": "t"})
-            assert script.connections == 1
-            await asyncio.sleep(0.1)
-            await dynamo.call("GetItem", {"TableName": "t"})
-            assert script.connections == 2
-
-
-async def test_many_callers_share_a_small_pool_and_each_gets_its_own_answer() -> None:
-    async def echo(request: Any, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(random.random() / 200)
-        writer.write(encoded(200, request.body))
-
-    async with scripted(echo) as script, client(script, pool=3) as dynamo:
-        bodies = [{"TableName": f"t{number}"} for number in range(200)]
-        assert bodies == await asyncio.gather(*(dynamo.call("GetItem", body) for body in bodies))
-        assert (200, 3) == (len(script.requests), script.connections)
-
-
-async def test_a_full_pool_is_throttling_at_the_deadline() -> None:
-    async with scripted(silent) as script, client(script, pool=1) as dynamo:
-        holder = asyncio.create_task(dynamo.call("PutItem", PUT, idempotent=False, deadline_s=0.5))
-        await asyncio.sleep(0.05)
-        with pytest.raises(Throttled) as caught:
-            await dynamo.call("PutItem", PUT, idempotent=False, deadline_s=0.1)
-        assert caught.value.context["reason"] == "pool"
-        with pytest.raises(OutcomeUnknown):
-            await holder
-
-
-async def test_cancelled_callers_leave_the_pool_healthy() -> None:
-    """Cancelled while connecting, waiting for a connection and waiting for an answer; no place is lost and no answer changes hands."""
-
-    async def slow_echo(request: Any, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.003)
-        writer.write(encoded(200, request.body))
-
-    chance = random.Random(11)
-    async with scripted(slow_echo) as script, client(script, pool=4) as dynamo:
-        for _ in range(30):
-            bodies = [{"TableName": f"t{number}"} for number in range(16)]
-            calls = [asyncio.create_task(dynamo.call("GetItem", body)) for body in bodies]
-            for _ in range(chance.randrange(12)):
-                await asyncio.sleep(0.001)
-                chance.choice(calls).cancel()
-            found = await asyncio.gather(*calls, return_exceptions=True)
-            for body, answer in zip(bodies, found, strict=True):
-                assert answer == body or isinstance(answer, asyncio.CancelledError)
-        bodies = [{"TableName": f"last{number}"} for number in range(40)]
-        assert bodies == await asyncio.gather(*(dynamo.call("GetItem", body) for body in bodies))
-        assert len(script.open) <= 4
-
-
-async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_one() -> None:
-    both = sent(encoded(200, b'{"Item": {"a": {"S": "mine"}}}') + encoded(200, b'{"Item": {"a": {"S": "of another"}}}'))
-    async with scripted(both, ok({"Item": {}})) as script, client(script) as dynamo:
-        assert {"Item": {"a": {"S": "mine"}}} == await dynamo.call("GetItem", {"TableName": "t"})
-        assert {"Item": {}} == await dynamo.call("GetItem", {"TableName": "t"})
-        assert script.connections == 2
-
-
-async def test_closing_waits_for_calls_in_flight_and_refuses_new_ones() -> None:
-    async def late(request: Any, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.1)
-        writer.write(encoded(200, b'{"Item": {}}'))
-
-    async with scripted(late) as script, client(script, pool=1) as dynamo:
-        running = asyncio.create_task(dynamo.call("GetItem", {"TableName": "t"}))
-        waiting = asyncio.create_task(dynamo.call("GetItem", {"TableName": "t"}))
-        await asyncio.sleep(0.03)
-        await dynamo.aclose()
-        assert {"Item": {}} == await running
-        for call in (waiting, dynamo.call("GetItem", {"TableName": "t"})):
-            with pytest.raises(ConfigError):
-                await call
-        await asyncio.sleep(0.01)
-        assert not script.open
-    gc.collect()  # an unclosed transport would warn, and a warning is an error here
-
-
-async def test_streams_have_a_target_of_their_own() -> None:
-    async with scripted(ok()) as script, client(script) as dynamo:
-        await dynamo.call("GetRecords", {"ShardIterator": "x"})
-        await dynamo.call("Query", {"TableName": "t"})
-        targets = [request.headers["x-amz-target"] for request in script.requests]
-        assert ["DynamoDBStreams_20120810.GetRecords", "DynamoDB_20120810.Query"] == targets
-
-
 # --- batches ------------------------------------------------------------------------------------------------------------
 
 
@@ -437,81 +269,3 @@ async def test_a_batch_read_gathers_all_rounds() -> None:
     async with scripted(*acts) as script, client(script) as dynamo:
         assert {"t": [one, two]} == await dynamo.batch_get({"t": {"Keys": [one, two], "ConsistentRead": True}})
         assert b'{"RequestItems":{"t":{"Keys":[{"a":{"N":"2"}}],"ConsistentRead":true}}}' == script.requests[1].body
-
-
-# --- time and trust -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("code", ["InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed"])
-async def test_a_wrong_clock_is_corrected_by_the_servers_date_once(code: str) -> None:
-    ahead = time.time() + 900
-    async with scripted(failed(code, date=ahead), ok()) as script, client(script) as dynamo:
-        await dynamo.call("PutItem", PUT, idempotent=False)
-        await dynamo.call("PutItem", PUT, idempotent=False)
-        dates = [datetime.strptime(request.headers["x-amz-date"] + "+0000", "%Y%m%dT%H%M%SZ%z") for request in script.requests]
-        seconds = [date.timestamp() for date in dates]
-        assert len(seconds) == 3
-        assert seconds[0] < ahead - 800
-        assert all(abs(second - ahead) < 60 for second in seconds[1:])
-
-
-async def test_a_wrong_signature_at_the_right_time_is_not_tried_again() -> None:
-    assert (Unauthenticated, 1) == kinds(await outcome(failed("InvalidSignatureException", date=time.time())))
-
-
-async def test_a_wrong_clock_is_corrected_only_once_in_a_call() -> None:
-    acts = [failed("InvalidSignatureException", date=time.time() + ahead) for ahead in (900, 9000)]
-    assert (Unauthenticated, 2) == kinds(await outcome(*acts))
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("certificate")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(folder / "both.pem"), "-out", str(folder / "certificate.pem")]
-    subprocess.run([*command, *names], check=True, capture_output=True)
-    with (folder / "both.pem").open("a") as both:
-        both.write((folder / "certificate.pem").read_text())
-    return folder
-
-
-async def test_a_server_is_trusted_only_with_a_certificate_that_is(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "both.pem")
-    async with scripted(ok({"Item": {}}), tls=context) as script:
-        where = f"https://localhost:{script.port}"
-        async with client(script, endpoint=where) as dynamo:
-            with pytest.raises(ConfigError, match="not trusted"):
-                await dynamo.call("GetItem", {"TableName": "t"})
-        assert not script.requests
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate / "certificate.pem"))
-        async with client(script, endpoint=where) as dynamo:
-            assert {"Item": {}} == await dynamo.call("GetItem", {"TableName": "t"})
-        async with client(script, endpoint=f"https://127.0.0.1:{script.port}") as dynamo:
-            with pytest.raises(ConfigError, match="not trusted"):
-                await dynamo.call("GetItem", {"TableName": "t"})
-
-
-async def test_no_error_log_or_repr_tells_a_secret(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    acts = {
-        **LOST,
-        "throttled": THROTTLED,
-        "denied": failed("AccessDeniedException", message="canary"),
-        "page": sent(encoded(500, b"canary")),
-    }
-    told = [repr(KEYS), str(KEYS)]
-    for act in acts.values():
-        async with scripted(act) as script, client(script, pace=Pace(attempts=2, attempt_s=0.05)) as dynamo:
-            told.append(repr(dynamo) + repr(vars(dynamo)))
-            for body in (PUT, {"TableName": "t", "Item": {"a": {"S": "\ud800stored value"}}}):
-                with pytest.raises(PalaverError) as caught:
-                    await dynamo.call("PutItem", body)
-                error: BaseException | None = caught.value
-                while error is not None:
-                    told.append(f"{error!r} {error} {getattr(error, 'context', '')}")
-                    error = error.__cause__
-    text = "\n".join([*told, caplog.text])
-    assert [word for word in ("canary", "stored value", "AKID") if word in text] == []
