@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -202,6 +203,18 @@ async def test_a_write_repeated_in_vain_stays_unknown_and_a_read_is_unavailable(
 async def test_once_an_outcome_is_unknown_no_later_error_says_that_nothing_was_written() -> None:
     assert (OutcomeUnknown, 5) == kinds(await outcome(cut, THROTTLED, pace=Pace(attempts=5)))
     assert (OutcomeUnknown, 2) == kinds(await outcome(FAULT, failed("AccessDeniedException")))
+
+
+async def test_a_full_pool_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
+    async with scripted(cut, silent) as script, client(script, pool=1, sleep=asyncio.sleep, pace=Pace(base_s=0.2)) as dynamo:
+        lost = asyncio.create_task(dynamo.call("PutItem", PUT, deadline_s=0.5))
+        await asyncio.sleep(0.02)
+        holder = asyncio.create_task(dynamo.call("PutItem", PUT, idempotent=False, deadline_s=1.0))
+        with pytest.raises(OutcomeUnknown):
+            await lost
+        assert len(script.requests) == 2
+        with pytest.raises(OutcomeUnknown):
+            await holder
 
 
 async def test_a_condition_that_fails_after_a_lost_answer_may_be_our_own_doing() -> None:

@@ -12,7 +12,6 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -36,7 +35,7 @@ from palaver.connections.dynamodb_errors import (
 )
 from palaver.connections.dynamodb_http import Lost, Pool, Reply
 from palaver.connections.dynamodb_signing import Signer
-from palaver.errors import ConfigError, OutcomeUnknown, Throttled, Validation
+from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, Throttled, Validation
 
 __all__ = ["ConditionalCheckFailed", "Credentials", "DynamoClient", "Pace", "Reason", "TransactionCancelled"]
 
@@ -143,7 +142,7 @@ class DynamoClient:
             try:
                 reply = await self._send(service, operation, payload, credentials, until, idempotent)
             except Lost as gone:
-                failure = lost(operation, gone.kind, sent=gone.sent, stale=gone.stale)
+                failure = lost(operation, gone.kind, sent=gone.sent, stale=gone.stale, error=gone.error)
             else:
                 checksum = reply.headers.get(b"x-amz-crc32")
                 if checksum is not None and checksum != b"%d" % crc32(reply.body):
@@ -273,10 +272,16 @@ class _Tries:
                 return self._client._correct_clock(reply)
             case Remedy.CREDENTIALS:
                 self._corrected.add(Remedy.CREDENTIALS)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self.left_s()):
-                        return credentials is not None and await self._client._credentials.renew(credentials)
+                return await self._renewed(failure, credentials)
         return False
+
+    async def _renewed(self, failure: Failure, credentials: Credentials | None) -> bool:
+        try:
+            async with asyncio.timeout(self.left_s()):
+                return credentials is not None and await self._client._credentials.renew(credentials)
+        except (TimeoutError, PalaverError) as error:
+            failure.error.__cause__ = error
+            return False
 
     def _final(self, failure: Failure) -> Exception:
         error = failure.error

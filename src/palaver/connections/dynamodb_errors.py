@@ -136,8 +136,10 @@ def is_read(operation: str) -> bool:
     return operation.startswith(_READS)
 
 
-def lost(operation: str, kind: str, *, sent: bool, stale: bool) -> Failure:
+def lost(operation: str, kind: str, *, sent: bool, stale: bool, error: PalaverError | None) -> Failure:
     """Say what it means that no whole answer came."""
+    if error is not None:
+        return Failure(kind, error, Remedy.NONE)
     if not sent:
         return Failure(kind, errors.Unavailable(f"DynamoDB cannot be reached for {operation}."), Remedy.AGAIN)
     return Failure(kind, _unknown(operation, f"got no whole answer ({kind})"), Remedy.IF_IDEMPOTENT, at_once=stale)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import httptools
 
 from palaver.connections.dynamodb_endpoints import Endpoint
-from palaver.errors import ConfigError, Throttled
+from palaver.errors import ConfigError, PalaverError, Throttled
 
 
 class Reply(NamedTuple):
@@ -28,12 +28,13 @@ class Reply(NamedTuple):
 
 
 class Lost(Exception):
-    """No whole answer came. `sent` says whether the request may have reached the server."""
+    """No whole answer came. `sent` says whether the request may have reached the server; `error` is why trying again cannot help."""
 
-    def __init__(self, kind: str, *, sent: bool, stale: bool = False) -> None:
+    def __init__(self, kind: str, *, sent: bool, stale: bool = False, error: PalaverError | None = None) -> None:
         super().__init__(kind)
         self.kind = kind
         self.sent = sent
+        self.error = error
         #: The connection had served before and was closed without a byte of answer: most likely an idle one the server gave up.
         self.stale = stale
 
@@ -163,11 +164,10 @@ class Pool:
     async def connect(self, until: float) -> Connection:
         """Open a connection, or wait for one while all are busy.
 
-        Raises Throttled when none came free in time, ConfigError when closed or the server's certificate is not trusted, and
-        Lost (not sent) when the server cannot be reached.
+        Raises Lost (not sent), with an error when none came free in time, the pool is closed or the certificate is not trusted.
         """
         if self._closing:
-            raise ConfigError("The DynamoDB client is closed.")
+            raise _closed()
         if len(self._connections) + self._opening < self._limit:
             self._opening += 1
         elif (given := await self._wait(until)) is not None:
@@ -186,10 +186,11 @@ class Pool:
                 # Not happy eyeballs: CPython loses a socket when its race is cancelled as it ends.
                 _, connection = await self.loop.create_connection(make, endpoint.host, endpoint.port, ssl=self._tls)
         except ssl.SSLCertVerificationError as error:
-            raise ConfigError(
+            untrusted = ConfigError(
                 f"The certificate of {endpoint.host} is not trusted: {error.verify_message}.",
                 hint="Name the file of your certificate authority in AWS_CA_BUNDLE.",
-            ) from None
+            )
+            raise Lost("untrusted", sent=False, error=untrusted) from None
         except (OSError, UnicodeError):
             raise Lost("unreachable", sent=False) from None
         return connection
@@ -204,11 +205,12 @@ class Pool:
         except BaseException as error:
             self._hand_on(turn)
             if isinstance(error, TimeoutError):
-                raise Throttled("All connections to DynamoDB were busy until the deadline.", reason="pool", hint="Raise pool=.") from None
+                full = Throttled("All connections to DynamoDB were busy until the deadline.", reason="pool", hint="Raise pool=.")
+                raise Lost("pool", sent=False, error=full) from None
             raise
         if self._closing:
             self._hand_on(turn)
-            raise ConfigError("The DynamoDB client is closed.")
+            raise _closed()
         return given
 
     def _hand_on(self, turn: asyncio.Future[Connection | None]) -> None:
@@ -295,3 +297,7 @@ class Pool:
                 connection.abort()
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _closed() -> Lost:
+    return Lost("closed", sent=False, error=ConfigError("The DynamoDB client is closed."))
