@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from palaver import evolve
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
 from palaver.cursor import Signer
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, NotProvisioned
 from palaver.feed import Projection
-from palaver.ops import Guard, Origin, Physical, Put, Table, Unchanged, WriteSet
+from palaver.migrating.opening import Provisioned, provision, rebuilt
+from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
 from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine, SearchIndex
 from palaver.schema import Schema
 from palaver.searching import SearchProjection
 from palaver.store import Store
-from palaver.system import SYSTEM, system
+from palaver.system import system
 from palaver.upkeep import Released
 
 ProjectionFactory = Callable[[Store], Projection]
@@ -114,7 +114,9 @@ def open(
     """Open the stack a URL names (default: `PALAVER_URL`) for a schema.
 
     `maintain` runs projections, cascades and sweeps in this process (default: on the embedded stack); otherwise
-    `palaver work` does. `migrate` lets additive schema changes be applied at opening (default: on the embedded stack).
+    `palaver work` does. `migrate` lets additive schema changes be applied at opening (default: on the embedded stack);
+    what renames, converts, tightens or drops takes `palaver migrate apply`. A program older than the data may read and
+    patch what it knows, and puts nothing.
     `create=False` refuses a database that does not exist yet.
     Raises ConfigError (URL, options), Unavailable, NotProvisioned (the database does not fit, or is newer).
     """
@@ -154,13 +156,9 @@ async def _assemble(
     migrate: bool | None,
     actor: str | None,
 ) -> Store:
-    physical = await stack.records.describe()
-    if any(table.name == SYSTEM.name for table in physical.tables):
-        # Before anything is changed: what a newer program added is not to be dropped by an older one.
-        await _refuse_newer(schema, stack.records)
-        await _refuse_half_a_copy(stack.records)
     changing = stack.embedded if migrate is None else migrate
-    await _provision(planner, stack, physical, changing)
+    found = await provision(planner, stack.records, clock, changing=changing)
+    await _refuse_half_a_copy(stack.records)
     core = Core(
         schema=schema,
         planner=planner,
@@ -175,16 +173,13 @@ async def _assemble(
         pid=os.getpid(),
     )
     store = Store(core, actor=actor)
-    if changing or not physical.tables:
-        # Whoever may not change the database only looks, and a look leaves it as it is.
-        await _remember_schema(core)
-    await _project(store, projections)
-    if stack.embedded if maintain is None else maintain:
+    await _project(store, projections, found)
+    if (stack.embedded if maintain is None else maintain) and not found.older:
         store.runner().start()
     return store
 
 
-async def _project(store: Store, projections: Iterable[ProjectionFactory]) -> None:
+async def _project(store: Store, projections: Iterable[ProjectionFactory], found: Provisioned) -> None:
     """Put the projections together, and fill search indexes that are new or changed."""
     core = store.core
     if any(declared.blobs for declared in core.schema.entities.values()):
@@ -192,23 +187,15 @@ async def _project(store: Store, projections: Iterable[ProjectionFactory]) -> No
     fill: list[str] = []
     searching = SearchProjection(core) if core.schema.searches else None
     if searching is not None:
-        fill = await searching.prepare()
+        # An index that a newer program declares otherwise stays as that program made it.
+        fill = await searching.prepare() if found.searches else []
         core.projections.append(searching)
     core.projections.extend(make(store) for make in projections)
-    if fill and searching is not None:
+    if found.rebuild and searching is not None:
+        await store.runner().rebuild("search")
+        await rebuilt(core.records, core.clock)
+    elif fill and searching is not None:
         await (store.runner().rebuild("search") if await _holds_records(core, searching) else searching.activate())
-
-
-async def _refuse_newer(schema: Schema, records: RecordEngine) -> dict[str, Any]:
-    """Return what is kept of the schema the data was written with; refuse data that a newer program wrote."""
-    record = (await records.get((system("schema", "current"),)))[0]
-    stored: Any = record["body"] if record else {}
-    if stored and stored["name"] == schema.name and stored["version"] > schema.version:
-        raise NotProvisioned(
-            f"The data was written with version {stored['version']} of schema {schema.name}; this program has {schema.version}.",
-            hint="Update the program; older code could drop what it does not know.",
-        )
-    return dict(stored)
 
 
 async def _refuse_half_a_copy(records: RecordEngine) -> None:
@@ -219,32 +206,11 @@ async def _refuse_half_a_copy(records: RecordEngine) -> None:
         raise NotProvisioned("A copy into this database has not ended.", hint="Run the same `palaver copy` again; it goes on where it was.")
 
 
-async def _remember_schema(core: Core) -> None:
-    """Keep the schema's name and version with the data."""
-    schema = core.schema
-    stored = await _refuse_newer(schema, core.records)
-    at = system("schema", "current")
-    body = {"name": schema.name, "version": schema.version, "fingerprint": schema.fingerprint}
-    if stored != body and (not stored or stored["name"] == schema.name):
-        put = Put(at, {"scope": "schema", "name": "current", "body": body})  # type: ignore[dict-item]
-        await core.records.write(WriteSet((put,), core.now_us()))
-
-
 async def _holds_records(core: Core, searching: SearchProjection) -> bool:
     for table in searching.tables:
         if (await core.records.scan(table, after=None, limit=1)).records:
             return True
     return False
-
-
-async def _provision(planner: Planner, stack: Stack, physical: Physical, allowed: bool) -> None:
-    todo = evolve.steps(physical, planner.tables.values())
-    if todo and physical.tables and not allowed:
-        raise NotProvisioned(
-            f"The database lacks {len(todo)} of the tables, columns and indexes this schema needs.", hint="Run `palaver migrate apply`."
-        )
-    for step in todo:
-        await stack.records.apply(step)
 
 
 async def _cursor_keys(records: RecordEngine, clock: Clock) -> list[bytes]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
-from palaver.batch import UnchangedSince, When
+from palaver import batch as asked
+from palaver.batch import Batch, UnchangedSince, When, asked_at
 from palaver.declared import Declared
 from palaver.entity import Entity
-from palaver.errors import BatchShape, TenantMismatch
+from palaver.errors import BatchShape, NotProvisioned, TenantMismatch
 from palaver.expr import OPERANDS, evaluate
 from palaver.ops import (
     MARK,
@@ -162,3 +163,18 @@ def was(declared: Declared, old: Record, revision: object, when: When) -> bool:
     if when is None:
         return True
     return revision == when.revision if isinstance(when, UnchangedSince) else evaluate(declared.entity.bind(when), old)
+
+
+def refuse_behind(behind: Mapping[str, str], batch: Batch) -> None:
+    """Refuse what would drop or contradict what a newer program stores: only it knows the whole record."""
+    for op in batch.ops:
+        entity = asked_at(op).entity.__name__
+        allowed = behind.get(entity)
+        if allowed is None or isinstance(op, asked.Check) or (allowed == "patch" and isinstance(op, asked.Patch | asked.Delete)):
+            continue
+        raise NotProvisioned(
+            f"A newer program stores more of {entity} than this one knows.",
+            hint="Update the program; until then it may "
+            + ("patch and delete its records." if allowed == "patch" else "read its records."),
+            entity=entity,
+        )

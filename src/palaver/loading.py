@@ -51,7 +51,7 @@ async def _encoded(store: Store, entities: Sequence[Entity]) -> tuple[list[Put],
         codec = planner.codec(type(entity))
         declared = codec.declared
         if type(entity) not in planner.plain:
-            if declared.uniques or declared.history is not None or planner.has_children(declared):
+            if declared.uniques or declared.history is not None or planner.has_children(declared) or declared.name in planner.behind:
                 await store.put(entity)
                 continue
             if declared.tenant is not None:

@@ -16,7 +16,7 @@ from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
 from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared, UniqueSpec
-from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, image, job, premise, release, was
+from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, image, job, premise, refuse_behind, release, was
 from palaver.entity import Entity
 from palaver.errors import BatchShape, SchemaError, TenantMismatch
 from palaver.expr import OPERANDS, Exists, Not, Path, evaluate
@@ -80,6 +80,7 @@ class Planner:
         self._restricts = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "restrict"] for d in declarations}
         # A new record of these needs nothing but its own address to be free.
         self.plain = {d.entity for d in declarations if not (self._depends(d) or d.tenant or self._refs[d.name])}
+        self.behind: dict[str, str] = {}
         self.tables: dict[str, Table] = {d.table.name: d.table for d in schema.entities.values()}
         self.tables[SYSTEM.name] = SYSTEM
         for declared in schema.entities.values():
@@ -176,6 +177,8 @@ class Planner:
         Raises Validation (a value, a key, a size), BatchShape (two writes to one record, over 100 ops or 4 MB after
         expansion), TenantMismatch.
         """
+        if self.behind:
+            refuse_behind(self.behind, batch)
         draft = Draft(now_us, tenant, seen, closed)
         expanded = [self._expand(draft, number, op) for number, op in enumerate(batch.ops)]
         if token is not None:

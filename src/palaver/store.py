@@ -9,7 +9,6 @@ from typing import Any
 
 from typing_extensions import TypeVar
 
-from palaver import evolve
 from palaver.batch import Batch, When, asked_at, fingerprint
 from palaver.clock import Clock, us_of
 from palaver.core import Core
@@ -26,12 +25,14 @@ from palaver.errors import (
     TransactionCancelled,
     Validation,
 )
+from palaver.evolve import Migration
 from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.fields import build
 from palaver.loading import CHUNK, load
-from palaver.ops import MARK, REVISION, Address, Put, Step, Table, Update, WriteSet, Written, is_live
+from palaver.migrating import Migrator
+from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
 from palaver.ports import Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
@@ -374,17 +375,18 @@ class Store:
             self._core, premises, self._planner.plan(what, seen, self._core.now_us(), tenant=self._tenant, actor=self._actor)
         )
 
-    async def migrate(self, *, dry_run: bool = False) -> list[Step]:
-        """Bring the database up to the schema by steps that only add; return them.
+    async def migrate(self, *, dry_run: bool = False, allow_data_loss: Collection[str] = ()) -> Migration:
+        """Bring the database up to the schema and return the migration: its actions in order, and what it keeps.
 
-        Raises NotProvisioned, before any step, where stored data would be stranded.
+        Raises NotProvisioned, before anything is changed, where stored data would be stranded or does not fulfil what is
+        declared; `allow_data_loss` names what may be dropped, as `Entity.field` or `Entity`.
         """
         self._here()
-        todo = evolve.steps(await self._records.describe(), self._planner.tables.values())
-        if not dry_run:
-            for step in todo:
-                await self._records.apply(step)
-        return todo
+        migrator = Migrator(self._planner, self._records, self._core.clock)
+        plan = await migrator.pending(allow_data_loss)
+        if plan.actions and not dry_run:
+            await migrator.apply(plan)
+        return plan
 
     async def settle(self, timeout: float = 10.0) -> None:
         """Return when every projection has seen everything written before this call, whichever process runs them.

@@ -18,6 +18,7 @@ from palaver.cli.output import Output
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
+    from palaver.migrating import Migrator
     from palaver.schema import Schema
     from palaver.store import Store
 
@@ -133,27 +134,32 @@ class Context:
         ) as store:
             yield store.for_tenant(self.tenant) if self.tenant else store
 
-    async def missing(self, schema: Schema) -> list[str]:
-        """Return what the database lacks of a schema, in words; nothing where there is no database."""
-        from palaver import stacks
+    @asynccontextmanager
+    async def migrator(self, schema: Schema, *, read_only: bool) -> AsyncIterator[Migrator]:
+        """Reach the database without opening a store, which would already change it; nobody is told how far things are."""
+        from palaver import config
         from palaver.clock import SystemClock
-        from palaver.config import parse_url
-        from palaver.evolve import steps
+        from palaver.migrating import Migrator
         from palaver.plan import Planner
 
-        file = self.file
-        if file is None or not file.exists():
-            return []
-        tables = tuple(Planner(schema).tables.values())
-        parsed = parse_url(self.where)
-        parsed.options["read_only"] = "true"
-        stack = await stacks.sqlite(parsed, tables, SystemClock())
+        planner, clock = Planner(schema), SystemClock()
+        parsed = config.parse_url(self.where)
+        if parsed.scheme == "sqlite":
+            parsed.options.update({"read_only": "true"} if read_only else {"create": "false"})
+        stack = await config._stack(parsed, tuple(planner.tables.values()), clock)
         try:
-            todo = steps(await stack.records.describe(), tables)
+            yield Migrator(planner, stack.records, clock)
         finally:
             for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
                 await close()
-        return [_in_words(step) for step in todo]
+
+    async def missing(self, schema: Schema) -> list[str]:
+        """Return what the database lacks of a schema, in words; nothing where there is no database."""
+        file = self.file
+        if file is not None and not file.exists():
+            return []
+        async with self.migrator(schema, read_only=True) as migrator:
+            return [action.words for action in (await migrator.pending()).actions]
 
     def confirm(self, what: str, name: str) -> None:
         """Have a person type the name of what will be destroyed; elsewhere --yes is needed."""
@@ -204,15 +210,3 @@ def blueprint(name: str) -> ModuleType:
     if name not in blueprints.BLUEPRINTS:
         raise Stop(Exit.USAGE, "blueprint", f"There is no blueprint {name[:60]}.", hint=did_you_mean(name, blueprints.BLUEPRINTS))
     return blueprints.load(name)
-
-
-def _in_words(step: Any) -> str:
-    match type(step).__name__:
-        case "CreateTable":
-            return f"table {step.table.name}"
-        case "AddColumn":
-            return f"column {step.column.name} of {step.table.name}"
-        case "CreateIndex":
-            return f"index {step.index.name} of {step.table.name}"
-        case _:
-            return f"index {step.name} of {step.table.name} goes: it is not declared"

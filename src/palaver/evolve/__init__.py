@@ -25,4 +25,3 @@ __all__ = [
     "plan_of",
     "plan_text",
 ]
-from palaver.evolve.old import steps as steps

@@ -1,0 +1,113 @@
+"""Unique values of stored records: reserved for a set that is new, freed for one that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from palaver.clock import Clock, to_us
+from palaver.declared import Declared, UniqueSpec
+from palaver.errors import Conflict, Duplicate
+from palaver.migrating.demands import tenant_of
+from palaver.migrating.filling import ATTEMPTS, MIGRATE, Keep, Sweep
+from palaver.ops import Address, Check, Delete, Guard, Origin, Put, Read, Refused, Unchanged, WriteSet, is_live, revision_of
+from palaver.plan import Planner
+from palaver.ports import RecordEngine
+from palaver.system import SYSTEM, key_from_plain, plain_key
+from palaver.values import Record
+
+PAGE = 200
+SCOPE = "unique"
+
+
+class Claims:
+    """The reservations of one unique set of one entity."""
+
+    def __init__(
+        self, planner: Planner, records: RecordEngine, clock: Clock, now_us: Callable[[], int], tell: Callable[[str, int], None]
+    ) -> None:
+        self._planner, self._records, self._clock, self._now_us, self._tell = planner, records, clock, now_us, tell
+
+    async def reserve(self, declared: Declared, unique: UniqueSpec, state: dict[str, Any], keep: Keep) -> None:
+        """Reserve what every live record holds, then free what none holds. Raises Duplicate where two hold one value."""
+
+        async def visit(addresses: Sequence[Address], found: list[Record | None]) -> None:
+            for at, record in zip(addresses, found, strict=True):
+                await self._reserve(declared, unique, at, record)
+
+        words = f"reserve {declared.name}.{unique.name}"
+        await Sweep(self._records, declared.table.name, declared.table.key, self._tell).run(words, state, keep, visit)
+        await self.free(declared.name, unique.name, declared, unique)
+
+    async def _reserve(self, declared: Declared, unique: UniqueSpec, at: Address, record: Record | None) -> None:
+        for _ in range(ATTEMPTS):
+            now_us = self._now_us()
+            if record is None or not is_live(declared.table, record, now_us):
+                return
+            claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
+            if claim is None:
+                return
+            held = (await self._records.get((claim,)))[0]
+            wanted = _reservation(claim, at, record, declared)
+            if held is not None and {name: held.get(name) for name in ("body", "expires")} == {
+                name: wanted.get(name) for name in ("body", "expires")
+            }:
+                return
+            if held is not None and await self._holds(declared, unique, held, claim, at):
+                raise Duplicate(
+                    f"{declared.name}.{unique.name}: two stored records hold one value.",
+                    hint="Change one of them, and apply the migration again.",
+                    entity=declared.name,
+                )
+            origin = Origin(0, "claim")
+            put = Put(claim, wanted, (Guard(Unchanged(revision_of(held) if held else None), origin),))
+            check = Check(at, (Guard(Unchanged(revision_of(record)), origin),))
+            if not isinstance(await self._records.write(WriteSet((put, check), now_us, MIGRATE)), Refused):
+                return
+            record = (await self._records.get((at,)))[0]
+        raise Conflict(f"Other writers kept changing one {declared.name}.", hint="Apply the migration again.")
+
+    async def _holds(self, declared: Declared, unique: UniqueSpec, held: Record, claim: Address, mine: Address) -> bool:
+        """Say whether the record a reservation names is another one that lives and still holds the value."""
+        if not is_live(SYSTEM, held, to_us(self._clock.now())):
+            return False
+        body: Any = held["body"]
+        at = Address(declared.table.name, key_from_plain(body["key"]))
+        if at == mine:
+            return False
+        record = (await self._records.get((at,)))[0]
+        if record is None or not is_live(declared.table, record, to_us(self._clock.now())):
+            return False
+        return self._planner.reservation(declared, unique, record, tenant_of(declared, record)) == claim
+
+    async def free(self, entity: str, name: str, declared: Declared | None = None, unique: UniqueSpec | None = None) -> None:
+        """Remove reservations of a unique set: all, or those that the record they name does not hold any more."""
+        read = Read(SYSTEM.name, None, (SCOPE,), limit=PAGE)
+        while True:
+            page = await self._records.query(read)
+            for held in page.records:
+                parts = str(held["name"]).rsplit("/", 3)
+                if parts[1:3] == [entity, name] and not await self._is_held(held, declared, unique):
+                    guard = Guard(Unchanged(revision_of(held)), Origin(0, "claim"))
+                    await self._records.write(
+                        WriteSet((Delete(Address(SYSTEM.name, (SCOPE, str(held["name"]))), (guard,)),), self._now_us())
+                    )
+            if page.last is None:
+                return
+            read = read._replace(after=page.last)
+
+    async def _is_held(self, held: Record, declared: Declared | None, unique: UniqueSpec | None) -> bool:
+        if declared is None or unique is None:
+            return False
+        body: Any = held["body"]
+        record = (await self._records.get((Address(declared.table.name, key_from_plain(body["key"])),)))[0]
+        if body["table"] != declared.table.name or record is None:
+            return False
+        claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
+        return claim is not None and claim.key[1] == held["name"]
+
+
+def _reservation(claim: Address, at: Address, record: Record, declared: Declared) -> Record:
+    out: Record = {"scope": SCOPE, "name": claim.key[1], "body": {"table": at.table, "key": plain_key(at.key)}}
+    expires = record.get(declared.expires.stored) if declared.expires else None
+    return out if expires is None else {**out, "expires": expires}

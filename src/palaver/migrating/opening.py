@@ -1,0 +1,109 @@
+"""What opening a store does about its structure: make it, add to it, or say why it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from palaver.clock import Clock, us_of
+from palaver.errors import NotProvisioned
+from palaver.evolve import Take, migration
+from palaver.migrating.run import SCHEMA, Migrator
+from palaver.ops import Delete, Physical, Put, WriteSet
+from palaver.plan import Planner
+from palaver.ports import RecordEngine
+from palaver.system import system
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What was found at opening: projections to build anew, and whether this program is older than the data."""
+
+    rebuild: bool = False
+    older: bool = False
+    searches: bool = True
+
+
+async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, changing: bool) -> Provisioned:
+    """Make the database fit the schema, as far as opening may: what is new is made, what only adds is applied.
+
+    Raises NotProvisioned, before anything is changed, where stored data would be stranded, where more than adding is
+    needed or `changing` is False, and where a newer program stores what this one cannot respect.
+    """
+    physical = await records.describe()
+    migrator = Migrator(planner, records, clock)
+    if not physical.tables:
+        for action in migration(planner, physical).actions:
+            if isinstance(action, Take):
+                await records.apply(action.step)
+        await _remember(migrator, records, clock)
+        return Provisioned()
+    kept = await migrator.kept()
+    if kept and kept["name"] == planner.schema.name and kept["version"] > planner.schema.version:
+        return _older(planner, physical, kept)
+    under_way = await migrator.under_way()
+    plan = await migrator.pending()
+    if under_way is not None and not (changing and plan.automatic and plan.fingerprint == planner.schema.fingerprint):
+        raise NotProvisioned("A migration was begun and has not ended.", hint="Run `palaver migrate apply` to end it.")
+    if plan.actions and not changing:
+        raise NotProvisioned(
+            f"The database lacks {len(plan.actions)} of the tables, columns and indexes this schema needs.",
+            hint="Run `palaver migrate apply`.",
+        )
+    if not plan.automatic:
+        raise NotProvisioned("The schema changes more than is done by itself.", hint="Run `palaver migrate plan` to see it.")
+    if plan.actions:
+        await migrator.apply(plan)
+    elif changing and (not kept or (kept["name"] == planner.schema.name and kept.get("fingerprint") != plan.fingerprint)):
+        await _remember(migrator, records, clock)
+    return Provisioned(rebuild=(await records.get((system("rebuild", "search"),)))[0] is not None)
+
+
+async def rebuilt(records: RecordEngine, clock: Clock) -> None:
+    """Note that the projections a migration wanted built anew are built."""
+    await records.write(WriteSet((Delete(system("rebuild", "search")),), us_of(clock)))
+
+
+async def _remember(migrator: Migrator, records: RecordEngine, clock: Clock) -> None:
+    put = Put(SCHEMA, {"scope": "schema", "name": "current", "body": await migrator.remembered()})
+    await records.write(WriteSet((put,), us_of(clock)))
+
+
+def _older(planner: Planner, physical: Physical, kept: Mapping[str, Any]) -> Provisioned:
+    """Have the planner refuse what an older program may not do with what a newer one stores.
+
+    It may patch and delete records of an entity that only has more, and read those that hold more beside the record.
+    """
+    schema = planner.schema
+    refusal = NotProvisioned(
+        f"The data was written with version {kept['version']} of schema {schema.name}; this program has {schema.version}.",
+        hint="Update the program; older code could drop what it does not know.",
+    )
+    if not kept.get("snapshot"):
+        raise refusal
+    try:
+        plan = migration(planner, physical)
+    except NotProvisioned:
+        raise refusal from None
+    if any(isinstance(action, Take) and action.effect != "tidies" for action in plan.actions):
+        raise refusal
+    newer = {entity["name"]: entity for entity in kept["snapshot"]["entities"]}
+    mine = schema.snapshot()
+    behind: dict[str, str] = {}
+    for entity in mine["entities"]:
+        new = newer.get(entity["name"])
+        if new is None:
+            raise refusal
+        if new != entity:
+            same = all(new[part] == entity[part] for part in ("shadows", "uniques", "references", "history_s"))
+            behind[entity["name"]] = "patch" if same and _reads_alike(entity, new) else "read"
+    planner.behind.update(behind)
+    planner.plain -= {schema.entities[name].entity for name in behind}
+    return Provisioned(older=True, searches=mine["searches"] == kept["snapshot"]["searches"])
+
+
+def _reads_alike(mine: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Say whether each field of the older declaration is stored as the newer one stores it."""
+    fields = {field["stored"]: field["form"] for field in new["fields"].values()}
+    return all(fields.get(field["stored"]) == field["form"] for field in mine["fields"].values())

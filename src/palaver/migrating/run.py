@@ -1,0 +1,302 @@
+"""Carrying a migration out: under a lease, action by action, from a position that is stored with the data.
+
+A migration that was cut off, by kill -9 or a power cut, is in the database whole and goes on from the action it was at;
+every action may be done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from palaver.clock import Clock, to_ms, us_of
+from palaver.errors import Conflict, Fenced, NotProvisioned, PalaverError
+from palaver.evolve import Action, Claim, Fill, Migration, Rebuild, Release, Take, base_of, migration, plain_plan, plan_of
+from palaver.migrating.claiming import Claims
+from palaver.migrating.demands import Examiner
+from palaver.migrating.filling import MIGRATE, fill
+from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
+from palaver.plan import Planner
+from palaver.ports import RecordEngine
+from palaver.system import SYSTEM, system
+from palaver.values import Record
+
+LEASE_MS = 10_000
+CURRENT = system("migrating", "current")
+SCHEMA = system("schema", "current")
+LOG = "migration"
+
+
+class Applied(NamedTuple):
+    """One migration that was carried out."""
+
+    number: int
+    at_ms: int
+    version: int
+    fingerprint: str
+    actions: tuple[str, ...]
+
+
+@dataclass
+class _Run:
+    """A migration under way, as it is stored."""
+
+    plan: Migration
+    done: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    revision: int | None = None
+
+
+def _silent(words: str, records: int) -> None:
+    return
+
+
+class Migrator:
+    """Derives, applies and recounts the migrations of one database. `tell` hears of each action and of records visited."""
+
+    def __init__(self, planner: Planner, records: RecordEngine, clock: Clock, tell: Callable[[str, int], None] = _silent) -> None:
+        self._planner, self._records, self._clock, self._tell = planner, records, clock, tell
+        self._me = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._last_us = 0
+        self._saving = asyncio.Lock()
+        self._ready = False
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def pending(self, allow: Collection[str] = ()) -> Migration:
+        """Return what the database lacks; what is left of it where a migration was cut off.
+
+        Raises NotProvisioned where stored data would be stranded.
+        """
+        under_way = await self._stored_run()
+        if under_way is not None and under_way.plan.fingerprint == self._planner.schema.fingerprint:
+            return under_way.plan
+        physical = await self._records.describe()
+        return migration(self._planner, physical, await self.kept(), allow=allow, renames=self._records.limits.renames)
+
+    async def under_way(self) -> tuple[Migration, int] | None:
+        """Return the migration that was begun and not ended, and how many of its actions are done."""
+        run = await self._stored_run()
+        return None if run is None else (run.plan, run.done)
+
+    async def kept(self) -> dict[str, Any]:
+        """Return what is kept of the schema the data was written with."""
+        record = await self._system(SCHEMA)
+        body: Any = record["body"] if record else {}
+        return dict(body)
+
+    async def applied(self) -> list[Applied]:
+        """Return the migrations that were carried out, oldest first."""
+        if not await self._has_system():
+            return []
+        read = Read(SYSTEM.name, None, (LOG,))
+        out: list[Applied] = []
+        while True:
+            page = await self._records.query(read)
+            for record in page.records:
+                body: Any = record["body"]
+                out.append(Applied(int(str(record["name"])), body["at"], body["version"], body["fingerprint"], tuple(body["actions"])))
+            if page.last is None:
+                return out
+            read = read._replace(after=page.last)
+
+    async def unmet(self, plan: Migration) -> list[str]:
+        """Return, in words with counts, what stored records do not fulfil; nothing is changed."""
+        former: dict[str, dict[str, str]] = {}
+        for action in plan.actions:
+            match action:
+                case Take(RenameTable(table, old)):
+                    former.setdefault(table.name, {})[""] = old
+                case Take(RenameColumn(table, old, new)):
+                    former.setdefault(table.name, {})[new] = old
+        return await Examiner(self._planner, self._records, self._clock, self._tell).unmet(plan.demands, former)
+
+    # --- applying ---------------------------------------------------------------------------------------------------
+
+    async def apply(self, plan: Migration) -> list[Action]:
+        """Carry a migration out, or go on with it where it was cut off; return the actions taken now.
+
+        Raises NotProvisioned where it is for another schema or records do not fulfil what it demands, Conflict where the
+        database is not what it was planned against or another process carries a migration out; then nothing was changed.
+        """
+        if plan.fingerprint != self._planner.schema.fingerprint:
+            raise NotProvisioned(
+                "The plan leads to another version of the schema than this program has.", hint="Plan again with this program."
+            )
+        run = await self._begin(plan)
+        taken: list[Action] = []
+        try:
+            async with self._renewed(run):
+                for action in plan.actions[run.done :]:
+                    self._tell(action.words, 0)
+                    await self._act(action, run)
+                    taken.append(action)
+                    run.done, run.state = run.done + 1, {}
+                    await self._save(run)
+            await self._end(run)
+        except BaseException:
+            with suppress(PalaverError):
+                await self._save(run, until_ms=0)
+            raise
+        return taken
+
+    async def _begin(self, plan: Migration) -> _Run:
+        """Take the lease: of the migration that is under way, or of a new one once it is known to be possible."""
+        found = await self._stored_run(take=True)
+        if found is not None:
+            if plain_plan(found.plan)["digest"] != plain_plan(plan)["digest"]:
+                raise Conflict("Another migration was begun and not ended.", hint="`palaver migrate apply` ends it first.")
+            await self._save(found)
+            return found
+        if base_of(await self._records.describe(), await self.kept()) != plan.base:
+            raise Conflict("The database is no longer what the plan was made against.", hint="Plan again: palaver migrate plan.")
+        unmet = await self.unmet(plan)
+        if unmet:
+            raise NotProvisioned(" ".join(unmet), schema=plan.schema)
+        if not await self._has_system():
+            await self._records.apply(CreateTable(SYSTEM))
+            self._ready = True
+        run = _Run(plan)
+        await self._save(run)
+        return run
+
+    async def _act(self, action: Action, run: _Run) -> None:
+        """Do one action; doing it again changes nothing."""
+
+        async def keep(state: dict[str, Any]) -> None:
+            run.state = state
+            await self._save(run)
+
+        planner, schema = self._planner, self._planner.schema
+        match action:
+            case Take(step):
+                await self._records.apply(step)
+            case Fill(table, columns):
+                codec = planner.codec(schema.tables[table].entity)
+                await fill(self._records, self._now_us, codec, columns, run.state, keep, self._tell)
+            case Claim(table, _, unique):
+                declared = schema.tables[table]
+                await self._claims().reserve(declared, declared.uniques[unique], run.state, keep)
+            case Release(entity, unique):
+                await self._claims().free(entity, unique)
+            case Rebuild(projection):
+                await self._forget_position(projection)
+
+    def _claims(self) -> Claims:
+        return Claims(self._planner, self._records, self._clock, self._now_us, self._tell)
+
+    async def _forget_position(self, projection: str) -> None:
+        """Note that a projection is to be built anew; whoever opens the store next does it."""
+        at = system("rebuild", projection)
+        record: Record = {"scope": "rebuild", "name": projection, "body": {"why": "migration"}}
+        await self._records.write(WriteSet((Put(at, record),), self._now_us(), MIGRATE))
+
+    async def _end(self, run: _Run) -> None:
+        """Keep the new snapshot and forget the migration in one commit."""
+        number = len(await self.applied()) + 1
+        log: dict[str, Any] = {
+            "at": to_ms(self._clock.now()),
+            "version": run.plan.version,
+            "fingerprint": run.plan.fingerprint,
+            "actions": [action.words for action in run.plan.actions],
+        }
+        entry: Record = {"scope": LOG, "name": f"{number:08d}", "body": log}
+        ops: list[Op] = [
+            Delete(CURRENT, (Guard(Unchanged(run.revision), Origin(0, "lease")),)),
+            Put(SCHEMA, {"scope": "schema", "name": "current", "body": await self.remembered()}),
+            Put(system(LOG, f"{number:08d}"), entry),
+        ]
+        async with self._saving:
+            if not isinstance(await self._records.write(WriteSet(ops, self._now_us(), MIGRATE)), Written):
+                raise Fenced("Another process took the migration over.")
+
+    async def remembered(self) -> dict[str, Any]:
+        """Return what is kept with the data of this schema: enough to plan the next change of it."""
+        schema = self._planner.schema
+        tables = self._planner.tables
+        extra: list[Any] = []
+        for table in (await self._records.describe()).tables:
+            wanted = tables.get(table.name)
+            if wanted is not None:
+                names = {column.name for column in wanted.columns}
+                extra += [f"{table.name}.{column.name}" for column in table.columns if column.name not in names]
+        body = {"name": schema.name, "version": schema.version, "fingerprint": schema.fingerprint, "snapshot": schema.snapshot()}
+        return {**body, "kept": extra}
+
+    # --- the lease --------------------------------------------------------------------------------------------------
+
+    async def _stored_run(self, *, take: bool = False) -> _Run | None:
+        """Return the migration under way; with `take`, refuse where a living process carries it out."""
+        record = await self._system(CURRENT)
+        if record is None:
+            return None
+        body: Any = record["body"]
+        if take and body["holder"] != self._me and not _is_dead(body["holder"]) and to_ms(self._clock.now()) < body["until"]:
+            raise Conflict("Another process carries a migration out.", hint="Try again when it has ended.")
+        return _Run(plan_of(body["plan"]), body["done"], dict(body["state"]), record["_revision"])  # type: ignore[arg-type]
+
+    async def _save(self, run: _Run, until_ms: int | None = None) -> None:
+        body: dict[str, Any] = {
+            "plan": plain_plan(run.plan),
+            "done": run.done,
+            "state": run.state,
+            "holder": self._me,
+            "until": to_ms(self._clock.now()) + LEASE_MS if until_ms is None else until_ms,
+        }
+        async with self._saving:
+            guard = Guard(Unchanged(run.revision), Origin(0, "lease"))
+            put = Put(CURRENT, {"scope": "migrating", "name": "current", "body": body}, (guard,))
+            result = await self._records.write(WriteSet((put,), self._now_us(), MIGRATE))
+            if not isinstance(result, Written):
+                raise Fenced("Another process took the migration over.")
+            run.revision = result.revisions[0]
+
+    @asynccontextmanager
+    async def _renewed(self, run: _Run) -> AsyncIterator[None]:
+        """Renew the lease while something is done that takes longer than it lasts."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LEASE_MS / 3_000)
+                await self._save(run)
+
+        task = asyncio.ensure_future(renew())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Fenced):
+                await task
+
+    # --- reaching ---------------------------------------------------------------------------------------------------
+
+    async def _system(self, at: Any) -> Record | None:
+        return (await self._records.get((at,)))[0] if await self._has_system() else None
+
+    async def _has_system(self) -> bool:
+        self._ready = self._ready or any(table.name == SYSTEM.name for table in (await self._records.describe()).tables)
+        return self._ready
+
+    def _now_us(self) -> int:
+        self._last_us = max(us_of(self._clock), self._last_us + 1)
+        return self._last_us
+
+
+def _is_dead(holder: str) -> bool:
+    """Say whether a process of this machine that held the lease is certainly gone."""
+    host, pid, _ = holder.rsplit("/", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
