@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from palaver.ops import Address, Table
 from palaver.ports import RecordEngine
 from palaver.records.dynamo_tables import TableOptions
-from palaver.testing import RecordEngineTests
+from palaver.testing import UnorderedRecordEngineTests
 from palaver.testing.records.base import BY_NAME
 from palaver.values import Record
 from tests.engines.dynamodb import NATIVE, engine_of, opened, raw_get, raw_put
 from tests.servers import Endpoint, endpoint
 
 
-class OnEmulator(RecordEngineTests):
+class OnEmulator(UnorderedRecordEngineTests):
     server: ClassVar[str]
     options: ClassVar[TableOptions] = NATIVE
 

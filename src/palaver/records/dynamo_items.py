@@ -36,6 +36,11 @@ def cause_of(cause: Cause, released: tuple[str, ...] = ()) -> Attribute | None:
     return {"M": about} if about else None
 
 
+def quiet_cause(mark: str) -> Attribute:
+    """Return what tells the feed to leave a write out; the mark differs from that of every earlier write of the record."""
+    return {"M": {QUIET: {"S": mark}}}
+
+
 def read_cause(attribute: Attribute | None) -> tuple[Cause, tuple[str, ...]]:
     about: Any = attribute["M"] if attribute else {}
     actor, token = about.get("a"), about.get("t")

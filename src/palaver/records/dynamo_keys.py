@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from palaver.errors import NotProvisioned
+from palaver.errors import KeyTooLong, NotProvisioned
 from palaver.ops import MARK, REVISION, Bound, IndexSpec, Table
 from palaver.records.dynamo_values import Attribute, Item
 from palaver.values import MAX_PARTITION, MAX_SORT, KeyPart, Record, Value, key_part_size
@@ -259,8 +259,9 @@ class Layout:
             at += len(half.columns)
             for name, part in zip(half.columns, parts, strict=True):
                 key_part_size(part, f"{self.table.entity}.{name}", half.most)
-            if half.is_composite:
-                key_part_size(half.whole(parts), f"{self.table.entity}.{half.attribute}", half.most)
+            if half.is_composite and not half.fits(half.whole(parts)):
+                what = f"{self.table.entity}.{half.attribute} takes more than {half.most:,} bytes with its parts joined."
+                raise KeyTooLong(what, hint="Key by shorter identifiers.", entity=self.table.entity)
 
     def due(self, key: Sequence[KeyPart]) -> Attribute:
         """Return the partition of the expiry index that a record is in: always the same one."""

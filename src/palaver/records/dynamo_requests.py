@@ -30,7 +30,7 @@ from palaver.ops import (
 )
 from palaver.records import dynamo_conditions as conditions
 from palaver.records.dynamo_conditions import NotNative, Terms
-from palaver.records.dynamo_items import QUIET, cause_of, item_of
+from palaver.records.dynamo_items import QUIET, cause_of, item_of, quiet_cause
 from palaver.records.dynamo_keys import ASIDE, CAUSE, DUE, EXPIRY, Layout, Span, Way, joined, key_value, span
 from palaver.records.dynamo_values import MAX_LEVELS, Attribute, Item, attribute_size, encoded, item_size, levels, nested
 from palaver.values import MAX_INT, MIN_INT, KeyPart, Record, Value
@@ -53,12 +53,16 @@ class Action(NamedTuple):
 
 
 class Writing(NamedTuple):
-    """What is common to the actions of one write set; `own` is the engine's own table, `until_s` when a tombstone may go."""
+    """What is common to the actions of one write set; `own` is the engine's own table, `until_s` when a tombstone may go.
+
+    With `quiet`, a mark that no earlier write had, the feed leaves the writes out.
+    """
 
     now_us: int
     cause: Cause
     own: str
     until_s: int
+    quiet: str = ""
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ def _amount(layout: Layout, terms: Terms, name: str, amount: Value, parts: list[
     raise NotNative
 
 
-def delete(layout: Layout, op: Delete, writing: Writing, seen: Record | None = UNSEEN, *, quiet: str = "") -> list[Action]:
+def delete(layout: Layout, op: Delete, writing: Writing, seen: Record | None = UNSEEN) -> list[Action]:
     """Return the deletion and, where the feed is to know why, the tombstone that tells it. Raises NotNative.
 
     A deletion that leaves a tombstone must know the revision it deletes: from a guard, or from the record as it was seen.
@@ -239,7 +243,7 @@ def delete(layout: Layout, op: Delete, writing: Writing, seen: Record | None = U
         return [gone]
     if known is None:
         raise NotNative
-    return [gone, _tombstone(layout, op, writing, known, quiet)]
+    return [gone, _tombstone(layout, op, writing, known)]
 
 
 def gone_key(table: str, key: Sequence[KeyPart], revision: int) -> Item:
@@ -248,7 +252,7 @@ def gone_key(table: str, key: Sequence[KeyPart], revision: int) -> Item:
     return {"pk": {"S": f"gone#{table}#{joined(key)}"}, "sk": {"S": f"{revision:024d}"}}
 
 
-def _tombstone(layout: Layout, op: Delete, writing: Writing, revision: int, quiet: str) -> Action:
+def _tombstone(layout: Layout, op: Delete, writing: Writing, revision: int) -> Action:
     item = gone_key(layout.table.name, op.at.key, revision)
     item["revision"] = {"N": str(max(writing.now_us, revision + 1))}
     item["kind"] = {"S": "expired" if op.expired else "deleted"}
@@ -256,8 +260,8 @@ def _tombstone(layout: Layout, op: Delete, writing: Writing, revision: int, quie
     cause = cause_of(writing.cause, op.released)
     if cause is not None:
         item[CAUSE] = cause
-    if quiet:
-        item[QUIET] = {"S": quiet}
+    if writing.quiet:
+        item[QUIET] = {"S": writing.quiet}
     return Action("Put", {"TableName": writing.own, "Item": item})
 
 
@@ -267,6 +271,19 @@ def check(layout: Layout, op: Check, writing: Writing, seen: Record | None = UNS
     is_unseen = seen is UNSEEN
     parts = conditions.guarded(layout, terms, op.guards, writing.now_us) if is_unseen else [_exactly(layout, terms, seen)]
     return Action("ConditionCheck", _conditional({"TableName": layout.name, "Key": layout.key(op.at.key)}, terms, parts))
+
+
+def restored(layout: Layout, record: Record, quiet: str, *, over: bool) -> dict[str, Any]:
+    """Return the put of a record as another database has it; unless `over`, one whose stored revision is higher stays."""
+    terms = Terms()
+    revision = revision_of(record)
+    cause = quiet_cause(quiet) if layout.table.feed else None
+    body: dict[str, Any] = {"TableName": layout.name, "Item": item_of(layout, record, revision, cause)}
+    parts: list[str] = []
+    if not over:
+        older = f"{terms.name(REVISION)} <= {terms.value({'N': str(revision)})}"
+        parts = [f"({conditions.nothing_stored(layout, terms)} OR {older})"]
+    return _conditional(body, terms, parts)
 
 
 def single(action: Action) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from uuid import uuid4
 from palaver.errors import ConfigError
 from palaver.ops import REVISION, Column, IndexSpec, Table
 from palaver.records.dynamo_conditions import Terms
-from palaver.records.dynamo_items import QUIET
+from palaver.records.dynamo_items import quiet_cause
 from palaver.records.dynamo_keys import CAUSE, DUE, EXPIRY, Half, Layout, Way
 from palaver.records.dynamo_values import Attribute, Item
 from palaver.stored_json import dumps, loads
@@ -174,7 +174,7 @@ def rewriting(layout: Layout, key: Item, sets: Item, removes: list[str], revisio
     held = f"{terms.name(REVISION)} = {terms.value(revision)}" if revision else f"attribute_not_exists({terms.name(REVISION)})"
     exists = f"attribute_exists({terms.name(layout.base.partition.attribute)})"
     if layout.table.feed:
-        sets = {**sets, CAUSE: {"M": {QUIET: {"S": uuid4().hex}}}}
+        sets = {**sets, CAUSE: quiet_cause(uuid4().hex)}
     clauses = [f"SET {', '.join(f'{terms.name(name)} = {terms.value(value)}' for name, value in sets.items())}"] if sets else []
     clauses += [f"REMOVE {', '.join(map(terms.name, removes))}"] if removes else []
     body = {"TableName": layout.name, "Key": key, "UpdateExpression": " ".join(clauses), "ConditionExpression": f"{exists} AND {held}"}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from palaver.connections.dynamodb import DynamoClient
 from palaver.errors import NotProvisioned
-from palaver.ops import Address, ChangePage, DropTable, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
+from palaver.ops import Address, Change, ChangePage, DropTable, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
 from palaver.records.dynamo_keys import Layout
 from palaver.records.dynamo_tables import TableOptions, table_name
 from palaver.records.dynamodb_feed import Feed
@@ -26,7 +26,7 @@ PACE_S = 0.25
 
 
 class DynamoRecords:
-    """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed and Wakes on the tables of one prefix in one region."""
+    """Fulfils RecordEngine and every power of `ports` but Scrubs, on the tables of one prefix in one region."""
 
     limits = Limits(renames=False)
 
@@ -104,6 +104,16 @@ class DynamoRecords:
 
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         return await self._feed.wait_for_change(after, timeout)
+
+    # --- from another database --------------------------------------------------------------------------------------
+
+    async def restore(
+        self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False
+    ) -> list[tuple[KeyPart, ...]]:
+        return await self._writes.restore(table, records, gone, over)
+
+    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+        await self._feed.continue_feed(changes, last)
 
     # --- structure --------------------------------------------------------------------------------------------------
 

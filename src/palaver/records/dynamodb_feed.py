@@ -35,10 +35,11 @@ _SERVICE = "dynamodb.amazonaws.com"
 
 
 class Head(NamedTuple):
-    """The last position given, and the last one forgotten."""
+    """The last position given, and the last one forgotten; not `stored` before the first."""
 
     position: int = 0
     trimmed: int = 0
+    stored: bool = False
 
 
 def _place(position: int) -> dict[str, str]:
@@ -82,7 +83,11 @@ class Feed:
         if start < head.trimmed:
             raise Trimmed("The feed does not reach back to this position.")
         found = await self._log(start, limit) if limit and start < head.position else []
-        return ChangePage(found, found[-1].position if found else start, max(head.position, found[-1].position if found else 0))
+        last = found[-1].position if found else start
+        if limit and len(found) < limit:
+            # A head may hold no change: nothing up to it is left to be read.
+            last = max(last, head.position)
+        return ChangePage(found, last, max(head.position, last))
 
     async def head(self) -> Head:
         try:
@@ -90,7 +95,7 @@ class Feed:
         except NotProvisioned:
             return Head()
         item = answer.get("Item")
-        return Head(int(item["position"]["N"]), int(item["trimmed"]["N"])) if item else Head()
+        return Head(int(item["position"]["N"]), int(item["trimmed"]["N"]), True) if item else Head()
 
     async def _log(self, after: int, limit: int) -> list[Change]:
         found: list[Change] = []
@@ -174,7 +179,7 @@ class Feed:
     async def _append(self, batches: Sequence[Batch]) -> None:
         """Put batches into the log, with their checkpoints, in one transaction."""
         head = await self.head()
-        position, trimmed = head
+        position, trimmed, _ = head
         told = await self._tombstones([each for batch in batches for each in self._gone(batch)])
         changes: list[Change] = []
         for batch in batches:
@@ -194,7 +199,7 @@ class Feed:
         if position > head.position:
             actions.append(self._move_head(head, Head(position, trimmed)))
             actions += [self._segment(changes[at : at + SEGMENT]) for at in range(0, len(changes), SEGMENT)]
-        await self._client.call("TransactWriteItems", {"TransactItems": actions, "ClientRequestToken": uuid.uuid4().hex})
+        await self._transact(actions)
         for batch in batches:
             self._streams.took(batch)
 
@@ -216,7 +221,7 @@ class Feed:
     def _move_head(self, head: Head, to: Head) -> dict[str, Any]:
         item = _HEAD | {"position": {"N": str(to.position)}, "trimmed": {"N": str(to.trimmed)}}
         body: dict[str, Any] = {"TableName": self._own, "Item": item}
-        if head == Head():
+        if not head.stored:
             body["ConditionExpression"] = "attribute_not_exists(pk)"
         else:
             body["ConditionExpression"] = "#0 = :0 AND trimmed = :1"
@@ -273,6 +278,32 @@ class Feed:
         cause, released = read_cause(stone.get(CAUSE))
         kind: Any = stone["kind"]["S"]
         return Change(0, at.table, at.key, int(stone["revision"]["N"]), kind, cause, released)
+
+    # --- from another database --------------------------------------------------------------------------------------
+
+    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+        """Append changes at their own positions; a change at or below the head is there already."""
+        for attempt in range(ATTEMPTS):
+            head = await self.head()
+            new = [change for change in changes if change.position > head.position and change.table in self._layouts]
+            some = new[:AT_ONCE]
+            to = some[-1].position if len(some) < len(new) else max([head.position, last, *(change.position for change in some[-1:])])
+            begins_late = not head.stored and not new
+            if to == head.position and head.stored:
+                return
+            actions = [self._move_head(head, Head(to, to if begins_late else head.trimmed))]
+            actions += [self._segment(some[at : at + SEGMENT]) for at in range(0, len(some), SEGMENT)]
+            try:
+                await self._transact(actions)
+            except TransactionCancelled:
+                await self._sleep(0.002 * attempt)
+                continue
+            if len(some) == len(new):
+                return
+        raise Conflict("Other processes kept writing the feed.", hint="Try again after a random pause.")
+
+    async def _transact(self, actions: Sequence[dict[str, Any]]) -> None:
+        await self._client.call("TransactWriteItems", {"TransactItems": actions, "ClientRequestToken": uuid.uuid4().hex})
 
     # --- forgetting -------------------------------------------------------------------------------------------------
 

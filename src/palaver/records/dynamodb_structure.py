@@ -218,16 +218,24 @@ class Structure:
             pause = min(WAIT_MOST_S, pause * 1.5)
 
     async def _create_index(self, layout: Layout, name: str) -> None:
-        description = await self.description(layout.name)
-        if name not in {each["IndexName"] for each in (description or {}).get("GlobalSecondaryIndexes", ())}:
+        wanted = tables.create_index(layout, name)
+        schema = wanted["GlobalSecondaryIndexUpdates"][0]["Create"]["KeySchema"]
+        found = await self._index(layout, name)
+        if found is not None and found["KeySchema"] != schema:
+            await self._drop_index(layout, name)
+            found = None
+        if found is None:
             # What the index reads must be there before it is built, or old records would be missing from it.
             await self._rewrite(layout, lambda item: _shown(layout, item))
-            await self._client.call("UpdateTable", tables.create_index(layout, name))
+            await self._client.call("UpdateTable", wanted)
         await self._until_active(layout.name)
 
+    async def _index(self, layout: Layout, name: str) -> dict[str, Any] | None:
+        description = await self.description(layout.name) or {}
+        return next((index for index in description.get("GlobalSecondaryIndexes", ()) if index["IndexName"] == name), None)
+
     async def _drop_index(self, layout: Layout, name: str) -> None:
-        description = await self.description(layout.name)
-        if name in {each["IndexName"] for each in (description or {}).get("GlobalSecondaryIndexes", ())}:
+        if await self._index(layout, name) is not None:
             await self._client.call("UpdateTable", tables.drop_index(layout, name))
         await self._until_active(layout.name, name)
 

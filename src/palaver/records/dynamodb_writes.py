@@ -32,10 +32,10 @@ from palaver.ops import (
 from palaver.records import dynamo_requests as requests
 from palaver.records.dynamo_conditions import NotNative
 from palaver.records.dynamo_items import cause_of, item_of, record_of
-from palaver.records.dynamo_keys import Layout
+from palaver.records.dynamo_keys import Layout, key_of
 from palaver.records.dynamo_requests import UNSEEN, Action, Writing
 from palaver.records.dynamo_values import Item
-from palaver.values import Record
+from palaver.values import KeyPart, Record
 
 ATTEMPTS = 10
 PAUSE_S = 0.004
@@ -77,8 +77,6 @@ class Writes:
             layout.check_key(op.at.key)
         if not writes.atomic:
             return await self._bulk(writes)
-        if len({op.at for op in writes.ops}) < len(writes.ops):
-            raise BatchShape("A batch writes one record twice.", hint="Make it one write, or two batches.")
         return await _Commit(self, writes.ops, layouts, self.writing(writes)).run()
 
     def explain(self, writes: WriteSet) -> list[tuple[str, dict[str, Any]]]:
@@ -152,6 +150,41 @@ class Writes:
                 wanted.append((layout.name, {"DeleteRequest": {"Key": layout.key(op.at.key)}}))
         await asyncio.gather(*map(self._send_batch, requests.batches(wanted)))
 
+    # --- from another database --------------------------------------------------------------------------------------
+
+    async def restore(
+        self, table: str, records: Sequence[Record], gone: Sequence[tuple[KeyPart, ...]], over: bool
+    ) -> list[tuple[KeyPart, ...]]:
+        """Store and remove without a change in the feed; return the keys whose stored records are newer."""
+        layout = self.layout(table)
+        quiet = uuid.uuid4().hex
+        bodies = [requests.restored(layout, record, quiet, over=over) for record in records]
+        if over:
+            wanted = [(layout.name, {"PutRequest": {"Item": body["Item"]}}) for body in bodies]
+            await asyncio.gather(*map(self._send_batch, requests.batches(wanted)))
+            stayed: list[tuple[KeyPart, ...]] = []
+        else:
+            newer = await asyncio.gather(*map(self._stays, bodies))
+            stayed = [key_of(layout, record) for record, stays in zip(records, newer, strict=True) if stays]
+        deletes = [Delete(Address(table, key)) for key in gone]
+        writing = self.writing(WriteSet(deletes, 0))._replace(quiet=quiet)
+        groups = [deletes[start : start + DELETES_AT_ONCE] for start in range(0, len(deletes), DELETES_AT_ONCE)]
+        await asyncio.gather(*(self._remove(layout, each, writing) for each in groups))
+        return stayed
+
+    async def _stays(self, body: dict[str, Any]) -> bool:
+        async with self._flights:
+            try:
+                # Storing the same once more is harmless: its revision is not lower than its own.
+                await self.client.call("PutItem", body, idempotent=True)
+            except ConditionalCheckFailed:
+                return True
+        return False
+
+    async def _remove(self, layout: Layout, deletes: Sequence[Delete], writing: Writing) -> None:
+        async with self._flights:
+            await _Commit(self, deletes, [layout] * len(deletes), writing).run()
+
     async def _send_batch(self, batch: dict[str, list[dict[str, Any]]]) -> None:
         async with self._flights:
             await self.client.batch_write(batch)
@@ -172,6 +205,10 @@ class _Commit:
         self._cleared: set[int] = set()
         self._ahead = False
         self._actions: list[list[Action]] = []
+        # DynamoDB takes one action on an item: of several ops on a record all are judged here, and only a write is sent.
+        self._shared: dict[Address, list[int]] = {}
+        for number, op in enumerate(ops):
+            self._shared.setdefault(op.at, []).append(number)
 
     async def run(self) -> Written | Refused:
         for attempt in range(ATTEMPTS):
@@ -229,6 +266,15 @@ class _Commit:
     def _actions_of(self, number: int) -> list[Action]:
         op, layout, writing = self._ops[number], self._layouts[number], self._writing
         seen = UNSEEN if number in self._blind else self._found[number]
+        sharing = self._shared[op.at]
+        if len(sharing) > 1:
+            if seen is UNSEEN:
+                raise NotNative
+            writers = [each for each in sharing if not isinstance(self._ops[each], Check)]
+            if len(writers) > 1:
+                raise BatchShape("A batch writes one record twice.", hint="Make it one write, or two batches.")
+            if number != (writers or sharing)[0]:
+                return []
         match op:
             case Put():
                 return [requests.put(layout, op, writing, seen)]
@@ -315,7 +361,8 @@ class _Commit:
             lost.append(number)
             return
         record = record_of(self._layouts[number], item)
-        self._found[number] = record
+        for each in self._shared[self._ops[number].at]:
+            self._found[each] = record
         is_blind_update = isinstance(self._ops[number], Update) and self._alone and number in self._blind
         if is_blind_update and not self._ahead and revision_of(record) >= self._writing.now_us:
             self._ahead = True

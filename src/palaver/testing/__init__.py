@@ -5,6 +5,6 @@ import pytest
 # Before the suites are imported: only then are their asserts explained when they fail.
 pytest.register_assert_rewrite("palaver.testing.records")
 
-from palaver.testing.records import RecordEngineTests  # noqa: E402
+from palaver.testing.records import RecordEngineTests, UnorderedRecordEngineTests  # noqa: E402
 
-__all__ = ["RecordEngineTests"]
+__all__ = ["RecordEngineTests", "UnorderedRecordEngineTests"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from palaver.testing.records.conditions import Conditions
 from palaver.testing.records.content import Content
-from palaver.testing.records.feeding import Feed, Trimming, Waking
+from palaver.testing.records.feeding import Feed, TotalOrder, Trimming, Waking
 from palaver.testing.records.guarding import Batches, Existence, Races
 from palaver.testing.records.ordering import Bounds, Indexes, Order
 from palaver.testing.records.paging import Counting, Pages, Scans
@@ -14,7 +14,7 @@ from palaver.testing.records.updating import Updates
 from palaver.testing.records.writing import Bulk, Revisions, Unknown, Writing
 
 
-class RecordEngineTests(
+class UnorderedRecordEngineTests(
     Writing,
     Revisions,
     Bulk,
@@ -40,4 +40,8 @@ class RecordEngineTests(
     Changing,
     Expiring,
 ):
-    """Every fact an engine for records must fulfil; subclass it, override `make` and the raw accessors."""
+    """Every fact an engine for records must fulfil whose feed keeps the order of one record's changes, as all do."""
+
+
+class RecordEngineTests(TotalOrder, UnorderedRecordEngineTests):
+    """Every fact an engine for records must fulfil whose feed is one order; subclass it, override `make` and the raw accessors."""

@@ -228,8 +228,10 @@ class Bulk(RecordSuite):
     async def test_a_bulk_write_is_in_the_feed_like_any_other(self, engine: RecordEngine) -> None:
         await written(engine, put_note("u", "1"))
         await written(engine, put_note("u", "1"), put_note("u", "2"), delete(NOTES, "u", "1"), delete(NOTES, "u", "9"), atomic=False)
-        kinds = [(change.key, change.kind) for change in await all_changes(engine)]
-        assert [(("u", "1"), "created"), (("u", "1"), "updated"), (("u", "2"), "created"), (("u", "1"), "deleted")] == kinds
+        kinds: dict[object, list[str]] = {}
+        for change in await all_changes(engine):
+            kinds.setdefault(change.key, []).append(change.kind)
+        assert {("u", "1"): ["created", "updated", "deleted"], ("u", "2"): ["created"]} == kinds
 
     async def test_a_bulk_put_replaces_and_grows_the_revision(self, engine: RecordEngine) -> None:
         await written(engine, put_note("u", "1", text="old"), now_us=NOW + 10)
