@@ -22,11 +22,9 @@ from palaver.lifecycle.copy_ends import (
     fingerprint,
     is_empty,
     refuse_an_unfinished,
-    same_schema,
     schema_kept,
 )
 from palaver.lifecycle.copy_follow import Follower
-from palaver.lifecycle.copy_pace import Pace
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_records import FirstPass
 
@@ -71,7 +69,7 @@ class Copy:
     ) -> None:
         self._source, self._target = source, target
         self._into_existing, self._provision = into_existing, provision
-        self._watch, self._pace = watch or Watch(), Pace()
+        self._watch = watch or Watch()
         self._counts: Counter[str] = Counter()
         self.report = Copied()
 
@@ -86,8 +84,8 @@ class Copy:
         self.report.resumed = progress.resumed
         stop = stop or asyncio.Event()
         async with progress.held():
-            follower = Follower(self._source, self._target, progress, self._pace)
-            objects = Objects(self._source, self._target, progress, self._pace, self._watch.objects)
+            follower = Follower(self._source, self._target, progress)
+            objects = Objects(self._source, self._target, progress, self._watch.objects)
             try:
                 await self._through(progress, follower, objects, follow, until_caught_up, stop)
             finally:
@@ -103,7 +101,7 @@ class Copy:
             await progress.save()
         begun = await schema_kept(self._source)
         if progress.state == "copying":
-            await FirstPass(self._source, self._target, progress, self._pace, self._told).run()
+            await FirstPass(self._source, self._target, progress, self._told).run()
             await self._objects(objects)
             progress.state = "following"
             await progress.save()
@@ -112,6 +110,9 @@ class Copy:
             if not until_caught_up or stop.is_set():
                 return
         await self._finish(progress, follower, objects, begun)
+
+    async def _head(self) -> int:
+        return (await self._target.ask(lambda: self._target.records.changes(None, 0))).head
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class Copy:
         await exists_as_declared(source, provision=False, what="source")
         await refuse_an_unfinished(source)
         await exists_as_declared(target, provision=self._provision, what="target")
-        schema = await same_schema(source, target)
+        schema = source.core.schema.fingerprint
         found = await Progress.find(target)
         if found is not None and await self._goes_on(found):
             if found.schema != schema:
@@ -152,7 +153,7 @@ class Copy:
             return True
         if self._into_existing:
             return False
-        if same and not found.into_existing and (await self._target.records.changes(None, 0)).head == found.target_head:
+        if same and not found.into_existing and await self._head() == found.target_head:
             found.state = "following"
             return True
         raise Conflict(
@@ -162,7 +163,7 @@ class Copy:
 
     async def _refuse_itself(self, progress: Progress) -> None:
         """Two URLs may name one database: what was just written into the target must not be in the source."""
-        record = (await self._source.records.get((INTO,)))[0]
+        record = (await self._source.ask(lambda: self._source.records.get((INTO,))))[0]
         body: Any = record["body"] if record else {}
         if body.get("nonce") == progress.nonce:
             await progress.forget()
@@ -211,14 +212,14 @@ class Copy:
         await follower.position(positions)
         self.report.settled = not late
         progress.state = "finished"
-        progress.target_head = (await self._target.records.changes(None, 0)).head
+        progress.target_head = await self._head()
         await progress.save()
         self.report.finished = True
 
     def _note(self, progress: Progress, follower: Follower, objects: Objects) -> None:
         self.report.records = dict(self._counts)
         self.report.followed, self.report.mended = follower.applied, follower.repaired
-        self.report.throttled = self._pace.throttled
+        self.report.throttled = self._source.pace.throttled + self._target.pace.throttled
 
 
 async def _either(*waiting: Any) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from palaver.errors import Corruption, NotFound
 from palaver.lifecycle.copy_ends import End
-from palaver.lifecycle.copy_pace import Pace
 from palaver.lifecycle.copy_progress import Progress
+from palaver.lifecycle.copy_sums import Kind
 from palaver.ports import BlobInfo, BlobStore
 
 AT_ONCE = 8
@@ -59,8 +59,8 @@ def _order(info: BlobInfo) -> bytes:
 class Objects:
     """Moves objects from one store to the other."""
 
-    def __init__(self, source: End, target: End, progress: Progress, pace: Pace, moved: Callable[[int], None]) -> None:
-        self._source, self._target, self._progress, self._pace, self._told = source.core.blobs, target.core.blobs, progress, pace, moved
+    def __init__(self, source: End, target: End, progress: Progress, moved: Callable[[int], None]) -> None:
+        self._source, self._target, self._progress, self._told = source, target, progress, moved
         self.moved = Moved()
 
     async def run(self) -> Moved:
@@ -68,7 +68,7 @@ class Objects:
         self.moved = Moved()
         running: set[asyncio.Task[None]] = set()
         try:
-            async for pair in side_by_side(self._source, self._target):
+            async for pair in side_by_side(self._source.core.blobs, self._target.core.blobs):
                 work = self._due(pair)
                 if work is None:
                     continue
@@ -84,7 +84,7 @@ class Objects:
             await asyncio.gather(*running, return_exceptions=True)
         return self.moved
 
-    def _due(self, pair: Pair):  # type: ignore[no-untyped-def]
+    def _due(self, pair: Pair) -> Coroutine[Any, Any, None] | None:
         match pair:
             case Pair(BlobInfo() as mine, None):
                 return self._move(mine.key)
@@ -96,7 +96,7 @@ class Objects:
 
     async def _move(self, key: str) -> None:
         try:
-            data = await self._pace.run(partial(self._source.get, key))
+            data = await self._source.ask(partial(self._source.core.blobs.get, key))
         except NotFound:
             return  # released since it was listed
         if (expected := _HASH.search(key)) and sha256(data).hexdigest() != expected[1]:
@@ -104,57 +104,60 @@ class Objects:
 
         async def put() -> None:
             self._progress.check()
-            await self._target.put(key, data)
+            await self._target.core.blobs.put(key, data)
 
-        await self._pace.run(put)
+        await self._target.ask(put)
         self.moved.objects += 1
         self.moved.bytes += len(data)
         self._told(1)
 
     async def _remove(self, key: str) -> None:
         # Asked again, not trusted to the listing: both ends may keep their objects in one place, where one was just put.
-        if await self._pace.run(partial(self._source.head, key)) is None:
+        if await self._source.ask(partial(self._source.core.blobs.head, key)) is None:
             self._progress.check()
-            await self._pace.run(partial(self._target.delete, [key]))
+            await self._target.ask(partial(self._target.core.blobs.delete, [key]))
             self.moved.removed += 1
 
 
 @dataclass
 class ObjectsCompared:
-    """Objects of both sides: equal ones, and the keys that are not."""
+    """How many objects of both sides are equal, and how many are not."""
 
     equal: int = 0
-    missing: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
+    missing: int = 0
+    different: int = 0
+    extra: int = 0
 
     @property
     def same(self) -> bool:
-        return not (self.missing or self.extra or self.different)
+        return not (self.missing or self.different or self.extra)
 
 
-async def compare(source: End, target: End, pace: Pace, seen: Callable[[int], None]) -> ObjectsCompared:
+async def compare(source: End, target: End, seen: Callable[[int], None], found: Callable[[str, Kind], None]) -> ObjectsCompared:
     """Read every object of the target: by its hash where the key has one, else beside the source's."""
-    found = ObjectsCompared()
+    out = ObjectsCompared()
     async for mine, theirs in side_by_side(source.core.blobs, target.core.blobs):
+        kind: Kind | None = None
         if theirs is None and mine is not None:
-            found.missing.append(mine.key)
+            kind = "missing"
         elif mine is None and theirs is not None:
-            found.extra.append(theirs.key)
-        elif mine is not None:
-            same = await _same(source.core.blobs, target.core.blobs, mine.key, pace)
-            found.equal += same
-            if not same:
-                found.different.append(mine.key)
+            kind = "extra"
+        elif mine is not None and not await _same(source, target, mine.key):
+            kind = "different"
         seen(1)
-    return found
+        if kind is None:
+            out.equal += 1
+        else:
+            setattr(out, kind, getattr(out, kind) + 1)
+            found((mine or theirs).key, kind)  # type: ignore[union-attr]
+    return out
 
 
-async def _same(source: BlobStore, target: BlobStore, key: str, pace: Pace) -> bool:
+async def _same(source: End, target: End, key: str) -> bool:
     try:
-        data = await pace.run(partial(target.get, key))
+        data = await target.ask(partial(target.core.blobs.get, key))
     except (Corruption, NotFound):
         return False
     if expected := _HASH.search(key):
         return sha256(data).hexdigest() == expected[1]
-    return data == await pace.run(partial(source.get, key))
+    return data == await source.ask(partial(source.core.blobs.get, key))

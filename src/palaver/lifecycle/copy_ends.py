@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from palaver import config, evolve
+from palaver import config
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
 from palaver.cursor import Signer
 from palaver.errors import ConfigError, Conflict, NotProvisioned
 from palaver.feed import Projection
 from palaver.lifecycle.copy_pace import Pace
+from palaver.migrating.opening import provision as provide
+from palaver.migrating.run import Migrator
 from palaver.ops import Table
 from palaver.plan import Planner
 from palaver.ports import ContinuesFeed, RecordEngine, Restores
@@ -30,6 +32,7 @@ from palaver.system import SYSTEM, system
 from palaver.upkeep import Released
 from palaver.values import KeyPart, Record
 
+T = TypeVar("T")
 INTO = system("copy", "into")
 """Where a target keeps which copy it is, and how far that has come."""
 
@@ -48,6 +51,11 @@ class End:
     name: str
     core: Core
     embedded: bool
+    pace: Pace = field(default_factory=Pace)
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Run a call that is harmless to repeat, when its turn comes, until it succeeds."""
+        return await self.pace.run(call)
 
     @property
     def records(self) -> RecordEngine:
@@ -60,11 +68,18 @@ class End:
     @staticmethod
     @asynccontextmanager
     async def open(
-        url: str, schema: Schema, *, projections: Iterable[config.ProjectionFactory] = (), clock: Clock | None = None
+        url: str,
+        schema: Schema,
+        *,
+        projections: Iterable[config.ProjectionFactory] = (),
+        clock: Clock | None = None,
+        read_only: bool = False,
     ) -> AsyncIterator[End]:
         """Open a stack without preparing, running or refusing anything; close it afterwards."""
-        planner, clock = Planner(schema), clock or SystemClock()
-        stack = await config._stack(config.parse_url(url), tuple(planner.tables.values()), clock)
+        planner, clock, parsed = Planner(schema), clock or SystemClock(), config.parse_url(url)
+        if read_only and parsed.scheme == "sqlite":
+            parsed.options["read_only"] = "true"
+        stack = await config._stack(parsed, tuple(planner.tables.values()), clock)
         core = Core(
             schema=schema,
             planner=planner,
@@ -118,40 +133,38 @@ def fingerprint(name: str) -> str:
 
 
 async def exists_as_declared(end: End, *, provision: bool, what: str) -> None:
-    """Refuse a database that lacks tables, columns or indexes of the schema; give them to it where that is allowed."""
-    physical = await end.records.describe()
-    todo = evolve.steps(physical, end.tables.values())
-    if todo and not provision and physical.tables:
+    """Refuse a database that lacks something of the schema; an empty target is given all of it, another where that is allowed."""
+    planner, clock = end.core.planner, end.core.clock
+    empty = not (await end.ask(end.records.describe)).tables
+    if empty and what == "source":
+        raise NotProvisioned("The source holds nothing of this schema.", hint="Check its URL.")
+    migrator = Migrator(planner, end.records, clock)
+    _same_version(end, await end.ask(migrator.kept), what)
+    lacks = 0 if empty else len((await end.ask(migrator.pending)).actions)
+    if lacks and not provision:
         raise NotProvisioned(
-            f"The {what} lacks {len(todo)} of the tables, columns and indexes of the schema.",
+            f"The {what} lacks {lacks} of the tables, columns and indexes of the schema.",
             hint="Run `palaver migrate apply` there" + (", or copy with --migrate." if what == "target" else "."),
         )
-    if todo and what == "source" and not physical.tables:
-        raise NotProvisioned("The source holds nothing of this schema.", hint="Check its URL.")
-    for step in todo:
-        await end.records.apply(step)
+    if empty or lacks:
+        await end.ask(lambda: provide(planner, end.records, clock, changing=True))
+
+
+def _same_version(end: End, kept: Mapping[str, Any], what: str) -> None:
+    schema = end.core.schema
+    if kept and (kept["name"], kept["version"]) != (schema.name, schema.version):
+        raise NotProvisioned(
+            f"The {what} was written with version {kept['version']} of schema {kept['name']};"
+            f" this program has version {schema.version} of {schema.name}.",
+            hint="Bring both databases to one version with `palaver migrate apply` first.",
+        )
 
 
 async def schema_kept(end: End) -> dict[str, Any]:
     """Return what a database says of the schema it was written with."""
-    record = (await end.records.get((system("schema", "current"),)))[0]
+    record = (await end.ask(lambda: end.records.get((system("schema", "current"),))))[0]
     body: Any = record["body"] if record else {}
     return dict(body)
-
-
-async def same_schema(source: End, target: End) -> str:
-    """Return the fingerprint of the schema both are written with; refuse another one, an older and a newer one."""
-    schema = source.core.schema
-    mine = {"name": schema.name, "version": schema.version}
-    for end, what in ((source, "source"), (target, "target")):
-        kept = await schema_kept(end)
-        if kept and {name: kept[name] for name in mine} != mine:
-            raise NotProvisioned(
-                f"The {what} was written with version {kept['version']} of schema {kept['name']};"
-                f" this program has version {schema.version} of {schema.name}.",
-                hint="Bring both databases to one version with `palaver migrate apply` first.",
-            )
-    return schema.fingerprint
 
 
 def can_take_in(target: End) -> None:
@@ -161,27 +174,26 @@ def can_take_in(target: End) -> None:
 
 async def is_empty(target: End, source: End) -> bool:
     """Say whether nothing was ever written to a target but what opening it leaves."""
-    if (await target.records.changes(None, 0)).head:
+    if (await target.ask(lambda: target.records.changes(None, 0))).head:
         return False
     for name in target.tables:
-        if name != SYSTEM.name and (await target.records.scan(name, after=None, limit=1)).records:
+        if name != SYSTEM.name and (await target.ask(partial(target.records.scan, name, after=None, limit=1))).records:
             return False
     async for page in pages(target, SYSTEM.name):
         if any(record["scope"] not in FRESH for record in page):
             return False
     async for info in target.core.blobs.list():
         # Both may keep their objects in one place; then there is nothing to copy, and nothing is strange there.
-        return await source.core.blobs.head(info.key) is not None
+        return await source.ask(partial(source.core.blobs.head, info.key)) is not None
     return True
 
 
 async def pages(
-    end: End, table: str, *, pace: Pace | None = None, segment: tuple[int, int] = (0, 1), after: tuple[KeyPart, ...] | None = None
+    end: End, table: str, *, segment: tuple[int, int] = (0, 1), after: tuple[KeyPart, ...] | None = None
 ) -> AsyncIterator[Sequence[Record]]:
     """Yield what is stored in a table, page by page."""
-    pace = pace or Pace()
     while True:
-        page = await pace.run(partial(end.records.scan, table, after=after, limit=SCAN, segment=segment))
+        page = await end.ask(partial(end.records.scan, table, after=after, limit=SCAN, segment=segment))
         yield page.records
         if page.last is None:
             return
@@ -213,7 +225,7 @@ def is_followed(table: Table) -> bool:
 
 
 async def refuse_an_unfinished(source: End) -> None:
-    record = (await source.records.get((INTO,)))[0]
+    record = (await source.ask(lambda: source.records.get((INTO,))))[0]
     body: Any = record["body"] if record else {}
     if body and body["state"] != "finished":
         raise Conflict("The source is an unfinished copy of another database.", hint="Let that copy end first.")

@@ -14,9 +14,8 @@ from typing import Any
 
 from palaver.clock import to_us
 from palaver.errors import Conflict, Trimmed
-from palaver.feed import Runner
+from palaver.feed import Projection, Runner
 from palaver.lifecycle.copy_ends import End, in_order, is_followed, schema_kept
-from palaver.lifecycle.copy_pace import Pace
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_sums import differences, got, sums
 from palaver.ops import Address, Change, Put, WriteSet, revision_of
@@ -32,8 +31,8 @@ IDLE_S = 1.0
 class Follower:
     """Brings a target up to its source, change by change."""
 
-    def __init__(self, source: End, target: End, progress: Progress, pace: Pace) -> None:
-        self._source, self._target, self._progress, self._pace = source, target, progress, pace
+    def __init__(self, source: End, target: End, progress: Progress) -> None:
+        self._source, self._target, self._progress = source, target, progress
         self._engine: Any = target.records
         self._levels = [name for level in in_order(source.tables) for name in level]
         self.applied = 0
@@ -44,19 +43,19 @@ class Follower:
 
     async def begin(self) -> None:
         """Note where the feed stands before anything is read, and from where on the target's own has to reach."""
-        page = await self._pace.run(lambda: self._source.records.changes(None, 1))
+        page = await self._source.ask(lambda: self._source.records.changes(None, 1))
         oldest = page.changes[0].position - 1 if page.changes else page.last
         positions = [each for name, each in (await self.positions()).items() if name != SearchProjection.name]
         begins = min([page.head, *(oldest if each is None else max(each, oldest) for each in positions)])
         progress = self._progress
         progress.head, progress.begins, progress.seen = page.head, begins, begins
         if not progress.into_existing:
-            await self._pace.run(lambda: self._engine.continue_feed((), begins))
+            await self._target.ask(lambda: self._engine.continue_feed((), begins))
 
     async def positions(self) -> dict[str, int | None]:
         """Return how far each projection of the source has come; None for one that never ran."""
         names = [projection.name for projection in self._target.core.projections]
-        found = await self._pace.run(lambda: self._source.records.get([system("projection", name) for name in names])) if names else []
+        found = await self._source.ask(lambda: self._source.records.get([system("projection", name) for name in names])) if names else []
         bodies: list[Any] = [record["body"] if record else {} for record in found]
         return {name: body.get("position") for name, body in zip(names, bodies, strict=True)}
 
@@ -65,7 +64,7 @@ class Follower:
         moved = 0
         while not until():
             try:
-                page = await self._pace.run(lambda: self._source.records.changes(self._progress.seen, CHANGES))
+                page = await self._source.ask(lambda: self._source.records.changes(self._progress.seen, CHANGES))
             except Trimmed:
                 moved += await self._leap()
                 continue
@@ -81,7 +80,7 @@ class Follower:
     async def _append(self, changes: Sequence[Change], last: int) -> None:
         if not self._progress.into_existing:
             self._progress.check()
-            await self._pace.run(lambda: self._engine.continue_feed(changes, last))
+            await self._target.ask(lambda: self._engine.continue_feed(changes, last))
         self._progress.seen = last
         await self._progress.save_now_and_then()
 
@@ -94,7 +93,7 @@ class Follower:
 
     async def lag(self) -> tuple[int, float]:
         """Return how many positions the target is behind, and how many seconds the newest change it has is old."""
-        head = (await self._pace.run(lambda: self._source.records.changes(None, 0))).head
+        head = (await self._source.ask(lambda: self._source.records.changes(None, 0))).head
         behind = max(0, head - self._progress.seen)
         now_us = to_us(self._source.core.clock.now())
         return behind, max(0, now_us - self.newest_us) / 1_000_000 if behind and self.newest_us else 0.0
@@ -104,7 +103,7 @@ class Follower:
         self.newest_us = changes[-1].revision
         named = (change for change in changes if change.position > self._progress.head and change.table in self._source.tables)
         addresses = list(dict.fromkeys(Address(change.table, change.key) for change in named))
-        records = await got(self._source, addresses, self._pace)
+        records = await got(self._source, addresses)
         present: dict[str, list[Record]] = defaultdict(list)
         absent: dict[str, list[tuple[KeyPart, ...]]] = defaultdict(list)
         for at, record in zip(addresses, records, strict=True):
@@ -121,7 +120,7 @@ class Follower:
         if self._progress.searchable:
             for projection in self._target.core.projections:
                 if isinstance(projection, SearchProjection):
-                    await self._pace.run(partial(projection.apply, changes))
+                    await self._target.ask(partial(projection.apply, changes))
         self.applied += len(addresses)
 
     async def _store(self, table: str, records: Sequence[Record]) -> None:
@@ -130,17 +129,17 @@ class Follower:
         stayed = await self._restore(table, records, over=False)
         if stayed and not self._progress.into_existing:
             # Nobody else writes here, so what is newer is from before the source's record was removed and made anew by a slow clock.
-            now = await got(self._source, [Address(table, tuple(key)) for key in stayed], self._pace)
+            now = await got(self._source, [Address(table, tuple(key)) for key in stayed])
             await self._restore(table, [record for record in now if record is not None], over=True)
 
     async def _remove(self, table: str, keys: Sequence[tuple[KeyPart, ...]]) -> None:
         if keys:
             self._progress.check()
-            await self._pace.run(lambda: self._engine.restore(table, (), gone=keys))
+            await self._target.ask(lambda: self._engine.restore(table, (), gone=keys))
 
     async def _restore(self, table: str, records: Sequence[Record], *, over: bool) -> list[tuple[KeyPart, ...]]:
         self._progress.check()
-        done: list[tuple[KeyPart, ...]] = await self._pace.run(lambda: self._engine.restore(table, records, over=over))
+        done: list[tuple[KeyPart, ...]] = await self._target.ask(lambda: self._engine.restore(table, records, over=over))
         return done
 
     async def _older(
@@ -149,14 +148,14 @@ class Follower:
         """Return those keys whose records are not newer here than their removal there."""
         addresses = [Address(table, key) for table, keys in absent.items() for key in keys]
         out: dict[str, list[tuple[KeyPart, ...]]] = defaultdict(list)
-        for at, record in zip(addresses, await got(self._target, addresses, self._pace), strict=True):
+        for at, record in zip(addresses, await got(self._target, addresses), strict=True):
             if record is not None and revision_of(record) <= revisions[at]:
                 out[at.table].append(at.key)
         return out
 
     async def _leap(self) -> int:
         """The feed no longer reaches back: compare everything, and go on from the head noted before that."""
-        head = (await self._pace.run(lambda: self._source.records.changes(None, 0))).head
+        head = (await self._source.ask(lambda: self._source.records.changes(None, 0))).head
         for table in self._levels:
             await self.reconcile(table)
         self._progress.missed, self._progress.searchable = head, False
@@ -167,13 +166,13 @@ class Follower:
 
     async def reconcile(self, table: str) -> int:
         """Make a table of the target equal to the source's; return how many records were brought over or removed."""
-        mine, theirs = await asyncio.gather(sums(self._source, table, self._pace), sums(self._target, table, self._pace))
+        mine, theirs = await asyncio.gather(sums(self._source, table), sums(self._target, table))
         if mine == theirs:
             return 0
         mended = 0
-        async for page in differences(self._source, self._target, table, self._pace):
+        async for page in differences(self._source, self._target, table):
             wanted = [Address(table, each.key) for each in page if each.kind != "extra"]
-            now = await got(self._source, wanted, self._pace)
+            now = await got(self._source, wanted)
             records = [record for record in now if record is not None]
             gone = [at.key for at, record in zip(wanted, now, strict=True) if record is None]
             gone += [each.key for each in page if each.kind == "extra"]
@@ -195,34 +194,38 @@ class Follower:
 
     async def make_searchable(self) -> None:
         """Build the search indexes of the target; from then on they follow as the records do."""
-        core = self._target.core
-        for projection in core.projections:
+        for projection in self._target.core.projections:
             if isinstance(projection, SearchProjection) and not self._progress.searchable:
-                await projection.prepare()
-                await Runner(core.records, [projection], core.clock).rebuild(projection.name)
+                await self._rebuild(projection)
         self._progress.searchable = True
         await self._progress.save()
 
+    async def _rebuild(self, projection: Projection) -> None:
+        core = self._target.core
+        if isinstance(projection, SearchProjection):
+            await self._target.ask(projection.prepare)
+        await self._target.ask(lambda: Runner(core.records, [projection], core.clock).rebuild(projection.name))
+
     async def position(self, positions: dict[str, int | None]) -> None:
         """Put each projection of the target where the source's is; rebuild one whose changes are not all there."""
-        core = self._target.core
-        for projection in core.projections:
+        for projection in self._target.core.projections:
             name = projection.name
             if name == SearchProjection.name and not self._progress.into_existing:
                 at: int | None = self._progress.seen
             else:
                 at = positions.get(name)
             if self._progress.into_existing or (self._progress.missed and (at or 0) < self._progress.missed):
-                await Runner(core.records, [projection], core.clock).rebuild(name)
+                await self._rebuild(projection)
             else:
                 await self._place(name, at)
 
     async def _place(self, name: str, position: int | None) -> None:
         at = system("projection", name)
-        old = (await self._target.records.get((at,)))[0]
+        old = (await self._target.ask(lambda: self._target.records.get((at,))))[0]
         stored: Any = old["body"] if old else {}
         body: Any = {"holder": "", "epoch": stored.get("epoch", 0) + 1, "until_ms": 0, "position": position}
-        await self._target.records.write(WriteSet((Put(at, {"scope": at.key[0], "name": name, "body": body}),), self._target.core.now_us()))
+        put = Put(at, {"scope": at.key[0], "name": name, "body": body})
+        await self._target.ask(lambda: self._target.records.write(WriteSet((put,), self._target.core.now_us())))
 
     async def refuse_another_schema(self, begun: dict[str, Any]) -> None:
         """Stop where somebody migrated the source meanwhile: what is copied would be neither the old nor the new."""

@@ -39,13 +39,14 @@ class Pace:
             await self._free.wait_for(lambda: self._busy < self._allowed)
             self._busy += 1
         try:
-            return await self._patiently(call)
+            return await self.patiently(call)
         finally:
             async with self._free:
                 self._busy -= 1
                 self._free.notify_all()
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Run a call at once, whatever else is on its way: for what must not wait behind the data."""
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), FIRST_PAUSE_S
         while True:

@@ -9,10 +9,11 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from palaver.clock import to_ms
-from palaver.errors import Conflict, Fenced, OutcomeUnknown
+from palaver.errors import Conflict, Fenced
 from palaver.lifecycle.copy_ends import INTO, End
 from palaver.ops import Delete, Guard, Origin, Put, Unchanged, WriteSet, Written, revision_of
 from palaver.system import key_from_plain, plain_key
@@ -52,7 +53,8 @@ class Progress:
     tables: dict[str, list[Segment]] = field(default_factory=dict)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: bool = False
-    _epoch: int = 0
+    _who: str = field(default_factory=lambda: secrets.token_hex(8))
+    _saves: int = 0
     _revision: int | None = None
     _saved: float = 0.0
     _until: float = 0.0
@@ -63,7 +65,7 @@ class Progress:
     @classmethod
     async def find(cls, target: End) -> Progress | None:
         """Return what a target knows of a copy into it."""
-        record = (await target.records.get((INTO,)))[0]
+        record = (await target.ask(lambda: target.records.get((INTO,))))[0]
         if record is None:
             return None
         body: Any = record["body"]
@@ -73,14 +75,14 @@ class Progress:
         }
         plain = {name: body[name] for name in _PLAIN}
         found = cls(target, tables=tables, **plain)
-        found._epoch, found._revision, found.resumed = body["epoch"], revision_of(record), True
+        found._saves, found._revision, found.resumed = body["saves"], revision_of(record), True
         if found._is_held(body["holder"]):
             raise Conflict("Another process is copying into this target.", hint="Wait for it to end; a dead one is forgotten after 20 s.")
         return found
 
     def replaces(self, other: Progress) -> None:
         """Take the place of a copy that has ended."""
-        self._epoch, self._revision = other._epoch, other._revision
+        self._saves, self._revision = other._saves, other._revision
 
     def _is_held(self, holder: Mapping[str, Any] | None) -> bool:
         if holder is None or holder["until_ms"] <= to_ms(self.target.core.clock.now()):
@@ -90,7 +92,8 @@ class Progress:
     async def save(self) -> None:
         """Write how far it has come and renew the lease; raise Fenced where another process has the copy."""
         async with self._saving:
-            await self._store({"host": socket.gethostname(), "pid": os.getpid(), "until_ms": self._now_ms() + LEASE_MS})
+            until_ms = to_ms(self.target.core.clock.now()) + LEASE_MS
+            await self._store({"who": self._who, "host": socket.gethostname(), "pid": os.getpid(), "until_ms": until_ms})
 
     async def release(self) -> None:
         """Write how far it has come, and let any process go on."""
@@ -99,7 +102,7 @@ class Progress:
 
     async def forget(self) -> None:
         async with self._saving:
-            await self.target.records.write(WriteSet((Delete(INTO),), self.target.core.now_us()))
+            await self.target.ask(lambda: self.target.records.write(WriteSet((Delete(INTO),), self.target.core.now_us())))
 
     async def save_now_and_then(self) -> None:
         if asyncio.get_running_loop().time() - self._saved > SAVE_EVERY_S and not self._saving.locked():
@@ -112,36 +115,35 @@ class Progress:
 
     async def _store(self, holder: Mapping[str, Any] | None) -> None:
         began = asyncio.get_running_loop().time()
+        self._saves += 1
         body = self._body(holder)
         put = Put(INTO, {"scope": INTO.key[0], "name": INTO.key[1], "body": body}, (Guard(Unchanged(self._revision), Origin(0, "copy")),))
-        try:
-            result = await self.target.records.write(WriteSet((put,), self.target.core.now_us()))
-        except OutcomeUnknown:
-            stored = (await self.target.records.get((INTO,)))[0]
-            if stored is None or stored["body"] != body:
-                raise
-            result = Written([revision_of(stored)], [None])
-        if not isinstance(result, Written):
-            raise Fenced("Another process took over this copy.")
-        self._revision = result.revisions[0]
+        # Not in line with the data: a lease that waits behind it would run out.
+        self._revision = await self.target.pace.patiently(partial(self._put, put, body))
         self._saved, self._until = began, began + LEASE_MS / 1000 * 0.75
+
+    async def _put(self, put: Put, body: Any) -> int | None:
+        result = await self.target.records.write(WriteSet((put,), self.target.core.now_us()))
+        if isinstance(result, Written):
+            return result.revisions[0]
+        stored = (await self.target.records.get((INTO,)))[0]
+        if stored is None or stored["body"] != body:
+            raise Fenced("Another process took over this copy.", hint="Run the copy again.")
+        # An earlier try was written, and only its answer was lost.
+        return revision_of(stored)
 
     def _body(self, holder: Mapping[str, Any] | None) -> Any:
         tables = {
             name: [[None if each.after is None else plain_key(each.after), each.done, each.records] for each in segments]
             for name, segments in self.tables.items()
         }
-        return {**{name: getattr(self, name) for name in _PLAIN}, "tables": tables, "holder": holder, "epoch": self._epoch}
-
-    def _now_ms(self) -> int:
-        return to_ms(self.target.core.clock.now())
+        return {**{name: getattr(self, name) for name in _PLAIN}, "tables": tables, "holder": holder, "saves": self._saves}
 
     # --- holding ----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Hold the copy for this process: the lease is renewed in the background, and given back at the end."""
-        self._epoch += 1
         await self.save()
         owner = asyncio.current_task()
         lost: list[BaseException] = []

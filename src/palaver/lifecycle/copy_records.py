@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from palaver.lifecycle.copy_ends import SCAN, End, copied, in_order
-from palaver.lifecycle.copy_pace import Pace
 from palaver.lifecycle.copy_progress import Progress, Segment
 from palaver.values import KeyPart, Record
 
@@ -22,8 +21,8 @@ SEGMENTS = 4
 class FirstPass:
     """Copies every record as it is stored; what was written meanwhile is left to the feed."""
 
-    def __init__(self, source: End, target: End, progress: Progress, pace: Pace, copied: Callable[[str, int], None]) -> None:
-        self._source, self._target, self._progress, self._pace, self._copied = source, target, progress, pace, copied
+    def __init__(self, source: End, target: End, progress: Progress, copied: Callable[[str, int], None]) -> None:
+        self._source, self._target, self._progress, self._copied = source, target, progress, copied
 
     async def run(self) -> None:
         """Copy what is not copied yet; what a table refers to is there before it."""
@@ -47,7 +46,7 @@ class FirstPass:
         ahead: deque[tuple[asyncio.Task[None], int, tuple[KeyPart, ...] | None]] = deque()
         try:
             while True:
-                page = await self._pace.run(partial(self._source.records.scan, table, after=after, limit=SCAN, segment=part))
+                page = await self._source.ask(partial(self._source.records.scan, table, after=after, limit=SCAN, segment=part))
                 ahead.append((asyncio.create_task(self._store(table, copied(table, page.records))), len(page.records), page.last))
                 while ahead and (len(ahead) >= PAGES_AHEAD or ahead[0][0].done() or page.last is None):
                     await self._advance(table, segment, *ahead.popleft())
@@ -78,7 +77,7 @@ class FirstPass:
             self._progress.check()
             await engine.restore(table, records, over=over)
 
-        await self._pace.run(store)
+        await self._target.ask(store)
 
 
 async def _together(work: Sequence[Any]) -> None:

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from hashlib import sha256
 from typing import Any, Literal
 
 import orjson
 
 from palaver.lifecycle.copy_ends import End, copied, pages
-from palaver.lifecycle.copy_pace import Pace
 from palaver.ops import Address, position
 from palaver.values import MAX_INT, MIN_INT, KeyPart, Record, canonical, number_text
 
@@ -80,10 +80,10 @@ def _number(number: Decimal) -> Any:
     return ["n", number_text(exact)]
 
 
-async def sums(end: End, table: str, pace: Pace, seen: Callable[[int], None] | None = None) -> Sums:
+async def sums(end: End, table: str, seen: Callable[[int], None] | None = None) -> Sums:
     """Sum up a whole table."""
     found = Sums()
-    async for page in pages(end, table, pace=pace):
+    async for page in pages(end, table):
         for record in copied(table, page):
             found.add(record)
         if seen is not None:
@@ -92,12 +92,12 @@ async def sums(end: End, table: str, pace: Pace, seen: Callable[[int], None] | N
     return found
 
 
-async def differences(source: End, target: End, table: str, pace: Pace) -> AsyncIterator[list[Difference]]:
+async def differences(source: End, target: End, table: str) -> AsyncIterator[list[Difference]]:
     """Yield what differs, page by page: first what the source has, then what only the target has."""
     spec = source.tables[table]
-    async for page in pages(source, table, pace=pace):
+    async for page in pages(source, table):
         records = copied(table, page)
-        there = await _same_keys(target, table, records, pace)
+        there = await _same_keys(target, table, records)
         found = [
             Difference(table, position(spec, None, mine), "missing" if theirs is None else "different")
             for mine, theirs in zip(records, there, strict=True)
@@ -105,9 +105,9 @@ async def differences(source: End, target: End, table: str, pace: Pace) -> Async
         ]
         if found:
             yield found
-    async for page in pages(target, table, pace=pace):
+    async for page in pages(target, table):
         records = copied(table, page)
-        there = await _same_keys(source, table, records, pace)
+        there = await _same_keys(source, table, records)
         found = [
             Difference(table, position(spec, None, theirs), "extra") for theirs, mine in zip(records, there, strict=True) if mine is None
         ]
@@ -115,17 +115,13 @@ async def differences(source: End, target: End, table: str, pace: Pace) -> Async
             yield found
 
 
-async def _same_keys(end: End, table: str, records: Sequence[Record], pace: Pace) -> list[Record | None]:
+async def _same_keys(end: End, table: str, records: Sequence[Record]) -> list[Record | None]:
     spec = end.tables[table]
-    return await got(end, [Address(table, position(spec, None, record)) for record in records], pace)
+    return await got(end, [Address(table, position(spec, None, record)) for record in records])
 
 
-async def got(end: End, addresses: Sequence[Address], pace: Pace) -> list[Record | None]:
+async def got(end: End, addresses: Sequence[Address]) -> list[Record | None]:
     """Read records by key, a hundred a request, several requests at once."""
     parts = [addresses[start : start + GET] for start in range(0, len(addresses), GET)]
-    found = await asyncio.gather(*(_get(end, part, pace) for part in parts))
+    found = await asyncio.gather(*(end.ask(partial(end.records.get, part)) for part in parts))
     return [record for part in found for record in part]
-
-
-async def _get(end: End, part: Sequence[Address], pace: Pace) -> list[Record | None]:
-    return await pace.run(lambda: end.records.get(part))

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from palaver.lifecycle.copy_blobs import ObjectsCompared, compare
 from palaver.lifecycle.copy_ends import End
-from palaver.lifecycle.copy_pace import Pace
 from palaver.lifecycle.copy_sums import Difference, differences, sums
+
+OBJECTS = "(objects)"
+"""What stands for a table's name where an object differs."""
 
 
 @dataclass
@@ -53,15 +55,15 @@ async def verify(
 
     Writers have to rest: what is written meanwhile may be told as a difference.
     """
-    pace, out = Pace(), Verified()
+    out = Verified()
     for name, spec in source.tables.items():
-        mine, theirs = await asyncio.gather(sums(source, name, pace, records), sums(target, name, pace, records))
+        mine, theirs = await asyncio.gather(sums(source, name, records), sums(target, name, records))
         compared = Compared(spec.entity, name, mine.records, theirs.records)
         if mine != theirs:
-            async for page in differences(source, target, name, pace):
+            async for page in differences(source, target, name):
                 for each in page:
                     setattr(compared, each.kind, getattr(compared, each.kind) + 1)
                     found(each)
         out.tables.append(compared)
-    out.objects = await compare(source, target, pace, objects)
+    out.objects = await compare(source, target, objects, lambda key, kind: found(Difference(OBJECTS, (key,), kind)))
     return out

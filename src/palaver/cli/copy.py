@@ -1,0 +1,216 @@
+"""`palaver copy`: any stack into any other, while the application goes on; resumable, verified, followed until cut-over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from palaver.cli.context import Context, Here
+from palaver.cli.exits import Exit
+from palaver.cli.problems import Stop
+
+if TYPE_CHECKING:
+    from palaver.cli.progress import Progress
+    from palaver.lifecycle.copy import Copied
+    from palaver.lifecycle.copy_ends import End
+    from palaver.lifecycle.copy_sums import Difference
+    from palaver.lifecycle.copy_verify import Verified
+
+LAG_EVERY_S = 1.0
+
+
+async def copy(
+    source: Annotated[str, Parameter(name="FROM")],
+    target: Annotated[str, Parameter(name="TO")],
+    /,
+    *,
+    follow: bool = False,
+    until_caught_up: bool = False,
+    verify: bool = False,
+    verify_only: bool = False,
+    differences: Path | None = None,
+    migrate: bool = False,
+    into_existing: bool = False,
+    here: Here,
+) -> int:
+    """Copy a whole stack into another one: records, images, objects, jobs, and the place in the feed; all tenants.
+
+    Cut off anywhere, the same command goes on where it was. The target cannot be opened before the copy has ended.
+
+    Parameters
+    ----------
+    source
+        The URL to copy from.
+    target
+        The URL to copy into; it must be empty, or an unfinished copy of the same source.
+    follow
+        Keep up with what is written to the source until Ctrl-C; the copy is then unfinished, and goes on when run again.
+    until_caught_up
+        Follow until nothing is left, then end the copy: for the cut-over, when writers have stopped.
+    verify
+        Compare both sides afterwards, every record and object; exit with 1 where they differ.
+    verify_only
+        Compare, and copy nothing.
+    differences
+        Write the keys that differ into this file, which must not exist. Keys may name people.
+    migrate
+        Add to the target what it lacks of the schema; an empty database is given all of it anyway.
+    into_existing
+        Copy into a target that holds something: what is newer there stays, and nothing is removed from it.
+    """
+    if differences is not None and not (verify or verify_only):
+        raise Stop(Exit.USAGE, "usage", "Differences are found by comparing.", hint="Add --verify or --verify-only.")
+    if verify and follow and not until_caught_up:
+        raise Stop(Exit.USAGE, "usage", "What is followed is never the same for long.", hint="Add --until-caught-up, or verify afterwards.")
+    began, copied, verified = time.monotonic(), None, None
+    async with _ends(here, source, target) as (one, other):
+        if not verify_only:
+            copied = await _copy(here, one, other, follow or until_caught_up, until_caught_up, migrate, into_existing)
+        if verify_only or (verify and copied is not None and copied.finished):
+            verified = await _verify(here, one, other, differences)
+    _tell(here, copied, verified, time.monotonic() - began)
+    return Exit.OK if verified is None or verified.same else Exit.FAILURE
+
+
+@asynccontextmanager
+async def _ends(here: Context, source: str, target: str) -> AsyncIterator[tuple[End, End]]:
+    from palaver.lifecycle.copy_ends import End, identity
+
+    if identity(source) == identity(target):
+        raise Stop(Exit.USAGE, "same_database", "The source and the target are the same database.", hint="Name two.")
+    from_ = replace(here, url=source)
+    from_.must_exist()
+    schema = await from_.schema()
+    made = getattr(await from_.home(), "PROJECTIONS", ())
+    async with End.open(source, schema, projections=made, read_only=True) as one, End.open(target, schema, projections=made) as other:
+        yield one, other
+
+
+async def _copy(here: Context, one: End, other: End, follow: bool, until_caught_up: bool, migrate: bool, into_existing: bool) -> Copied:
+    from palaver.lifecycle.copy import Copy
+
+    stop = asyncio.Event()
+    with here.out.progress("records") as progress, _stopping(stop if follow else None):
+        copying = Copy(one, other, into_existing=into_existing, provision=migrate, watch=_watch(here, progress))
+        return await copying.run(follow=follow, until_caught_up=until_caught_up, stop=stop)
+
+
+def _watch(here: Context, progress: Progress) -> Any:
+    from palaver.lifecycle.copy import Watch
+
+    class Shown(Watch):
+        last = 0.0
+
+        def records(self, table: str, count: int) -> None:
+            progress.advance(count)
+
+        def objects(self, count: int) -> None:
+            progress.advance(count)
+
+        def lag(self, positions: int, seconds: float) -> None:
+            now = time.monotonic()
+            if now - self.last >= LAG_EVERY_S:
+                self.last = now
+                here.out.say(f"lag {positions:,}" + (f", {seconds:,.1f} s" if positions else ""))
+
+    return Shown()
+
+
+class _stopping:
+    """Turn Ctrl-C and SIGTERM into an orderly end while it is wanted."""
+
+    def __init__(self, stop: asyncio.Event | None) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        if self._stop is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._stop is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().remove_signal_handler(number)
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+async def _verify(here: Context, one: End, other: End, differences: Path | None) -> Verified:
+    from palaver.lifecycle.copy_verify import verify
+
+    file = None if differences is None else _created(differences)
+    try:
+        with here.out.progress("compared") as progress:
+
+            def write(found: Difference) -> None:
+                if file is not None:
+                    file.write(json.dumps(_line(found), ensure_ascii=False) + "\n")
+
+            return await verify(one, other, found=write, records=progress.advance, objects=progress.advance)
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _created(path: Path) -> Any:
+    # Keys may name people: nobody else on this machine need read them.
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
+
+
+def _line(found: Difference) -> dict[str, Any]:
+    from palaver.system import plain_key
+
+    return {"table": found.table, "key": plain_key(found.key), "kind": found.kind}
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _tell(here: Context, copied: Copied | None, verified: Verified | None, seconds: float) -> None:
+    if here.out.json:
+        here.out.emit("copy", {**_copied_json(copied), **_verified_json(verified), "seconds": round(seconds, 3)})
+        return
+    if copied is not None:
+        if copied.records:
+            here.out.table(("table", "records"), sorted(copied.records.items()), right=("records",))
+        here.out.say(_summary(copied, seconds))
+    if verified is not None:
+        columns = ("entity", "source", "target", "missing", "different", "extra")
+        here.out.table(columns, [tuple(getattr(row, name) for name in columns) for row in verified.tables], right=columns[1:])
+        objects = verified.objects
+        here.out.say(
+            f"{objects.equal:,} objects are equal; {objects.missing:,} missing, {objects.different:,} different, {objects.extra:,} extra"
+        )
+        here.out.say("both sides hold the same" if verified.same else "the sides differ; --differences FILE writes down where")
+
+
+def _summary(copied: Copied, seconds: float) -> str:
+    total = sum(copied.records.values())
+    text = f"{total:,} records, {copied.objects:,} objects ({copied.bytes:,} bytes), {copied.followed:,} followed, in {seconds:,.1f} s"
+    if not copied.finished:
+        return f"{text}; not finished: run it again to go on"
+    return text if copied.settled else f"{text}; the source was written to meanwhile: stop writers and run it again for all of it"
+
+
+def _copied_json(copied: Copied | None) -> dict[str, Any]:
+    if copied is None:
+        return {"copied": None}
+    body = asdict(copied)
+    return {"copied": {**body, "records": [{"table": table, "records": count} for table, count in sorted(copied.records.items())]}}
+
+
+def _verified_json(verified: Verified | None) -> dict[str, Any]:
+    if verified is None:
+        return {"verified": None}
+    return {"verified": {"same": verified.same, "entities": [asdict(row) for row in verified.tables], "objects": asdict(verified.objects)}}

@@ -1,0 +1,92 @@
+"""What tests of copying share: two ends, something of everything stored, and a dump that tells any difference."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from palaver.batch import Batch
+from palaver.lifecycle.copy_ends import End, copied, exists_as_declared, pages
+from palaver.lifecycle.copy_sums import encoded
+from palaver.ops import position
+from palaver.schema import Schema
+from palaver.store import Store
+from tests.lifecycle.app import SCHEMA, Conversation, Feedback, Message, Note, User
+
+BASE = 201_000_000_000_000_000
+
+
+@asynccontextmanager
+async def opened(url: str, schema: Schema = SCHEMA, projections: Sequence[Any] = (), **options: Any) -> AsyncIterator[End]:
+    """Open an end that exists as declared."""
+    async with End.open(url, schema, projections=projections, **options) as end:
+        await exists_as_declared(end, provision=True, what="target")
+        yield end
+
+
+async def dump(end: End) -> dict[str, dict[Any, bytes]]:
+    """Return everything of an end: each record in its canonical form, each object."""
+    found: dict[str, dict[Any, bytes]] = {}
+    for name, table in end.tables.items():
+        records = [record async for page in pages(end, name) for record in copied(name, page)]
+        found[name] = {position(table, None, record): encoded(record) for record in records}
+        assert len(records) == len(found[name]), name
+    found["objects"] = {info.key: await end.core.blobs.get(info.key) async for info in end.core.blobs.list()}
+    return found
+
+
+async def fill(store: Store, count: int = 30, seed: int = 1) -> None:
+    """Write something of everything: images, claims, tokens, objects, marks and jobs that wait, expired records."""
+    rng = random.Random(seed)
+    people = [(f"u{seed}-{n}", rng.random()) for n in range(count)]
+    for start in range(0, len(people), 16):
+        await asyncio.gather(*(_person(store, user, chance) for user, chance in people[start : start + 16]))
+
+
+async def _person(store: Store, user: str, chance: float) -> None:
+    number = int(user.rpartition("-")[2]) + 1_000 * int(user[1 : user.index("-")])
+    await store.create(
+        User(
+            user_id=user,
+            email=f"{user}@example.org",
+            name="ÿ\U0001f600",
+            balance=Decimal("1.50"),
+            avatar=b"\0\xff",
+            tags=frozenset({"a", "b"}),
+        ),
+        token=f"token {user}",
+    )
+    conversation = Conversation(user_id=user, conversation_id=f"c {user}", title="about dortmund")
+    await store.create(conversation)
+    for n in range(4):
+        await store.create(message_of(user, BASE + number * 10 + n, {"n": n, "text": "x" * (10 if n % 2 else 500), "f": 0.5}))
+    await store.write(
+        Batch().create(Feedback(message_id=str(BASE + number * 10), user_id=user)).create(Note(note_id=user, user_id=user, text="n"))
+    )
+    if chance < 0.3:
+        await store.patch(User.at(user), set={"email": f"new-{user}@example.org"}, add={"balance": Decimal("0.25")})
+    elif chance < 0.5:
+        await store.delete(User.at(user))
+    elif chance < 0.7:
+        # The conversation is marked and a job waits: nobody runs the cascade here.
+        await store.delete(conversation)
+
+
+def message_of(user: str, number: int, context: Any = None) -> Message:
+    return Message(
+        conversation_id=f"c {user}",
+        message_id=str(number),
+        owner_id=user,
+        user_id=user,
+        content=f"message {number} from dortmund",
+        context=context,
+    )
+
+
+def sqlite(folder: Path, name: str) -> str:
+    return f"sqlite:///{folder}/{name}.db?sync=normal"
