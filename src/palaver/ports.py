@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from palaver.caching import CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, Take, Taken
-from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, WriteSet, Written
+from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
 from palaver.values import KeyPart, Record, Scalar
 
 
@@ -58,6 +58,13 @@ class Counts(Protocol):
 class FindsExpired(Protocol):
     async def expired(self, table: str, now_us: int, limit: int) -> list[Address]:
         """Return addresses of expired records, oldest first, found through an index, never by a scan."""
+        ...
+
+
+@runtime_checkable
+class ScansAs(Protocol):
+    async def scan_as(self, table: Table, *, after: tuple[KeyPart, ...] | None, limit: int) -> RecordPage:
+        """Return one page of a whole table as `scan` does, read by this declaration of it and not by the engine's own."""
         ...
 
 
@@ -139,6 +146,40 @@ class BlobStore(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Presigned:
+    """An address that works without credentials until it expires, and the headers whoever uses it has to send. It is a secret."""
+
+    method: Literal["GET", "PUT"]
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@runtime_checkable
+class Presigns(Protocol):
+    async def presign(
+        self,
+        key: str,
+        *,
+        method: Literal["GET", "PUT"] = "GET",
+        expires_s: int = 300,
+        filename: str | None = None,
+        content_type: str | None = None,
+    ) -> Presigned:
+        """Return an address that lets whoever has it read the object, as an attachment, or store it, for so many seconds.
+
+        Asks the storage nothing: the object need not be there.
+        """
+        ...
+
+
+@runtime_checkable
+class CreatesObjects(Protocol):
+    async def create(self, key: str, data: bytes) -> bool:
+        """Store the object unless one of that key is there, and say whether it was stored: of several at once exactly one is."""
+        ...
 
 
 # --- search ---------------------------------------------------------------------------------------------------------

@@ -13,18 +13,21 @@ from palaver.evolve.forms import passes
 from palaver.migrating.filling import computed
 from palaver.ops import MARK, REVISION, Address, RecordPage, Table, is_live
 from palaver.plan import Planner
-from palaver.ports import RecordEngine
+from palaver.ports import RecordEngine, ScansAs
 from palaver.values import KeyPart, Record
 
 PAGE = 500
 EXACT = 2**53
 
 
-async def pages(records: RecordEngine, table: str) -> AsyncIterator[RecordPage]:
-    """Yield a whole table page by page."""
+async def pages(records: RecordEngine, table: Table) -> AsyncIterator[RecordPage]:
+    """Yield a whole table page by page, as it is stored before anything is done to it."""
     after: tuple[KeyPart, ...] | None = None
     while True:
-        page = await records.scan(table, after=after, limit=PAGE)
+        if isinstance(records, ScansAs):
+            page = await records.scan_as(table, after=after, limit=PAGE)
+        else:
+            page = await records.scan(table.name, after=after, limit=PAGE)
         yield page
         if page.last is None:
             return
@@ -57,7 +60,7 @@ class Examiner:
             return []
         counts = dict.fromkeys(range(len(demands)), 0)
         seen: dict[int, set[bytes]] = {}
-        async for page in pages(self._records, name):
+        async for page in pages(self._records, stored):
             self._tell(f"look at {name}", len(page.records))
             plain = [{new: record.get(old) for new, old in _names(stored, former).items()} for record in page.records]
             for number, demand in enumerate(demands):

@@ -76,6 +76,10 @@ class DynamoRecords:
     async def scan(self, table: str, *, after: tuple[KeyPart, ...] | None, limit: int, segment: tuple[int, int] = (0, 1)) -> RecordPage:
         return await self._reads.scan(table, after, limit, segment)
 
+    async def scan_as(self, table: Table, *, after: tuple[KeyPart, ...] | None, limit: int) -> RecordPage:
+        layout = self._structure.layout(table)
+        return await Reads(self.client, lambda _: layout).scan(table.name, after, limit, (0, 1))
+
     async def count(self, read: Read, now_us: int) -> int:
         return await self._reads.count(read, now_us)
 

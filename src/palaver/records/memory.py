@@ -227,6 +227,9 @@ class MemoryRecords:
         records = [shelf.by_key.records[place] for place in places[start:] if of == 1 or crc32(repr(place).encode()) % of == mine]
         return self._page(shelf, None, records, limit)
 
+    async def scan_as(self, table: Table, *, after: tuple[KeyPart, ...] | None, limit: int) -> RecordPage:
+        return await self.scan(table.name, after=after, limit=limit)
+
     async def count(self, read: Read, now_us: int) -> int:
         shelf = self._shelf(read.table)
         order = self._order(shelf, read.index)

@@ -127,7 +127,12 @@ class SqliteRecords:
         return [_known(self._writes.rows(read.table), read).page_of(read)[0]]
 
     async def scan(self, table: str, *, after: tuple[KeyPart, ...] | None, limit: int, segment: tuple[int, int] = (0, 1)) -> RecordPage:
-        rows = self._writes.rows(table)
+        return await self._scan(self._writes.rows(table), after, segment, limit)
+
+    async def scan_as(self, table: Table, *, after: tuple[KeyPart, ...] | None, limit: int) -> RecordPage:
+        return await self._scan(Rows(table), after, (0, 1), limit)
+
+    async def _scan(self, rows: Rows, after: tuple[KeyPart, ...] | None, segment: tuple[int, int], limit: int) -> RecordPage:
         text, parameters = rows.scan(after, segment, limit)
         return await self.database.read_pooled(lambda connection: _page(connection, rows, text, parameters, None, limit))
 
