@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import secrets
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from palaver.ops import CreateTable
 from palaver.ports import RecordEngine
 from palaver.records.memory import MemoryRecords
+from palaver.structure import DropTable
 from palaver.testing.records.base import TABLES
 from palaver.testing.steps import Divergence, Pair
 
@@ -105,6 +107,37 @@ async def sqlite(folder: Path | None = None) -> AsyncIterator[Pair]:
             await pair.engine.aclose()
 
 
+@asynccontextmanager
+async def dynamodb(url: str) -> AsyncIterator[Pair]:
+    """Open tables with a prefix of their own on a server that speaks DynamoDB, and drop them in the end.
+
+    Credentials and region come from the environment, as everywhere; what has none gets some no real account has.
+    """
+    from palaver.connections.dynamodb import Credentials, DynamoClient
+    from palaver.records.dynamodb import DynamoRecords
+
+    prefix = f"machine{secrets.token_hex(6)}-"
+
+    async def connect() -> DynamoRecords:
+        client = await DynamoClient.open("eu-central-1", endpoint=url, credentials=Credentials("AKIDEXAMPLE", "example-secret"))
+        return DynamoRecords(client, TABLES, prefix=prefix, pace_s=0.0)
+
+    async def reopen(engine: Any) -> RecordEngine:
+        await engine.aclose()
+        return await connect()
+
+    engine = await connect()
+    for table in TABLES:
+        await engine.apply(CreateTable(table))
+    pair = Pair(engine, reopen=reopen, ordered=False)
+    try:
+        yield pair
+    finally:
+        for table in TABLES:
+            await pair.engine.apply(DropTable(table))
+        await pair.engine.aclose()
+
+
 ENGINES: dict[str, Callable[[], AbstractAsyncContextManager[Pair]]] = {"memory": memory, "sqlite": sqlite}
 WORLD = 20_000
 
@@ -134,17 +167,26 @@ async def long_run(opening: Opening, seed: int, steps: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m palaver.testing.machine", description="Drive an engine beside the memory engine.")
-    parser.add_argument("--engine", choices=sorted(ENGINES), default="sqlite")
+    parser.add_argument("--engine", choices=[*sorted(ENGINES), "dynamodb"], default="sqlite")
+    parser.add_argument("--url", help="where a server is that speaks DynamoDB")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the files go; a folder in memory is fastest")
     options = parser.parse_args(arguments)
-    opening: Opening = ENGINES[options.engine]
+    opening: Opening = ENGINES.get(options.engine, memory)
     if options.engine == "sqlite":
         folder = options.folder
 
         def opening() -> AbstractAsyncContextManager[Pair]:
             return sqlite(folder)
+
+    if options.engine == "dynamodb":
+        if not options.url:
+            parser.error("--engine dynamodb needs --url")
+        url = options.url
+
+        def opening() -> AbstractAsyncContextManager[Pair]:
+            return dynamodb(url)
 
     return min(1, asyncio.run(long_run(opening, options.seed, options.steps)))
 
