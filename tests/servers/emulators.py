@@ -13,6 +13,9 @@ from tests.servers.presence import PACKAGES, ROOT, Absent, package_version
 from tests.servers.process import Folder, Process, free_port
 
 
+KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where AWS's requests go and who signs them. The address is always told, so that nothing goes to a real account by omission."""
@@ -20,8 +23,8 @@ class Endpoint:
     name: str
     url: str
     region: str = "eu-central-1"
-    access_key: str = "AKIDEXAMPLE"
-    secret_key: str = field(default="wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY", repr=False)
+    access_key: str = KEY
+    secret_key: str = field(default=SECRET, repr=False)
     session_token: str = field(default="", repr=False)
     version: str = ""
 
@@ -87,6 +90,8 @@ def script(name: str) -> str:
 def start_ministack(environment: dict[str, str] | None = None) -> Emulator:
     port = free_port()
     told = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "MINISTACK_REGION": "eu-central-1", "LOG_LEVEL": "WARNING"}
+    # The account's root, where signatures are checked.
+    told |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     told |= {"S3_DATA_DIR": "{folder}/s3", "STATE_DIR": "{folder}/state", "TMPDIR": "{folder}"}
     return Emulator("ministack", [script("ministack")], package_version("ministack"), port=port, environment=told | (environment or {}))
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from palaver.blobs.folder import INCOMING, Folder
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
+Doing = Literal["read", "write"]
 
-_HASH = re.compile(r"/([0-9a-f]{64})\Z")
+HASH = re.compile(r"/([0-9a-f]{64})\Z")
 _THREADS = 8
 _HASHED_INLINE = 256 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -41,27 +42,30 @@ class ObjectBlobs:
     A key that ends in `/<SHA-256>` is checked against its bytes, on the way in (Validation) and out (Corruption).
     """
 
-    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
-        """Open a folder (a `Path` or `file:<path>`, made if missing), `memory:`, or object storage such as `s3://bucket/prefix`.
+    _pool: ThreadPoolExecutor | None = None
+    _folder: Folder | None = None
+    _other: ObjectStore
+    _closed = False
+    # A request a folder is cheap beside the memory that sorting a whole bucket takes; a request to a cloud is not.
+    _levels = 1
 
-        `options` are obstore's own for that storage. Raises ConfigError for a URL it does not know.
+    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        """Open a folder (a `Path` or `file:<path>`, made if missing), `memory:`, or an object storage that obstore knows.
+
+        `options` are obstore's own for that storage. Raises ConfigError for a URL it does not know. S3 has a class of its own.
         """
-        self._pool: ThreadPoolExecutor | None = None
-        self._folder: Folder | None = None
-        self._closed = False
         kind = "file" if isinstance(url, Path) else urlsplit(url).scheme
         if options and kind in ("memory", "file"):
             raise ConfigError(f"A {kind}: blob store takes no options.", hint=f"Remove {', '.join(sorted(options))}.")
         if url == "memory:":
             from obstore.store import MemoryStore
 
-            self._other: ObjectStore = MemoryStore()
+            self._other = MemoryStore()
         elif kind == "file":
             self._folder = _opened(url.absolute() if isinstance(url, Path) else _folder_path(url))
+            self._levels = 2
         else:
             self._other = _remote(str(url), options or {})
-        # A request a folder is cheap beside the memory that sorting a whole bucket takes; a request to a cloud is not.
-        self._levels = 1 if self._folder is None else 2
 
     @property
     def _store(self) -> ObjectStore:
@@ -69,9 +73,7 @@ class ObjectBlobs:
 
     async def put(self, key: str, data: bytes) -> None:
         path = path_of(key)
-        expected = _HASH.search(key)
-        if expected and await self._hash(data) != expected[1]:
-            raise Validation("The bytes of a blob do not have the hash its key ends in.", hint="Hash the bytes as they are stored.")
+        await self._check(key, data)
         async with self._errors("write"):
             if self._folder is not None:
                 await self._in_thread(partial(self._folder.put, path, data))
@@ -97,7 +99,7 @@ class ObjectBlobs:
                 data = await (self._whole(path) if whole else self._range(path, start, length))
         if not whole:
             return data
-        expected = _HASH.search(key)
+        expected = HASH.search(key)
         if expected and await self._hash(data) != expected[1]:
             raise Corruption("A stored blob does not have the hash its key ends in.", hint="Restore it from a backup.")
         return data
@@ -180,6 +182,11 @@ class ObjectBlobs:
             found += _known(chunk, prefix)
         return sorted(found, key=lambda info: key_bytes(info.key))
 
+    async def _check(self, key: str, data: bytes) -> None:
+        expected = HASH.search(key)
+        if expected and await self._hash(data) != expected[1]:
+            raise Validation("The bytes of a blob do not have the hash its key ends in.", hint="Hash the bytes as they are stored.")
+
     async def _hash(self, data: bytes) -> str:
         if len(data) <= _HASHED_INLINE:
             return hashlib.sha256(data).hexdigest()
@@ -191,7 +198,7 @@ class ObjectBlobs:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     @asynccontextmanager
-    async def _errors(self, doing: str) -> AsyncIterator[None]:
+    async def _errors(self, doing: Doing) -> AsyncIterator[None]:
         if self._closed:
             raise ConfigError("The blob store is closed.")
         from obstore.exceptions import BaseError
@@ -203,7 +210,7 @@ class ObjectBlobs:
             raise mapped(error, doing) from None
 
 
-def mapped(error: Exception, doing: str) -> PalaverError:
+def mapped(error: Exception, doing: Doing) -> PalaverError:
     """Return the error of the tree for one of obstore or of the file system, met while doing a "read" or a "write"."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
@@ -263,7 +270,7 @@ def _remote(url: str, options: Mapping[str, Any]) -> ObjectStore:
 
     # Without the cause: a URL may carry a password.
     unknown = ConfigError("There is no blob store for this URL.", hint="Use memory:, file:<folder> or a URL obstore knows.")
-    if urlsplit(url).scheme == "memory":
+    if urlsplit(url).scheme in ("memory", "s3", "s3a"):
         raise unknown
     try:
         return from_url(url, **options)

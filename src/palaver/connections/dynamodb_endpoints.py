@@ -56,8 +56,7 @@ def _configured(region: str, service: str, environ: Mapping[str, str]) -> Endpoi
             _check(_LABEL, region)
             return _parsed(url)
     _check(_REGION, region)
-    suffix = next((domain for start, domain in _SUFFIXES if region.startswith(start)), "amazonaws.com")
-    return Endpoint(f"{service}.{region}.{suffix}", 443, True)
+    return Endpoint(f"{service}.{region}.{domain(region)}", 443, True)
 
 
 def _check(pattern: re.Pattern[str], region: str) -> None:
@@ -81,3 +80,8 @@ def _parsed(url: str) -> Endpoint:
         raise wrong
     tls = parts.scheme == "https"
     return Endpoint(parts.hostname, port or (443 if tls else 80), tls)
+
+
+def domain(region: str) -> str:
+    """Return the domain of the partition a region lies in."""
+    return next((known for start, known in _SUFFIXES if region.startswith(start)), "amazonaws.com")
