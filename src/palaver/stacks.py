@@ -33,16 +33,16 @@ def _seconds(url: Url, name: str, default: float) -> float:
 
 async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     """Everything in this process, gone when it ends: tests and experiments."""
-    from palaver.blobs.objects import ObjectBlobs
+    from palaver.blobs.opening import open_blobs
     from palaver.records.memory import MemoryRecords
     from palaver.search.memory import MemorySearch
 
-    return Stack(MemoryRecords((), clock=clock), ObjectBlobs(url.options.get("blobs", "memory:")), MemorySearch(), [])
+    return Stack(MemoryRecords((), clock=clock), open_blobs(url.options.get("blobs", "memory:")), MemorySearch(), [])
 
 
 async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     """One SQLite file for records and search, and a folder beside it for objects."""
-    from palaver.blobs.objects import ObjectBlobs
+    from palaver.blobs.opening import open_blobs
     from palaver.connections.sqlite import Database, SqliteOptions
     from palaver.records.sqlite import SqliteRecords
     from palaver.search.sqlite import SqliteSearch
@@ -56,6 +56,6 @@ async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
         read_only=_flag(url, "read_only", False),
         busy_timeout_s=_seconds(url, "timeout", 5.0),
     )
-    blobs = ObjectBlobs(url.options.get("blobs") or beside(url.path))
+    blobs = open_blobs(url.options.get("blobs") or beside(url.path))
     database = await Database.open(url.path, options=options)
     return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose], embedded=not options.read_only)

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from tests.servers.presence import PACKAGES, ROOT, Absent, package_version
 from tests.servers.process import Folder, Process, free_port
 
-
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
 
 
