@@ -16,7 +16,19 @@ from typing import Any
 from palaver.errors import ItemTooLarge, KeyTooLong
 from palaver.ops import REVISION, Address, Cause
 from palaver.records.dynamo_keys import ASIDE, CAUSE, DUE, Layout, key_value
-from palaver.records.dynamo_values import MAX_ITEM, MAX_LEVELS, Attribute, Item, attribute_size, decoded, encoded, item_size, levels, plain
+from palaver.records.dynamo_values import (
+    MAX_ITEM,
+    MAX_LEVELS,
+    Attribute,
+    Item,
+    attribute_size,
+    decoded,
+    encoded,
+    is_surely_within,
+    item_size,
+    levels,
+    plain,
+)
 from palaver.stored_json import loads, packed
 from palaver.values import Record, Value
 
@@ -86,7 +98,7 @@ def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: A
 def _fitted(layout: Layout, item: Item, aside: dict[str, Value], record: Mapping[str, Value]) -> Item:
     if aside:
         item[ASIDE] = pack_aside(aside)
-    if _is_small(item) or item_size(item) <= MAX_ITEM:
+    if is_surely_within(MAX_ITEM, item) or item_size(item) <= MAX_ITEM:
         return item
     held = {name for half in layout.halves for name in (half.attribute, *half.columns)} | {REVISION, DUE, CAUSE, ASIDE, *layout.indexed}
     for name in sorted(item, key=lambda name: -attribute_size(item[name])):
@@ -102,20 +114,6 @@ def _fitted(layout: Layout, item: Item, aside: dict[str, Value], record: Mapping
         hint="Mark its large field with Blob(...), or split the record.",
         entity=layout.table.entity,
     )
-
-
-def _is_small(item: Item) -> bool:
-    """Say cheaply whether an item is far from the limit: most hold nothing but short scalars."""
-    total = 0
-    for attribute in item.values():
-        for value in attribute.values():
-            if type(value) is str:
-                total += 4 * len(value) + 300
-            elif type(value) is bool:
-                total += 300
-            else:
-                return False
-    return total < MAX_ITEM
 
 
 def read_aside(item: Item) -> Record:

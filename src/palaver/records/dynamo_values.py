@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+import orjson
+
 from palaver.values import Value, number_text
 
 Attribute: TypeAlias = "dict[str, Any]"
@@ -46,6 +48,8 @@ def _digits(number: Any) -> str:
 
 def nested(value: Value) -> Attribute:
     """Return a value inside a list, a map or a column of any kind."""
+    if type(value) is str:
+        return {"S": value}
     match value:
         case str():
             return {"S": value}
@@ -59,7 +63,7 @@ def nested(value: Value) -> Attribute:
             number = {"N": repr(value)}
             return {"M": {"$:float": number}} if value.is_integer() else number
         case dict():
-            if any(not name or name.startswith("$:") for name in value):
+            if "" in value or any(name[0] == "$" and name.startswith("$:") for name in value):
                 return {"M": {"$:map": {"L": [{"L": [{"S": name}, nested(inner)]} for name, inner in value.items()]}}}
             return {"M": {name: nested(inner) for name, inner in value.items()}}
         case list():
@@ -127,7 +131,8 @@ def _tagged(name: str, inner: Attribute) -> Value:
         case "$:int":
             return int(_number(inner["N"]))
         case "$:set":
-            return frozenset(map(plain, inner["L"]))  # type: ignore[arg-type]
+            members: Any = map(plain, inner["L"])
+            return frozenset(members)
         case "$:map":
             return {pair["L"][0]["S"]: plain(pair["L"][1]) for pair in inner["L"]}
     return {name: plain(inner)}
@@ -153,6 +158,14 @@ _PLAIN: Mapping[str, Callable[[Any], Value]] = {
 def item_size(item: Item) -> int:
     """Return the bytes DynamoDB counts for an item: names and values."""
     return sum(len(name.encode()) + attribute_size(attribute) for name, attribute in item.items())
+
+
+def is_surely_within(most: int, items: Any) -> bool:
+    """Say cheaply that items, alone or in a list, count at most so many bytes: their JSON is never shorter than what DynamoDB counts."""
+    try:
+        return len(orjson.dumps(items)) <= most
+    except TypeError:
+        return True  # half a surrogate pair, which the client refuses by name
 
 
 def attribute_size(attribute: Attribute) -> int:
@@ -190,6 +203,11 @@ def _bytes_size(text: str) -> int:
 def levels(attribute: Attribute) -> int:
     """Return how deep a value is nested, itself counted."""
     ((native, value),) = attribute.items()
-    if native == "M":
-        return 1 + max(map(levels, value.values()), default=0)
-    return 1 + max(map(levels, value), default=0) if native == "L" else 1
+    if native != "M" and native != "L":
+        return 1
+    deepest = 1 if value else 0
+    for inner in value.values() if native == "M" else value:
+        # Most are scalars, which need no call.
+        if "M" in inner or "L" in inner:
+            deepest = max(deepest, levels(inner))
+    return 1 + deepest
