@@ -6,11 +6,11 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
@@ -33,11 +33,15 @@ ProjectionFactory = Callable[[Store], Projection]
 
 @dataclass(frozen=True)
 class Url:
-    """A stack's URL, taken apart."""
+    """A stack's URL, taken apart. `path`: the file, the database, or the region and the prefix of the tables.
+
+    `address` is what a driver connects to; like the options it may hold a password, so neither is shown.
+    """
 
     scheme: str
     path: str
-    options: dict[str, str]
+    options: dict[str, str] = field(repr=False)
+    address: str = field(default="", repr=False)
 
 
 @dataclass
@@ -49,14 +53,28 @@ class Stack:
     search: SearchIndex
     closers: list[Any]
     embedded: bool = True
+    #: Options the URL does not have and a schema with objects or searches needs, such as `blobs`.
+    missing: tuple[str, ...] = ()
 
 
-_STACKS = {"sqlite": "palaver.stacks:sqlite", "memory": "palaver.stacks:memory"}
-_OPTIONS = {"sqlite": ("sync", "create", "read_only", "timeout", "blobs"), "memory": ("blobs",)}
+_STACKS = {
+    "sqlite": "palaver.stacks:sqlite",
+    "memory": "palaver.stacks:memory",
+    "postgresql": "palaver.stacks:postgresql",
+    "dynamodb": "palaver.stacks:dynamodb",
+}
+_TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
+_OPTIONS = {
+    "sqlite": ("sync", "create", "read_only", "timeout", "blobs"),
+    "memory": ("blobs",),
+    "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "create", "blobs", *_TLS),
+    "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "create", "blobs", "search"),
+}
 
 
 def parse_url(url: str) -> Url:
-    """Read a URL: `sqlite:///bot.db`, `sqlite:////var/bot.db`, `memory:`, or a bare path to a SQLite file.
+    """Read a URL: `sqlite:///bot.db`, `sqlite:////var/bot.db`, `memory:`, a bare path to a SQLite file,
+    `postgresql://user:password@host:port/database`, or `dynamodb://region/prefix`.
 
     Raises ConfigError for an unknown scheme or option, with the nearest known name.
     """
@@ -65,20 +83,35 @@ def parse_url(url: str) -> Url:
     if "://" not in url and not url.startswith("memory:"):
         return Url("sqlite", url, {})
     parts = urlsplit(url)
-    if parts.scheme not in _STACKS:
-        raise ConfigError(f"No stack is called {parts.scheme}.", hint=did_you_mean(parts.scheme, _STACKS))
+    scheme = "postgresql" if parts.scheme == "postgres" else parts.scheme
+    if scheme not in _STACKS:
+        raise ConfigError(f"No stack is called {scheme}.", hint=did_you_mean(scheme, _STACKS))
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
-        if name not in _OPTIONS[parts.scheme]:
-            raise ConfigError(f"{parts.scheme} has no option {name}.", hint=did_you_mean(name, _OPTIONS[parts.scheme]))
+        if name not in _OPTIONS[scheme]:
+            raise ConfigError(f"{scheme} has no option {name}.", hint=did_you_mean(name, _OPTIONS[scheme]))
+    if scheme == "postgresql":
+        return _postgresql(parts, options)
     path = unquote(parts.netloc + parts.path)
-    if parts.scheme == "sqlite":
+    if scheme == "sqlite":
         if parts.netloc:
             raise ConfigError("A SQLite URL has three slashes, four for an absolute path.", hint="Write sqlite:///bot.db.")
         path = path[1:]
         if not path:
             raise ConfigError("The SQLite URL names no file.", hint="Write sqlite:///bot.db.")
-    return Url(parts.scheme, path, options)
+    if scheme == "dynamodb" and not parts.netloc:
+        raise ConfigError("The DynamoDB URL names no region.", hint="Write dynamodb://eu-central-1/prefix.")
+    return Url(scheme, path, options)
+
+
+def _postgresql(parts: SplitResult, options: dict[str, str]) -> Url:
+    """Keep for the driver what is the driver's: user, password, server, database and TLS."""
+    database = unquote(parts.path.removeprefix("/"))
+    if not parts.netloc or not database:
+        raise ConfigError("The PostgreSQL URL needs a server and a database.", hint="Write postgresql://user:password@host:5432/database.")
+    tls = {name: options.pop(name) for name in _TLS if name in options}
+    address = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(tls), ""))
+    return Url("postgresql", database, options, address)
 
 
 class Opening:
@@ -128,15 +161,27 @@ def open(
         planner = Planner(schema)
         stack = await _stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
         try:
-            return await _assemble(
-                schema, planner, stack, url or parsed.path, clock or SystemClock(), projections, maintain, migrate, actor
-            )
+            _complete(schema, stack, parsed)
+            if not create and not (await stack.records.describe()).tables:
+                raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
+            return await _assemble(schema, planner, stack, parsed.path, clock or SystemClock(), projections, maintain, migrate, actor)
         except BaseException:
             for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
                 await close()
             raise
 
     return Opening(make)
+
+
+def _complete(schema: Schema, stack: Stack, url: Url) -> None:
+    """Refuse a URL that names no place for what the schema stores beside records."""
+    needed = {"blobs": any(declared.blobs for declared in schema.entities.values()), "search": bool(schema.searches)}
+    for option in stack.missing:
+        if needed[option]:
+            example = {"blobs": "blobs=s3://bucket/prefix", "search": "search=sqlite:///search.db"}[option]
+            raise ConfigError(
+                f"Schema {schema.name} needs the option {option}, which the {url.scheme} URL has not.", hint=f"Add {example}."
+            )
 
 
 async def _stack(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from palaver.clock import Clock
-from palaver.config import Stack, Url, beside
+from palaver.config import Stack, Url, beside, parse_url
 from palaver.errors import ConfigError
 from palaver.ops import Table
+from palaver.ports import SearchIndex
+
+if TYPE_CHECKING:
+    from palaver.connections.postgres import Pool
+    from palaver.connections.sqlite import Database as SqliteDatabase
+
+T = TypeVar("T", bound=str)
 
 
 def _flag(url: Url, name: str, default: bool) -> bool:
@@ -31,6 +39,20 @@ def _seconds(url: Url, name: str, default: float) -> float:
     return value
 
 
+def _count(url: Url, name: str, default: int) -> int:
+    value = url.options.get(name, str(default))
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 10_000:
+        raise ConfigError(f"The option {name} is a number from 1 to 10,000.", hint=f"Write {name}={default}.")
+    return int(value)
+
+
+def _one_of(url: Url, name: str, known: tuple[T, ...]) -> T:
+    value = url.options.get(name, known[0])
+    if value not in known:
+        raise ConfigError(f"The option {name} is one of {', '.join(known)}.", hint=f"Write {name}={known[0]}.")
+    return value
+
+
 async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     """Everything in this process, gone when it ends: tests and experiments."""
     from palaver.blobs.opening import open_blobs
@@ -43,9 +65,17 @@ async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
 async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     """One SQLite file for records and search, and a folder beside it for objects."""
     from palaver.blobs.opening import open_blobs
-    from palaver.connections.sqlite import Database, SqliteOptions
     from palaver.records.sqlite import SqliteRecords
     from palaver.search.sqlite import SqliteSearch
+
+    blobs = open_blobs(url.options.get("blobs") or beside(url.path))
+    database = await _sqlite_file(url)
+    embedded = not database.options.read_only
+    return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose], embedded=embedded)
+
+
+async def _sqlite_file(url: Url) -> SqliteDatabase:
+    from palaver.connections.sqlite import Database, SqliteOptions
 
     sync = url.options.get("sync", "full")
     if sync not in ("full", "normal"):
@@ -56,6 +86,80 @@ async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
         read_only=_flag(url, "read_only", False),
         busy_timeout_s=_seconds(url, "timeout", 5.0),
     )
-    blobs = open_blobs(url.options.get("blobs") or beside(url.path))
-    database = await Database.open(url.path, options=options)
-    return Stack(SqliteRecords(database, tables), blobs, SqliteSearch(database), [database.aclose], embedded=not options.read_only)
+    return await Database.open(url.path, options=options)
+
+
+async def postgresql(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+    """One schema of a PostgreSQL database for records and search; objects where `blobs` says."""
+    from palaver.blobs.opening import open_blobs
+    from palaver.records.postgres import PostgresRecords
+    from palaver.search.postgres import PostgresSearch
+
+    blobs = open_blobs(url.options.get("blobs", "memory:"))
+    pool = await _postgres_pool(url)
+    missing = () if "blobs" in url.options else ("blobs",)
+    return Stack(PostgresRecords(pool, tables), blobs, PostgresSearch(pool), [pool.aclose], embedded=False, missing=missing)
+
+
+async def _postgres_pool(url: Url) -> Pool:
+    from palaver.connections.postgres import Pool
+    from palaver.connections.postgres_options import PostgresOptions
+
+    standard = PostgresOptions()
+    poolers: tuple[Literal["auto", "transaction", "none"], ...] = ("auto", "transaction", "none")
+    options = PostgresOptions(
+        schema=url.options.get("schema", standard.schema),
+        size=_count(url, "pool", standard.size),
+        pooler=_one_of(url, "pooler", poolers),
+        timeout_s=_seconds(url, "timeout", standard.timeout_s),
+        wait_s=_seconds(url, "wait", standard.wait_s),
+        connect_timeout_s=_seconds(url, "connect_timeout", standard.connect_timeout_s),
+    )
+    return await Pool.open(url.address, options)
+
+
+async def dynamodb(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+    """Tables with one prefix in one region for records; search and objects where `search` and `blobs` say."""
+    from palaver.blobs.opening import open_blobs
+    from palaver.connections.dynamodb import DynamoClient
+    from palaver.records.dynamo_tables import TableOptions
+    from palaver.records.dynamodb import PACE_S, DynamoRecords
+
+    region, _, prefix = url.path.partition("/")
+    endpoint = url.options.get("endpoint")
+    options = TableOptions(
+        point_in_time_recovery=_flag(url, "recovery", False),
+        encryption=url.options.get("encryption", ""),
+        deletion_protection=_flag(url, "protection", False),
+    )
+    blobs = open_blobs(url.options.get("blobs", "memory:"))
+    client = await DynamoClient.open(region, endpoint=endpoint, pool=_count(url, "pool", 32), deadline_s=_seconds(url, "timeout", 10.0))
+    # Five reads of a shard in a second is a limit of the service, not of an endpoint of one's own.
+    records = DynamoRecords(client, tables, prefix=prefix, options=options, pace_s=0.02 if endpoint else PACE_S)
+    try:
+        search, closers = await _search(url.options.get("search"))
+    except BaseException:
+        await records.aclose()
+        raise
+    missing = tuple(name for name in ("blobs", "search") if name not in url.options)
+    return Stack(records, blobs, search, closers, embedded=False, missing=missing)
+
+
+async def _search(where: str | None) -> tuple[SearchIndex, list[Any]]:
+    """Open the search of a stack whose records cannot search; without one, nothing is indexed."""
+    url = parse_url(where or "memory:")
+    if url.scheme == "memory":
+        from palaver.search.memory import MemorySearch
+
+        return MemorySearch(), []
+    if url.scheme == "sqlite":
+        from palaver.search.sqlite import SqliteSearch
+
+        database = await _sqlite_file(url)
+        return SqliteSearch(database), [database.aclose]
+    if url.scheme == "postgresql":
+        from palaver.search.postgres import PostgresSearch
+
+        pool = await _postgres_pool(url)
+        return PostgresSearch(pool), [pool.aclose]
+    raise ConfigError(f"{url.scheme} is no place for search.", hint="Write search=sqlite:///search.db, or a PostgreSQL URL.")
