@@ -109,6 +109,14 @@ class Taken(NamedTuple):
         return max(verdict.retry_after_s for verdict in self.verdicts)
 
 
+def granted(remaining: int) -> Taken:
+    """Return the answer of one limit that said yes; the same object each time, since most answers are one of a few."""
+    return _GRANTED[remaining] if remaining < len(_GRANTED) else Taken(True, (Verdict(True, remaining, 0.0),))
+
+
+_GRANTED = tuple(Taken(True, (Verdict(True, remaining, 0.0),)) for remaining in range(256))
+
+
 # --- presence -----------------------------------------------------------------------------------------------------------
 
 

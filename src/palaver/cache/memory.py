@@ -6,7 +6,6 @@ import bisect
 import contextlib
 import heapq
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from secrets import token_hex
 from palaver.cache.bounded import Bounded, Bounds
 from palaver.cache.checks import check_bounds, check_filling, check_items, check_revision, check_text, checked_ms
 from palaver.cache.hearing import Ear, Listener
-from palaver.cache.memory_limits import MemoryLimiter
+from palaver.cache.memory_limits import MemoryLimiter, monotonic_ms
 from palaver.cache.reading import newest
 from palaver.caching import ABSENT, CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, checked_name
 from palaver.clock import Clock, SystemClock
@@ -35,7 +34,7 @@ class MemoryCache:
     def __init__(self, *, clock: Clock | None = None, bounds: Mapping[str, Bounds] | None = None, states: int = 200_000) -> None:
         """`states` is how many limits, and how many members of channels, are kept."""
         self._clock = clock or SystemClock()
-        self._ms = _monotonic_ms if type(self._clock) is SystemClock else self._clock_ms
+        self._ms = monotonic_ms if type(self._clock) is SystemClock else self._clock_ms
         self._bounds = dict(bounds or {})
         self._values: dict[str, MemoryValues] = {}
         self._lock = threading.Lock()
@@ -62,17 +61,14 @@ class MemoryCache:
         )
 
     async def aclose(self) -> None:
-        self.limiter.closed = self.presence.closed = self.windows.closed = True
+        self.limiter.close()
+        self.presence.closed = self.windows.closed = True
         for values in self._values.values():
             values.closed = True
         self.bus.close()
 
     def _clock_ms(self) -> int:
         return int(self._clock.monotonic() * 1_000)
-
-
-def _monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 def _check_open(closed: bool) -> None:

@@ -7,14 +7,20 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from time import monotonic_ns
+from typing import TypeAlias
 
 from palaver.cache.checks import check_takes, check_text
 from palaver.cache.limiting import State, charge, look, rests_at
-from palaver.caching import Limit, Take, Taken, Verdict
+from palaver.caching import Limit, Take, Taken, Verdict, granted
 from palaver.errors import ConfigError
 
 TOKEN_MS = 60_000
-_GRANTED = 0.0
+_States: TypeAlias = dict[str | tuple[str, str], State]
+
+
+def monotonic_ms() -> int:
+    return monotonic_ns() // 1_000_000
 
 
 class MemoryLimiter:
@@ -23,17 +29,52 @@ class MemoryLimiter:
     def __init__(self, milliseconds: Callable[[], int], entries: int) -> None:
         self._ms = milliseconds
         self._most = entries
-        self._states: dict[str, dict[str | tuple[str, str], State]] = {}
+        self._states: dict[str, _States] = {}
         self._limits: dict[str, Limit] = {}
         self._said: OrderedDict[tuple[str, str], tuple[int, Taken]] = OrderedDict()
         self._count = 0
+        self._closed = False
         self._lock = threading.Lock()
-        self.closed = False
+
+    def close(self) -> None:
+        """Refuse every further call: what was counted is gone, and counting it anew is refused."""
+        with self._lock:
+            self._closed = True
+            self._states.clear()
 
     async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
-        if len(takes) == 1 and not token:
-            return self._take_one(takes[0], group)
-        return self._call(takes, group, token, charges=True)
+        return self.take_now(*takes, group=group, token=token)
+
+    def take_now(self, *takes: Take, group: str = "", token: str = "") -> Taken:
+        """Do what `take` does, for threads without an event loop: nothing in this process needs to be awaited."""
+        if token or len(takes) != 1:
+            return self._call(takes, group, token, charges=True)
+        limit, key, cost = takes[0]
+        if cost < 1 or len(key) > 256 or not key.isascii():
+            check_takes(takes)
+            check_text(key)
+        at = (group, key) if group else key
+        with self._lock:
+            now = self._ms() if self._ms is not monotonic_ms else monotonic_ns() // 1_000_000
+            states = self._states.get(limit.family)
+            if states is None:
+                states = self._of(limit)
+            state = states.get(at)
+            if state is None or limit.kind == "window":
+                return self._take_one(limit, states, at, state, now, cost)
+            # What `look` and `charge` do for a bucket that was used before, in one go: the call that is made all the time.
+            debt, since = state
+            if now > since:
+                debt -= (now - since) * limit.amount
+                if debt < 0:
+                    debt = 0
+                state[1] = now
+            after = debt + cost * limit.period
+            if after <= limit.room:
+                state[0] = after
+                return granted((limit.room - after) // limit.period)
+            state[0] = debt
+            return Taken(False, (_refused(*look(limit, state, now, cost)),))
 
     async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
         for takes in calls:
@@ -50,27 +91,18 @@ class MemoryLimiter:
                 if self._states.get(limit.family, {}).pop((group, key) if group else key, None) is not None:
                     self._count -= 1
 
-    def _take_one(self, take: Take, group: str) -> Taken:
-        limit, key, cost = take
-        if cost < 1:
-            check_takes((take,))
-        check_text(key)
-        with self._lock:
-            states = self._of(limit)
-            at = (group, key) if group else key
-            now = self._ms()
-            state = states.get(at)
-            remaining, retry = look(limit, state, now, cost)
-            if retry:
-                return Taken(False, (_refused(remaining, retry),))
-            if state is None:
-                self._count += 1
-                states[at] = charge(limit, None, now, cost)
-                if self._count > self._most:
-                    self._forget_some(now)
-            else:
-                charge(limit, state, now, cost)
-        return Taken(True, (Verdict(True, remaining - cost, _GRANTED),))
+    def _take_one(self, limit: Limit, states: _States, at: str | tuple[str, str], state: State | None, now: int, cost: int) -> Taken:
+        remaining, retry = look(limit, state, now, cost)
+        if retry:
+            return Taken(False, (_refused(remaining, retry),))
+        if state is None:
+            self._count += 1
+            states[at] = charge(limit, None, now, cost)
+            if self._count > self._most:
+                self._forget_some(now)
+        else:
+            charge(limit, state, now, cost)
+        return granted(remaining - cost)
 
     def _call(self, takes: Sequence[Take], group: str, token: str, *, charges: bool) -> Taken:
         check_takes(takes)
@@ -89,7 +121,7 @@ class MemoryLimiter:
                     states[at] = charge(take.limit, states.get(at), now, take.cost)
             spent = [take.cost if allowed and charges else 0 for take in takes]
             verdicts = (
-                _refused(remaining, retry) if retry else Verdict(True, remaining - less, _GRANTED)
+                _refused(remaining, retry) if retry else Verdict(True, remaining - less, 0.0)
                 for (remaining, retry), less in zip(looks, spent, strict=True)
             )
             answer = Taken(allowed, tuple(verdicts))
@@ -99,14 +131,11 @@ class MemoryLimiter:
                 self._forget_some(now)
         return answer
 
-    def _of(self, limit: Limit) -> dict[str | tuple[str, str], State]:
-        states = self._states.get(limit.family)
-        if states is None:
-            states = self._states[limit.family] = {}
-            self._limits[limit.family] = limit
-        if self.closed:
+    def _of(self, limit: Limit) -> _States:
+        if self._closed:
             raise ConfigError("The cache is closed.")
-        return states
+        self._limits.setdefault(limit.family, limit)
+        return self._states.setdefault(limit.family, {})
 
     def _remember(self, token: tuple[str, str], now: int, answer: Taken) -> None:
         self._said[token] = (now + TOKEN_MS, answer)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from palaver.cache.checks import check_takes, check_text
-from palaver.cache.redis_scripts import TAKE
-from palaver.caching import Take, Taken, Verdict
+from palaver.cache.redis_scripts import TAKE, TAKE_BUCKET
+from palaver.caching import Limit, Take, Taken, Verdict, granted
 from palaver.clock import Clock, to_ms
-from palaver.connections.redis import RedisClient, encode
+from palaver.connections.redis import RedisClient, encode, encoded_part
 
 _COST = struct.Struct("<d").pack
 _START = struct.Struct("<dd").pack
 _ONE = _COST(1)
-_TAKES = _START(0, 1)
+_TAKES, _PEEKS = _START(0, 1), _START(0, 0)
+_ANSWERS = {8 * count: struct.Struct(f"<{count}d").unpack for count in (3, 5, 7, 9)}
 
 
 class RedisLimiter:
@@ -25,47 +25,59 @@ class RedisLimiter:
     def __init__(self, client: RedisClient, prefix: str, clock: Clock | None) -> None:
         self._client, self._clock = client, clock
         self._head = f"{{{prefix}:l:"
+        self._fields: dict[str, bytes] = {}
 
     async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
-        if len(takes) == 1 and not token and self._clock is None:
-            take = takes[0]
-            # The head of one take with a cost of one is the same each time.
-            cost = take.cost
-            if cost < 1:
-                check_takes(takes)
-            asked = b"$56\r\n%b%b%b\r\n" % (_TAKES, take.limit.packed, _ONE if cost == 1 else _COST(cost))
-            return _taken(await self._client.run(TAKE, (self._key(group, take),), asked, 1))
-        keys, asked = self._asked(takes, group, charges=True)
-        if token:
-            check_text(token)
-            keys.append(f"{self._head}{_tagged(group)}}}#{token}".encode())
-        return _taken(await self._client.run(TAKE, keys, asked, 1, again=bool(token)))
+        if len(takes) == 1 and not token:
+            limit, key, cost = takes[0]
+            if limit.kind == "bucket":
+                if cost < 1:
+                    check_takes(takes)
+                packed = limit.packed, _ONE if cost == 1 else _COST(cost), self._field(limit)
+                asked = b"$56\r\n%b%b%b\r\n%b" % (self._start(_TAKES), *packed)
+                answer = await self._client.run(TAKE_BUCKET, (self._key(group, key),), asked, 2)
+                return granted(answer) if type(answer) is int else _taken(answer)
+        return _taken(await self._client.run(TAKE, *self._asked(takes, group, _TAKES, token), again=bool(token)))
 
     async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
-        asked = [(*self._asked(takes, group, charges=True), 1) for takes in calls]
+        asked = [self._asked(takes, group, _TAKES) for takes in calls]
         return [_taken(answer) for answer in await self._client.run_each(TAKE, asked)]
 
     async def peek(self, *takes: Take, group: str = "") -> Taken:
-        keys, asked = self._asked(takes, group, charges=False)
-        return _taken(await self._client.run(TAKE, keys, asked, 1, again=True))
+        return _taken(await self._client.run(TAKE, *self._asked(takes, group, _PEEKS), again=True))
 
     async def reset(self, *takes: Take, group: str = "") -> None:
         check_takes(takes)
-        await self._client.read(encode("DEL", *(self._key(group, take) for take in takes)))
+        await self._client.read_each([encode("HDEL", self._key(group, take.key), take.limit.family) for take in takes])
 
-    def _asked(self, takes: Sequence[Take], group: str, *, charges: bool) -> tuple[list[bytes], bytes]:
+    def _asked(self, takes: Sequence[Take], group: str, start: bytes, token: str = "") -> tuple[list[bytes], bytes, int]:
+        """Return the keys and arguments of a call: one key where all takes are for the same."""
         check_takes(takes)
-        start = _START(to_ms(self._clock.now()) if self._clock else 0, charges)
-        keys, parts = [], [start]
+        parts = [b"$%d\r\n%b" % (16 + 40 * len(takes), self._start(start))]
         for take in takes:
-            keys.append(self._key(group, take))
-            parts += (take.limit.packed, _COST(take.cost))
-        return keys, b"$%d\r\n%b\r\n" % (16 + 40 * len(takes), b"".join(parts))
+            parts += (take.limit.packed, _ONE if take.cost == 1 else _COST(take.cost))
+        parts.append(b"\r\n$1\r\n%d\r\n" % bool(token))
+        parts += [self._field(take.limit) for take in takes]
+        names = [take.key for take in takes]
+        same = names.count(names[0]) == len(names)
+        keys = [self._key(group, name) for name in (names[:1] if same else names)]
+        if token:
+            check_text(token)
+            keys.append(f"{self._head}{_tagged(group)}}}#{token}".encode())
+        return keys, b"".join(parts), 2 + len(takes)
 
-    def _key(self, group: str, take: Take) -> bytes:
-        key = take.key
+    def _start(self, start: bytes) -> bytes:
+        return start if self._clock is None else _COST(to_ms(self._clock.now())) + start[8:]
+
+    def _field(self, limit: Limit) -> bytes:
+        family = limit.family
+        if family not in self._fields:
+            self._fields[family] = encoded_part(family.encode())
+        return self._fields[family]
+
+    def _key(self, group: str, key: str) -> bytes:
         check_text(key)
-        return f"{self._head}{_tagged(group) if group else ''}}}:{take.limit.family}:{key}".encode()
+        return f"{self._head}{_tagged(group) if group else ''}}}:{key}".encode()
 
 
 def _tagged(group: str) -> str:
@@ -74,13 +86,11 @@ def _tagged(group: str) -> str:
     return group.replace("%", "%25").replace("}", "%7D") if "}" in group or "%" in group else group
 
 
-def _taken(answer: list[Any]) -> Taken:
-    if len(answer) == 3:
-        allowed = answer[0] == 1
-        return Taken(allowed, (Verdict(allowed, answer[1], 0.0 if allowed else _seconds(answer[2])),))
-    verdicts = [Verdict(retry == 0, remaining, _seconds(retry)) for remaining, retry in zip(answer[1::2], answer[2::2], strict=True)]
-    return Taken(answer[0] == 1, tuple(verdicts))
+def _taken(answer: bytes) -> Taken:
+    allowed, *rest = _ANSWERS[len(answer)](answer) if len(answer) in _ANSWERS else struct.unpack(f"<{len(answer) // 8}d", answer)
+    verdicts = [Verdict(retry == 0, int(remaining), _seconds(retry)) for remaining, retry in zip(rest[::2], rest[1::2], strict=True)]
+    return Taken(allowed == 1, tuple(verdicts))
 
 
-def _seconds(ms: int) -> float:
+def _seconds(ms: float) -> float:
     return math.inf if ms < 0 else ms / 1_000

@@ -1,0 +1,96 @@
+"""Palaver's cache as a peer in W3 of the comparison harness: limits and sessions, on Redis and in process.
+
+`fixed` and `mem_fixed` are our token bucket, because there is no fixed window here: it lets twice the limit through at its edge.
+A session is one value with its expiry, JSON in and out. In process a limit is checked as the other libraries there do it, by a
+plain call, and, as "palaver-memory-await", through the port.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from palaver.cache.memory import MemoryCache
+from palaver.cache.redis import RedisCache
+from palaver.caching import Limit, Take
+
+BUCKET = Limit("minute", 60, 60)
+WINDOW = Limit("sliding", 60, 60, "window")
+WINDOWS = (BUCKET, Limit("hour", 1_000, 3_600), Limit("day", 10_000, 86_400))
+
+
+class RedisPalaver:
+    name, aio = "palaver-redis", True
+    notes = "palaver on Redis: token bucket, sliding window in 16 slices, three rules in one script; sessions as JSON with expiry"
+
+    async def open(self, port: int) -> None:
+        self.cache = RedisCache(f"redis://127.0.0.1:{port}")
+        self.take = self.cache.limiter.take
+        self.sessions = self.cache.values("session")
+
+    async def fixed(self, user: str) -> bool:
+        return (await self.take(Take(BUCKET, user))).allowed
+
+    async def sliding(self, user: str) -> bool:
+        return (await self.take(Take(WINDOW, user))).allowed
+
+    async def three(self, user: str) -> bool:
+        minute, hour, day = WINDOWS
+        return (await self.take(Take(minute, user), Take(hour, user), Take(day, user))).allowed
+
+    async def sess_set(self, sid: str, mapping: dict[str, str]) -> None:
+        await self.sessions.set(sid, orjson.dumps(mapping), ttl_s=3_600)
+
+    async def sess_get(self, sid: str) -> Any:
+        held = await self.sessions.get(sid)
+        return orjson.loads(held.value) if held else None
+
+    async def sess_touch(self, sid: str) -> Any:
+        held = await self.sessions.get(sid, extend_s=3_600)
+        return orjson.loads(held.value) if held else None
+
+    async def close(self) -> None:
+        await self.cache.aclose()
+
+
+class MemoryAwaited:
+    name, aio = "palaver-memory-await", True
+    notes = "palaver in process, through the port: what an application with any engine awaits"
+
+    async def open(self, port: int) -> None:
+        self.cache = MemoryCache()
+        self.take = self.cache.limiter.take
+        self.sessions = self.cache.values("session")
+
+    async def mem_fixed(self, user: str) -> bool:
+        return (await self.take(Take(BUCKET, user))).allowed
+
+    async def mem_sliding(self, user: str) -> bool:
+        return (await self.take(Take(WINDOW, user))).allowed
+
+    async def mem_session(self, sid: str, mapping: dict[str, str]) -> Any:
+        await self.sessions.set(sid, orjson.dumps(mapping), ttl_s=3_600)
+        held = await self.sessions.get(sid)
+        return orjson.loads(held.value) if held else None
+
+    async def close(self) -> None:
+        await self.cache.aclose()
+
+
+class MemoryPalaver:
+    name, aio = "palaver-memory", False
+    notes = "palaver in process, plain calls: token bucket, sliding window in 16 slices; bounded, for all threads"
+
+    async def open(self, port: int) -> None:
+        self.cache = MemoryCache()
+        self.take = self.cache.limiter.take_now
+
+    def mem_fixed(self, user: str) -> bool:
+        return self.take(Take(BUCKET, user)).allowed
+
+    def mem_sliding(self, user: str) -> bool:
+        return self.take(Take(WINDOW, user)).allowed
+
+    async def close(self) -> None:
+        await self.cache.aclose()
