@@ -89,6 +89,11 @@ def dynalite() -> servers.Emulator:
 
 
 @pytest.fixture(scope="session")
+def redis() -> servers.Redis | servers.ExternalRedis:
+    return servers.redis()
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real input data, which is not part of the project."""
     folder = Path(os.environ.get("PALAVER_SHARED_DATA") or ROOT.parent / "shared" / "data")

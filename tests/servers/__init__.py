@@ -2,7 +2,8 @@
 
 A server that this machine does not have skips the test that asks for it, and fails it where the environment variable CI is set.
 The user's own servers take the place of ours: PALAVER_TEST_POSTGRES_URL and PALAVER_TEST_POSTGRES15_URL (the address of a superuser);
-PALAVER_TEST_DYNAMODB_URL and PALAVER_TEST_S3_URL (http addresses) are tested besides the emulators.
+PALAVER_TEST_REDIS_URL; PALAVER_TEST_DYNAMODB_URL and PALAVER_TEST_S3_URL (http addresses) are tested
+besides the emulators.
 `start_…` gives a server of one's own, for tests that stop or kill it; close it afterwards.
 """
 
@@ -10,21 +11,24 @@ from __future__ import annotations
 
 import os
 
-from tests.servers import emulators, postgres
+from tests.servers import emulators, postgres, redis as redis_
 from tests.servers.account import allowed, endpoint as real_endpoint
 from tests.servers.emulators import Emulator, Endpoint, start_dynalite, start_ministack, start_moto
 from tests.servers.postgres import Database, External, PgBouncer, Postgres
 from tests.servers.presence import Absent, Once, package_version
 from tests.servers.process import Failed, free_port
+from tests.servers.redis import External as ExternalRedis, Redis
 
 __all__ = [
     "Absent",
     "Database",
     "Emulator",
     "Endpoint",
+    "ExternalRedis",
     "Failed",
     "PgBouncer",
     "Postgres",
+    "Redis",
     "dynalite",
     "dynamodb_endpoints",
     "endpoint",
@@ -35,12 +39,14 @@ __all__ = [
     "pgbouncer",
     "postgres15",
     "postgres18",
+    "redis",
     "s3_endpoints",
     "start_dynalite",
     "start_ministack",
     "start_moto",
     "start_postgres",
     "start_postgres15",
+    "start_redis",
 ]
 
 
@@ -99,6 +105,18 @@ def dynalite() -> Emulator:
     return start_dynalite()
 
 
+def start_redis(**settings: str) -> Redis:
+    """Start a Redis that belongs to the caller; settings are those of redis.conf, with an underscore for each dash."""
+    return Redis({name.replace("_", "-"): value for name, value in settings.items()})
+
+
+@Once
+def redis() -> Redis | ExternalRedis:
+    """Redis, shared by the test run: keep to a prefix of your own."""
+    own = os.environ.get("PALAVER_TEST_REDIS_URL")
+    return ExternalRedis(own) if own else start_redis()
+
+
 def endpoint(name: str) -> Endpoint:
     """The endpoint of that name, its server started if need be: ministack, moto, dynalite, own-dynamodb, own-s3, aws-dynamodb, aws-s3."""
     match name:
@@ -139,6 +157,7 @@ def there() -> dict[str, str]:
         "ministack": lambda: package_version("ministack"),
         "moto": lambda: package_version("moto"),
         "dynalite": emulators.dynalite_version,
+        "redis": redis_.version,
     }
     told: dict[str, str] = {}
     for name, ask in asked.items():

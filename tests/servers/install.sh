@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The servers that come neither from PyPI nor with the system: dynalite from npm, PgBouncer and PostgreSQL from the system's packages.
+# The servers that come neither from PyPI nor with the system: dynalite from npm, PgBouncer, PostgreSQL and Redis from the system's packages.
 # Each may fail by itself; the tests that need it then say what is missing.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -24,4 +24,5 @@ package() {
 }
 command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || package pgbouncer
 test -x /usr/lib/postgresql/15/bin/postgres || package postgresql-15
+command -v redis-server >/dev/null || package redis-server
 exit 0
