@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from typing_extensions import TypeVar
 
-from palaver.config import open as open_async
+from palaver.batch import Batch, When
+from palaver.clock import Clock
+from palaver.config import ProjectionFactory, open as open_async
 from palaver.entity import Entity
 from palaver.errors import ConfigError
-from palaver.query import Query
+from palaver.evolve import Migration
+from palaver.explain import Explanation
+from palaver.loading import CHUNK
+from palaver.query import At, Query, UniqueAt
+from palaver.reading import Page
+from palaver.schema import Schema
+from palaver.searching import Results
 from palaver.store import Store
+from palaver.upkeep import Swept
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
-_VERBS = {"find", "get", "page", "count", "create", "put", "patch", "delete", "write", "bulk"}
-_VERBS |= {"search", "explain", "migrate", "settle", "sweep", "rebuild", "health"}
 
 
 class SyncStore:
-    """A store whose verbs block; may be used from several threads. Close it, or use it in a `with` block."""
+    """A store whose verbs block; may be used from several threads. Close it, or use it in a `with` block.
+
+    Every verb takes what the verb of that name on `Store` takes, returns and raises what it does.
+    """
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None) -> None:
         self._store, self._loop, self._thread = store, loop, thread
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in _VERBS:
-            raise AttributeError(name)
-        verb = getattr(self._store, name)
-        return lambda *args, **kwargs: self.run(verb(*args, **kwargs))
 
     @property
     def store(self) -> Store:
@@ -70,6 +74,66 @@ class SyncStore:
             if self._loop.is_running():
                 self.run(items.aclose())
 
+    def find(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E | None:
+        return self.run(self._store.find(target, consistent=consistent))
+
+    def get(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E:
+        return self.run(self._store.get(target, consistent=consistent))
+
+    def page(self, query: Query[E], *, limit: int | None = None, cursor: str | None = None) -> Page[E]:
+        return self.run(self._store.page(query, limit=limit, cursor=cursor))
+
+    def count(self, query: Query[Any]) -> int:
+        return self.run(self._store.count(query))
+
+    def create(self, entity: E, *, token: str | None = None) -> E:
+        return self.run(self._store.create(entity, token=token))
+
+    def put(self, entity: E, *, when: When = None, token: str | None = None) -> E:
+        return self.run(self._store.put(entity, when=when, token=token))
+
+    def patch(
+        self,
+        target: At[E] | E,
+        *,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        remove: Iterable[str] = (),
+        when: When = None,
+        token: str | None = None,
+    ) -> E:
+        return self.run(self._store.patch(target, set=set, add=add, remove=remove, when=when, token=token))
+
+    def delete(self, target: At[Any] | Entity, *, when: When = None, token: str | None = None) -> None:
+        self.run(self._store.delete(target, when=when, token=token))
+
+    def write(self, batch: Batch, *, token: str | None = None) -> tuple[Entity | None, ...]:
+        return self.run(self._store.write(batch, token=token))
+
+    def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = CHUNK) -> int:
+        return self.run(self._store.bulk(entities, chunk=chunk))
+
+    def search(self, index: str, text: str = "", **options: Any) -> Results:
+        return self.run(self._store.search(index, text, **options))
+
+    def explain(self, what: Query[Any] | Batch) -> Explanation:
+        return self.run(self._store.explain(what))
+
+    def migrate(self, *, dry_run: bool = False, allow_data_loss: Collection[str] = ()) -> Migration:
+        return self.run(self._store.migrate(dry_run=dry_run, allow_data_loss=allow_data_loss))
+
+    def settle(self, timeout: float = 10.0) -> None:
+        self.run(self._store.settle(timeout))
+
+    def sweep(self, *, limit: int | None = None) -> Swept:
+        return self.run(self._store.sweep(limit=limit))
+
+    def rebuild(self, projection: str) -> None:
+        self.run(self._store.rebuild(projection))
+
+    def health(self) -> dict[str, Any]:
+        return self.run(self._store.health())
+
     def for_tenant(self, tenant: str) -> SyncStore:
         return SyncStore(self._store.for_tenant(tenant), self._loop, self._thread)
 
@@ -92,14 +156,33 @@ class SyncStore:
         self.close()
 
 
-def open_sync(url: str | None = None, **options: Any) -> SyncStore:
+def open_sync(
+    url: str | None = None,
+    *,
+    schema: Schema,
+    clock: Clock | None = None,
+    projections: Iterable[ProjectionFactory] = (),
+    maintain: bool | None = None,
+    migrate: bool | None = None,
+    actor: str | None = None,
+    create: bool = True,
+) -> SyncStore:
     """Open a store for code without an event loop; takes what `palaver.open` takes."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_serve, args=(loop,), name="palaver-sync", daemon=True)
     thread.start()
 
     async def opened() -> Store:
-        return await open_async(url, **options)
+        return await open_async(
+            url,
+            schema=schema,
+            clock=clock,
+            projections=projections,
+            maintain=maintain,
+            migrate=migrate,
+            actor=actor,
+            create=create,
+        )
 
     try:
         store = asyncio.run_coroutine_threadsafe(opened(), loop).result()

@@ -30,6 +30,7 @@ from palaver import (
 )
 from palaver.expr import And, Compare, Exists, In, Not, Or
 from palaver.query import UniqueAt
+from palaver.sync import SyncStore
 
 
 class User(Entity, table="users"):
@@ -125,3 +126,11 @@ def takes_any(query: Query[Any]) -> None:
 
 
 takes_any(Message.by_user("u"))
+
+
+def the_blocking_store_keeps_types_too(store: SyncStore, user: User) -> None:
+    assert_type(store.get(User.at("u")), User)
+    assert_type(store.find(User.by_email("e")), User | None)
+    assert_type(store.page(Message.key("c")), Page[Message])
+    assert_type(store.patch(user, set={"email": "f"}), User)
+    assert_type(list(store.query(Message.by_user("u"))), list[Message])
