@@ -74,6 +74,8 @@ def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: A
         of = type(value)
         if of is str:
             item[name] = {"S": value}
+        elif of is int and kinds.get(name) == "int":
+            item[name] = {"N": repr(value)}
         else:
             item[name] = attribute = encoded(kinds.get(name, "json"), value)
             if (of is dict or of is list) and levels(attribute) > MAX_LEVELS:

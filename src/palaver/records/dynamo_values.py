@@ -48,31 +48,25 @@ def _digits(number: Any) -> str:
 
 def nested(value: Value) -> Attribute:
     """Return a value inside a list, a map or a column of any kind."""
-    if type(value) is str:
-        return {"S": value}
-    match value:
-        case str():
-            return {"S": value}
-        case bool():
-            return {"BOOL": value}
-        case int():
-            return {"N": str(value)}
-        case None:
-            return {"NULL": True}
-        case float():
-            number = {"N": repr(value)}
-            return {"M": {"$:float": number}} if value.is_integer() else number
-        case dict():
-            if "" in value or any(name[0] == "$" and name.startswith("$:") for name in value):
-                return {"M": {"$:map": {"L": [{"L": [{"S": name}, nested(inner)]} for name, inner in value.items()]}}}
-            return {"M": {name: nested(inner) for name, inner in value.items()}}
-        case list():
-            return {"L": [nested(inner) for inner in value]}
-        case Decimal():
-            return {"M": {"$:number": {"N": number_text(value)}}}
-        case bytes():
-            return {"B": b64encode(value).decode()}
-    return _set(value)
+    known = _NESTED.get(type(value))
+    return known(value) if known is not None else _NESTED[_base(value)](value)
+
+
+def _base(value: object) -> type:
+    """Return the stored type of which a value's type is a subclass; a bool is one of int and comes first."""
+    return next(each for each in _NESTED if isinstance(value, each))
+
+
+def _nested_float(value: float) -> Attribute:
+    number = {"N": repr(value)}
+    return {"M": {"$:float": number}} if value.is_integer() else number
+
+
+def _nested_map(value: Mapping[str, Value]) -> Attribute:
+    inner = {name: {"S": each} if type(each) is str else nested(each) for name, each in value.items()}
+    if "" in inner or any([name.startswith("$:") for name in inner]):  # noqa: C419 - a list is faster for the few names of a map
+        return {"M": {"$:map": {"L": [{"L": [{"S": name}, attribute]} for name, attribute in inner.items()]}}}
+    return {"M": inner}
 
 
 def _set(value: frozenset[Any]) -> Attribute:
@@ -87,6 +81,20 @@ def _set(value: frozenset[Any]) -> Attribute:
     return {"M": {"$:set": {"L": [nested(each) for each in sorted(value)]}}}
 
 
+_NESTED: Mapping[type, Callable[[Any], Attribute]] = {
+    str: lambda value: {"S": value},
+    bool: lambda value: {"BOOL": value},
+    int: lambda value: {"N": str(value)},
+    type(None): lambda value: {"NULL": True},
+    float: _nested_float,
+    dict: _nested_map,
+    list: lambda value: {"L": [{"S": each} if type(each) is str else nested(each) for each in value]},
+    Decimal: lambda value: {"M": {"$:number": {"N": number_text(value)}}},
+    bytes: lambda value: {"B": b64encode(value).decode()},
+    frozenset: _set,
+}
+
+
 def decoded(kind: str, attribute: Attribute) -> Value:
     """Return the value `encoded` stored in a column of this kind."""
     ((native, value),) = attribute.items()
@@ -96,7 +104,7 @@ def decoded(kind: str, attribute: Attribute) -> Value:
         if kind == "number":
             return Decimal(value)
         return _number(value)
-    return value if native == "S" else plain(attribute)  # type: ignore[no-any-return]
+    return value if native == "S" else plain(attribute)
 
 
 def plain(attribute: Attribute) -> Value:
