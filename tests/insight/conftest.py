@@ -1,11 +1,10 @@
-"""A small schema with facts of every kind, opened on the engines that need no service."""
+"""A small schema with facts of every kind, opened on each stack."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,11 @@ import palaver
 from palaver.clock import ManualClock
 from palaver.store import Store
 from tests.insight.app import SCHEMA
+from tests.stacks import objects, stack, url
+
+__all__ = ["clock", "objects", "opened", "stack", "url"]
 
 Opened = Callable[..., Any]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/insight.db"
 
 
 @pytest.fixture

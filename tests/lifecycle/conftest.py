@@ -1,4 +1,4 @@
-"""The lifecycle schema, opened on the engines that need no service; the test runs projections by `settle`."""
+"""The lifecycle schema, opened on each stack; the test runs projections by `settle`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ import palaver
 from palaver.clock import ManualClock
 from palaver.store import Store
 from tests.lifecycle.app import SCHEMA
+from tests.stacks import stack, url
+
+__all__ = ["clock", "folder", "objects", "opened", "stack", "store", "url"]
 
 Opened = Callable[..., Any]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -30,8 +28,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def url(engine: str, folder: Path) -> str:
-    return f"memory:?blobs=file:{folder}/blobs" if engine == "memory" else f"sqlite:///{folder}/lifecycle.db"
+def objects(folder: Path) -> str:
+    """Where objects are, in memory's stack too: tests look for what is left of them."""
+    return f"file:{folder}/blobs"
 
 
 @pytest.fixture

@@ -167,8 +167,8 @@ def test_a_manifest_of_a_later_format_is_refused() -> None:
         manifest_of({"format": 99})
 
 
-async def test_archiving_takes_constant_memory(opened: Any, engine: str, folder: Path) -> None:
-    if engine == "memory":
+async def test_archiving_takes_constant_memory(opened: Any, stack: str, folder: Path) -> None:
+    if stack == "memory":
         pytest.skip("the memory engine holds the records themselves")
     store = await opened()
     peaks = []

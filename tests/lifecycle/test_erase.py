@@ -73,12 +73,12 @@ async def test_a_person_erased_can_come_back_under_the_same_names(store: Store) 
     assert 1 == (await erase(store, DOOMED, policy=ALL)).deleted["User"]
 
 
-async def test_no_canary_is_left_in_any_file(opened: Opened, engine: str, folder: Path, clock: ManualClock) -> None:
+async def test_no_canary_is_left_in_any_file(opened: Opened, stack: str, folder: Path, clock: ManualClock) -> None:
     store = await opened()
     await write_both(store)
     archive = Archive(store, about={Feedback: ("owner_id",)})
     await archive.run(clock.now().date())
-    assert len(found_in(folder)) >= (18 if engine == "sqlite" else 17)
+    assert len(found_in(folder)) >= (18 if stack == "sqlite" else 17)
     erased = await erase(store, DOOMED, policy=ALL, archive=archive)
     assert erased.archived >= 13
     assert {} == found_in(folder)

@@ -130,8 +130,8 @@ async def swept(opened: Opened, clock: ManualClock, total: int) -> tuple[Beside,
     return beside, peak
 
 
-async def test_a_sweep_takes_constant_memory_and_others_have_their_turn_beside_it(opened: Opened, clock: ManualClock, engine: str) -> None:
-    if engine == "memory":
+async def test_a_sweep_takes_constant_memory_and_others_have_their_turn_beside_it(opened: Opened, clock: ManualClock, stack: str) -> None:
+    if stack == "memory":
         pytest.skip("the memory engine holds the records themselves")
     beside, peak = await swept(opened, clock, 10_000)
     assert 5_000_000 > peak
@@ -141,8 +141,8 @@ async def test_a_sweep_takes_constant_memory_and_others_have_their_turn_beside_i
 
 
 @pytest.mark.soak
-async def test_a_million_expired_records(opened: Opened, clock: ManualClock, engine: str) -> None:
-    if engine == "memory":
+async def test_a_million_expired_records(opened: Opened, clock: ManualClock, stack: str) -> None:
+    if stack == "memory":
         pytest.skip("the memory engine holds the records themselves")
     beside, peak = await swept(opened, clock, 1_000_000)
     assert 5_000_000 > peak

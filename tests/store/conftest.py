@@ -1,17 +1,19 @@
-"""A store of each kind that needs no service, on a clock that moves when told."""
+"""A store on each stack, on a clock that moves when told."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
 import palaver
 from palaver import ManualClock, Store
+from tests.stacks import objects, stack, url
 from tests.store.world import CHAT, START
+
+__all__ = ["clock", "objects", "opened", "stack", "store", "url"]
 
 Opener: TypeAlias = Callable[..., Awaitable[Store]]
 
@@ -19,11 +21,6 @@ Opener: TypeAlias = Callable[..., Awaitable[Store]]
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(START)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/store.db?sync=normal"
 
 
 @pytest.fixture

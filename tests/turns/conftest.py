@@ -1,5 +1,5 @@
 """The turns' tests use Baller's fixtures."""
 
-from tests.blueprints.baller.conftest import baller, clock, opened, url
+from tests.blueprints.baller.conftest import baller, clock, objects, opened, stack, url
 
-__all__ = ["baller", "clock", "opened", "url"]
+__all__ = ["baller", "clock", "objects", "opened", "stack", "url"]

@@ -145,15 +145,19 @@ async def repurge(store: Store, entries: Iterable[Erasure], *, policy: Policy = 
 
 
 async def scrubbed(store: Store) -> None:
-    """Leave no deleted byte in the files of the database, where the engine can promise that."""
-    if not isinstance(store.core.records, Scrubs):
-        return
+    """Leave no deleted byte in the files of the records and of the search, where their engines can promise that."""
+    for engine in (store.core.records, store.core.search):
+        if isinstance(engine, Scrubs):
+            await _scrub(engine)
+
+
+async def _scrub(engine: Scrubs) -> None:
     for _ in range(SCRUB_ATTEMPTS - 1):
         try:
-            return await store.core.records.scrub()
+            return await engine.scrub()
         except Conflict:
             await asyncio.sleep(0.05)  # a reader is in the middle of a page; none stays there for long
-    await store.core.records.scrub()
+    await engine.scrub()
 
 
 async def _subjects(store: Store, declared: Declared) -> AsyncIterator[str]:

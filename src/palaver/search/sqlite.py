@@ -110,6 +110,11 @@ class SqliteSearch:
         await self._database.write(lambda connection: _restart(connection, index))
         await self._drop()
 
+    async def scrub(self) -> None:
+        """Empty the log: forgotten words are overwritten in the file, and its former pages are nowhere else."""
+        self._check()
+        await self._database.checkpoint()
+
     async def aclose(self) -> None:
         self._closed = True
 

@@ -1,16 +1,18 @@
-"""A Baller on each engine that needs no service, under a clock that moves when told to."""
+"""A Baller on each stack, under a clock that moves when told to."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import palaver
 from palaver.blueprints.baller import SCHEMA, Baller, Retention, Settings, schema
+from tests.stacks import objects, stack, url
+
+__all__ = ["baller", "clock", "objects", "opened", "stack", "url"]
 
 Opened = Callable[..., AbstractAsyncContextManager[Baller]]
 
@@ -18,11 +20,6 @@ Opened = Callable[..., AbstractAsyncContextManager[Baller]]
 @pytest.fixture
 def clock() -> palaver.ManualClock:
     return palaver.ManualClock()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/baller.db?sync=normal"
 
 
 @pytest.fixture
