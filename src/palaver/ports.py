@@ -107,9 +107,29 @@ class ContinuesFeed(Protocol):
     async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
         """Append changes of another database's feed at their own positions; every later write is at a position above `last`.
 
-        Changes at or below the head are there already, and those of tables that are not there are left out. Without changes, and
-        where there never was one, the feed begins after `last`: an older reader is told Trimmed.
+        Changes at or below the head are there already, and those of tables that are not there are left out; the head may stay at
+        the last change. Without changes, and where there never was one, the feed begins after `last`: an older reader is told Trimmed.
         """
+        ...
+
+
+# --- looking at it --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check of `palaver doctor`: how it went, what was seen, and what to do. Names no secret and no stored value."""
+
+    check: str
+    level: Literal["ok", "warn", "fail"]
+    seen: str
+    fix: str = ""
+
+
+@runtime_checkable
+class Diagnoses(Protocol):
+    async def diagnose(self) -> list[Finding]:
+        """Return what is well and what is wanting where the data lives; what may not be looked at is a finding, not an error."""
         ...
 
 
@@ -420,10 +440,17 @@ class Bus(Protocol):
 class Cache(Protocol):
     """The five of one engine."""
 
-    limiter: Limiter
-    presence: Presence
-    windows: Window
-    bus: Bus
+    @property
+    def limiter(self) -> Limiter: ...
+
+    @property
+    def presence(self) -> Presence: ...
+
+    @property
+    def windows(self) -> Window: ...
+
+    @property
+    def bus(self) -> Bus: ...
 
     def values(self, kind: str) -> KeyValue:
         """Return the values of one kind, such as "session". Kinds share no keys; in memory each has bounds of its own."""

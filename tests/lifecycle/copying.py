@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -16,6 +17,7 @@ from palaver.lifecycle.copy_sums import encoded
 from palaver.ops import position
 from palaver.schema import Schema
 from palaver.store import Store
+from tests import servers
 from tests.lifecycle.app import SCHEMA, Conversation, Feedback, Message, Note, User
 
 BASE = 201_000_000_000_000_000
@@ -90,3 +92,20 @@ def message_of(user: str, number: int, context: Any = None) -> Message:
 
 def sqlite(folder: Path, name: str) -> str:
     return f"sqlite:///{folder}/{name}.db?sync=normal"
+
+
+def url_of(kind: str, folder: Path, name: str) -> str:
+    """Return the URL of an empty stack of a kind; its server is started if need be."""
+    beside = f"blobs=file:{folder}/{name}.blobs"
+    match kind:
+        case "memory":
+            return f"memory:?{beside}"
+        case "sqlite":
+            return sqlite(folder, name)
+        case "postgres":
+            server = servers.postgres18()
+            return f"{server.url(server.create_database())}?{beside}"
+        case "dynamodb":
+            address = servers.ministack().endpoint.url
+            return f"dynamodb://eu-central-1/{secrets.token_hex(4)}-?endpoint={address}&{beside}&search=sqlite:///{folder}/{name}-search.db"
+    raise ValueError(kind)

@@ -24,13 +24,16 @@ from palaver.store import Store
 from palaver.system import system
 from palaver.testing.faulty import Faults, Faulty
 from tests.lifecycle.app import SCHEMA, Conversation, Message, Note, User
-from tests.lifecycle.copying import BASE, dump, fill, message_of, opened, sqlite
+from tests.lifecycle.copying import BASE, dump, fill, message_of, opened, sqlite, url_of
 
-KINDS = [("memory", "sqlite"), ("sqlite", "memory"), ("sqlite", "sqlite")]
+KINDS = [("memory", "sqlite"), ("sqlite", "memory"), ("sqlite", "postgres"), ("postgres", "dynamodb"), ("dynamodb", "sqlite")]
 
 
-def url(kind: str, folder: Path, name: str) -> str:
-    return f"memory:?blobs=file:{folder}/{name}.blobs" if kind == "memory" else sqlite(folder, name)
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls an emulator needs some."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
 
 class Two:
@@ -64,8 +67,8 @@ async def stack() -> Any:
 async def two(request: pytest.FixtureRequest, tmp_path: Path, stack: AsyncExitStack) -> Two:
     kinds = request.param
     made = Two(
-        await stack.enter_async_context(opened(url(kinds[0], tmp_path, "a"))),
-        await stack.enter_async_context(opened(url(kinds[1], tmp_path, "b"))),
+        await stack.enter_async_context(opened(url_of(kinds[0], tmp_path, "a"))),
+        await stack.enter_async_context(opened(url_of(kinds[1], tmp_path, "b"))),
     )
     await fill(made.store)
     return made

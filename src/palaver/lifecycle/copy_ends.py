@@ -97,6 +97,7 @@ class End:
         store = Store(core)
         core.projections.extend(projections_of(store, projections))
         try:
+            config._complete(schema, stack, parsed)
             yield End(identity(url), core, stack.embedded)
         finally:
             await store.aclose()

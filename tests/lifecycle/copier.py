@@ -1,0 +1,21 @@
+"""The process that tests kill: it copies one URL into another until it is done or dead."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from palaver.lifecycle.copy import Copy
+from palaver.lifecycle.copy_ends import End
+from tests.lifecycle.app import SCHEMA
+
+
+async def main(source: str, target: str) -> None:
+    async with End.open(source, SCHEMA, read_only=True) as one, End.open(target, SCHEMA) as other:
+        print("ready", flush=True)
+        report = await Copy(one, other).run()
+        print("resumed" if report.resumed else "begun", "finished" if report.finished else "unfinished", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
