@@ -233,6 +233,7 @@ class Layout:
                 self.indexed[half.attribute] = half
         self.entangled = {name for half in self.composites.values() for name in half.columns}
         self._part = _key_maker(self.halves)
+        self._plain = None if any(half.is_composite for half in self.halves) else self.halves
 
     def _way(self, index: IndexSpec) -> Way:
         partition = _half(self.table, index.partition, MAX_PARTITION)
@@ -253,6 +254,13 @@ class Layout:
 
     def check_key(self, key: Sequence[KeyPart]) -> None:
         """Raise EmptyKey, KeyType or KeyTooLong where DynamoDB would not take the key."""
+        if self._plain is not None and len(key) == len(self._plain):
+            for half, part in zip(self._plain, key, strict=True):
+                # What most keys are is seen without measuring; every other one is judged below.
+                if type(part) is not str or not part.isascii() or not 0 < len(part) <= half.most or "\0" in part:
+                    break
+            else:
+                return
         at = 0
         for half in self.halves:
             parts = key[at : at + len(half.columns)]
@@ -269,6 +277,10 @@ class Layout:
 
 
 def _key_maker(halves: Sequence[Half]) -> Callable[[Sequence[KeyPart]], Item]:
+    if not any(half.is_composite for half in halves):
+        names = [half.attribute for half in halves]
+        return lambda key: {name: {"S": part} if type(part) is str else key_value(part) for name, part in zip(names, key, strict=False)}
+
     def make(key: Sequence[KeyPart]) -> Item:
         item: Item = {}
         at = 0
