@@ -65,7 +65,7 @@ class Limit:
         checked_name(self.name)
         if self.kind not in ("bucket", "window") or (self.burst is not None and self.kind == "window"):
             raise Validation("A limit is a bucket, which may have a burst, or a window, which has none.", limit=self.name)
-        if min(self.amount, self.burst or 1) < 1 or not 0.001 <= self.per_s <= 400 * 86_400:
+        if min(self.amount, 1 if self.burst is None else self.burst) < 1 or not 0.001 <= self.per_s <= 400 * 86_400:
             raise Validation("A limit allows 1 or more in 1 ms to 400 days.", limit=self.name)
         whole = math.ceil(self.per_s * 1_000)
         period = whole if self.kind == "bucket" else max(1, -(-whole // SLICES))

@@ -25,17 +25,17 @@ def look(limit: Limit, state: State | None, now: int, cost: int) -> tuple[int, i
 
 
 def charge(limit: Limit, state: State | None, now: int, cost: int) -> State:
-    """Return the state with `cost` in it."""
+    """Return the state with `cost` in it: a new one for None, else the same, changed."""
     if limit.kind == "bucket":
         if state is None:
             return [cost * limit.period, now]
         state[0] += cost * limit.period
         return state
     slot = now // limit.period
-    if state is None or len(state) == 1:
+    if state is None:
         return [cost, slot, cost]
     state[0] += cost
-    if state[-2] >= slot:
+    if len(state) > 1 and state[-2] >= slot:
         state[-1] += cost
     else:
         state += (slot, cost)

@@ -68,7 +68,8 @@ class MemoryCache:
         self.bus.close()
 
     def _clock_ms(self) -> int:
-        return int(self._clock.monotonic() * 1_000)
+        # Rounded first: 3.75 s added up in steps may be a hair below.
+        return round(self._clock.monotonic() * 1_000_000) // 1_000
 
 
 def _check_open(closed: bool) -> None:

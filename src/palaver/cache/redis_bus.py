@@ -68,9 +68,9 @@ class RedisBus:
             self._client.tell_now(encode("UNSUBSCRIBE", *gone))
 
     async def aclose(self) -> None:
-        await self._client.aclose()
         for ear in {ear for ears in self._ears.values() for ear in ears}:
             ear.close()
+        await self._client.aclose()
 
     def _pushed(self, push: list[Any]) -> None:
         match push:

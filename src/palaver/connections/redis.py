@@ -292,8 +292,10 @@ class RedisClient:
                     await self._loop.create_unix_connection(lambda: wire, options.path)
                 else:
                     await self._loop.create_connection(lambda: wire, options.host, options.port, ssl=_tls(options))
-                for reply in [wire.send(command) for command in self._hello]:
-                    await reply
+                replies = await asyncio.gather(*map(wire.send, self._hello), return_exceptions=True)
+            for reply in replies:
+                if isinstance(reply, BaseException):
+                    raise reply
         except BaseException as error:
             wire.close()
             raise _why_not(error) from None

@@ -160,6 +160,8 @@ class Wire(asyncio.Protocol):
         for number, future in enumerate(self.waiting):
             if not future.done():
                 future.set_exception(Lost(sent=number < sent))
+                # Who gave up waiting has gone without asking; that is no error nobody looked at.
+                future.exception()
         self.waiting.clear()
         self._out.clear()
         self._on_lost(self, self._stuck)
