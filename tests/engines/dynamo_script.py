@@ -129,7 +129,7 @@ async def scripted(*acts: Act, tls: ssl.SSLContext | None = None) -> AsyncIterat
             while True:
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-                request = Request(headers, await reader.readexactly(int(headers["content-length"])), served)
+                request = Request(headers, await reader.readexactly(int(headers.get("content-length", 0))), served)
                 script.requests.append(request)
                 served += 1
                 await script.next()(request, writer)

@@ -23,6 +23,7 @@ Doing = Literal["read", "write"]
 
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,80})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
+_DELETED = re.compile(r'DeleteFailed \{.*?code: "([A-Za-z0-9.]{1,80})"', re.DOTALL)
 _SAFE = re.compile(r"[A-Za-z0-9.]{1,80}")
 
 _UNKNOWN_CALLER = {
@@ -106,8 +107,13 @@ def from_obstore(error: Exception, doing: Doing) -> PalaverError:
     status, code = _STATUS.search(text), _CODE.search(text)
     if status:
         return refused(int(status[1]), code[1] if code else "", doing)
+    if "redirect without LOCATION" in text:
+        return refused(301, "PermanentRedirect", doing)
     if isinstance(error, FileNotFoundError):
         return NotFound("There is no such blob.")
+    if deleted := _DELETED.search(text):
+        # One object of a batch: the answer as a whole was 200.
+        return refused({"AccessDenied": 403, "InternalError": 500}.get(deleted[1], 400), deleted[1], doing)
     if code:
         return refused(400, code[1], doing)
     name = type(error).__name__

@@ -53,6 +53,9 @@ def in_byte_order(keys: list[str]) -> list[str]:
 
 
 class BlobStoreTests:
+    tick_s = 0.02
+    """How far apart two puts must be for their ages to differ: a second in S3."""
+
     @pytest.fixture
     async def blobs(self) -> AsyncIterator[BlobStore]:
         raise NotImplementedError("a subclass gives the fixture `blobs`")
@@ -87,7 +90,7 @@ class BlobStoreTests:
         key = addressed("t/u", b"x")
         await blobs.put(key, b"x")
         first = await blobs.head(key)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(self.tick_s)
         await blobs.put(key, b"x")
         second = await blobs.head(key)
         assert first is not None
