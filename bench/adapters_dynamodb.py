@@ -2,7 +2,7 @@
 
 The client's methods are the hand-signed peer's with our client below them, so their ratio is what signing, connections,
 deadlines, checksums and the retry loop cost. The engine's are what a store sends: guards, revisions, one table per entity.
-`OnAiohttp` is the same signer over aiohttp, to show what the connections of our own are worth.
+`SameRequests` is the hand-signed peer with the engine's number of requests. `OnAiohttp` is the same signer over aiohttp, to show what the connections of our own are worth.
 """
 
 from __future__ import annotations
@@ -80,6 +80,20 @@ class OnAiohttp(w4.RawHttp):  # type: ignore[misc]
 
     async def close(self) -> None:
         await self.session.close()
+
+
+class SameRequests(w4.RawHttp):  # type: ignore[misc]
+    name = "raw-same-requests"
+    notes = "raw-http sending what the engine sends: a load reads the revisions it replaces, a transaction the counter it changes"
+
+    async def batch(self, items: list[dict[str, Any]]) -> None:
+        keys = [{name: {"S": item[name]} for name in ("conversation_id", "message_id")} for item in items]
+        await self.call("BatchGetItem", {"RequestItems": {w4.TABLE: {"Keys": keys, "ConsistentRead": True}}})
+        await super().batch(items)
+
+    async def transact(self, item: dict[str, Any]) -> None:
+        await self.get(item["conversation_id"], "#meta")
+        await super().transact(item)
 
 
 class Engine:
