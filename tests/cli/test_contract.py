@@ -29,6 +29,7 @@ COMMANDS = {
     "schema": ("schema", "show", "Message"),
     "schema_check": ("schema", "check"),
     "migrate": ("migrate", "plan"),
+    "migrate_status": ("migrate", "status"),
     "doctor": ("doctor",),
     "health": ("health",),
     "sweep": ("sweep",),

@@ -21,7 +21,7 @@ from palaver.evolve import Action, Claim, Fill, Migration, Rebuild, Release, Tak
 from palaver.migrating.claiming import Claims
 from palaver.migrating.demands import Examiner
 from palaver.migrating.filling import MIGRATE, fill
-from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
+from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Physical, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
 from palaver.plan import Planner
 from palaver.ports import RecordEngine
 from palaver.system import SYSTEM, system
@@ -61,7 +61,7 @@ class Migrator:
     """Derives, applies and recounts the migrations of one database. `tell` hears of each action and of records visited."""
 
     def __init__(self, planner: Planner, records: RecordEngine, clock: Clock, tell: Callable[[str, int], None] = _silent) -> None:
-        self._planner, self._records, self._clock, self._tell = planner, records, clock, tell
+        self._planner, self._records, self._clock, self.tell = planner, records, clock, tell
         self._me = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._last_us = 0
         self._saving = asyncio.Lock()
@@ -84,6 +84,9 @@ class Migrator:
         """Return the migration that was begun and not ended, and how many of its actions are done."""
         run = await self._stored_run()
         return None if run is None else (run.plan, run.done)
+
+    async def describe(self) -> Physical:
+        return await self._records.describe()
 
     async def kept(self) -> dict[str, Any]:
         """Return what is kept of the schema the data was written with."""
@@ -115,7 +118,7 @@ class Migrator:
                     former.setdefault(table.name, {})[""] = old
                 case Take(RenameColumn(table, old, new)):
                     former.setdefault(table.name, {})[new] = old
-        return await Examiner(self._planner, self._records, self._clock, self._tell).unmet(plan.demands, former)
+        return await Examiner(self._planner, self._records, self._clock, self.tell).unmet(plan.demands, former)
 
     # --- applying ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +137,7 @@ class Migrator:
         try:
             async with self._renewed(run):
                 for action in plan.actions[run.done :]:
-                    self._tell(action.words, 0)
+                    self.tell(action.words, 0)
                     await self._act(action, run)
                     taken.append(action)
                     run.done, run.state = run.done + 1, {}
@@ -179,7 +182,7 @@ class Migrator:
                 await self._records.apply(step)
             case Fill(table, columns):
                 codec = planner.codec(schema.tables[table].entity)
-                await fill(self._records, self._now_us, codec, columns, run.state, keep, self._tell)
+                await fill(self._records, self._now_us, codec, columns, run.state, keep, self.tell)
             case Claim(table, _, unique):
                 declared = schema.tables[table]
                 await self._claims().reserve(declared, declared.uniques[unique], run.state, keep)
@@ -189,7 +192,7 @@ class Migrator:
                 await self._forget_position(projection)
 
     def _claims(self) -> Claims:
-        return Claims(self._planner, self._records, self._clock, self._now_us, self._tell)
+        return Claims(self._planner, self._records, self._clock, self._now_us, self.tell)
 
     async def _forget_position(self, projection: str) -> None:
         """Note that a projection is to be built anew; whoever opens the store next does it."""

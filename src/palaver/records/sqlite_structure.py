@@ -55,22 +55,35 @@ _COLUMN = re.compile(r'"((?:[^"]|"")+)" /\* (\w+)( shadow)? \*/')
 def apply(connection: apsw.Connection, step: Step) -> None:
     """Take one step in the open transaction."""
     connection.execute(_SYSTEM_TEXT)
-    if isinstance(step, CreateTable):
-        if not _column_names(connection, step.table.name):
-            _create(connection, step.table)
-        connection.execute("INSERT INTO palaver_names (name) VALUES (?) ON CONFLICT DO NOTHING", (step.table.name,))
-        return
     name = step.old if isinstance(step, RenameTable) else step.table.name
     before = _found(connection, name)
-    if before is None:
-        if isinstance(step, RenameTable | DropTable):
-            return
+    if before is None and not isinstance(step, CreateTable | RenameTable | DropTable):
         raise NotProvisioned(f"There is no table {name}.", table=name)
-    if isinstance(step, RenameTable):
-        connection.execute("DELETE FROM palaver_names WHERE name = ? AND name <> ?", (step.table.name, name))
-        connection.execute("UPDATE palaver_names SET name = ? WHERE name = ?", (step.table.name, name))
-    for text in statements(before, step):
+    for text in texts(before, step):
         connection.execute(text)
+
+
+def system_text() -> str:
+    """Return what makes the tables every file of ours has."""
+    return _SYSTEM_TEXT
+
+
+def texts(before: Table | None, step: Step) -> list[str]:
+    """Return the statements of one step: for the table it is about as it is, None where it is not there."""
+    if isinstance(step, CreateTable):
+        made = [sql.create_table(step.table, SQLITE), *_around(step.table)] if before is None else []
+        name = sql.literal(step.table.name, SQLITE)
+        return [*made, f"INSERT INTO palaver_names (name) VALUES ({name}) ON CONFLICT DO NOTHING"]
+    if before is None:
+        return []
+    if isinstance(step, RenameTable):
+        new, old = sql.literal(step.table.name, SQLITE), sql.literal(step.old, SQLITE)
+        return [
+            f"DELETE FROM palaver_names WHERE name = {new} AND name <> {old}",
+            f"UPDATE palaver_names SET name = {new} WHERE name = {old}",
+            *statements(before, step),
+        ]
+    return statements(before, step)
 
 
 def statements(before: Table, step: Step) -> list[str]:
@@ -108,11 +121,6 @@ def rebuild(before: Table, after: Table) -> list[str]:
         sql.rename_table(new, after.name, SQLITE),
         *_around(after),
     ]
-
-
-def _create(connection: apsw.Connection, table: Table) -> None:
-    for text in (sql.create_table(table, SQLITE), *_around(table)):
-        connection.execute(text)
 
 
 def _around(table: Table) -> list[str]:
