@@ -97,6 +97,24 @@ def packed(value: Value) -> bytes:
     return data if _QUOTED_TAG.encode() not in data else orjson.dumps(_tagged(value))
 
 
+def with_exact_floats(value: Value) -> str:
+    """Return `dumps` for a store that keeps numbers as decimals: floats that would come back as others are tagged."""
+    return orjson.dumps(_tagged(_marked(value))).decode()
+
+
+class _Exact(float):
+    """A float that a decimal column would change."""
+
+
+def _marked(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {name: _marked(inner) for name, inner in value.items()}
+    if kind is list:
+        return [_marked(inner) for inner in value]
+    return _Exact(value) if kind is float and (value == 0 or "e" in repr(value)) else value
+
+
 def loads(text: str) -> Any:
     value = orjson.loads(text)
     return value if _QUOTED_TAG not in text else _untagged(value)
@@ -116,6 +134,8 @@ def _tagged(value: Any) -> Any:
         return {"$:bytes": b64encode(value).decode()}
     if kind is frozenset:
         return {"$:set": [_tagged(inner) for inner in sorted(value)]}
+    if kind is _Exact:
+        return {"$:float": repr(float(value))}
     if kind is int and not MIN_INT <= value <= MAX_INT:
         return {"$:int": str(value)}
     return value
@@ -139,4 +159,6 @@ def _untagged(value: Any) -> Any:
                 return frozenset(map(_untagged, elements))
             case {"$:int": text}:
                 return int(text)
+            case {"$:float": text}:
+                return float(text)
     return {name: _untagged(inner) for name, inner in value.items()}

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from palaver.connections.postgres_errors import is_lost, translate
+from palaver.connections.postgres_errors import is_lost, is_refusal, translate
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.errors import ConfigError, Throttled, Unavailable
 
@@ -30,6 +30,8 @@ SELECT current_setting('server_version_num')::int, pg_backend_pid(), (SELECT lea
   (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())))
 """
 OLDEST = 150_000
+# What PgBouncer says to settings at connecting.
+_REFUSES_SETTINGS = "08P01"
 
 
 class Pool:
@@ -53,22 +55,40 @@ class Pool:
         Raises Unavailable, Unauthenticated, ConfigError.
         """
         pool = cls(dsn, options or PostgresOptions())
-        probe = await pool.connect(plain=True)
+        pool.pooled = pool.options.pooler == "transaction"
         try:
-            pool.version, pid, most = await probe.fetchrow(_BUDGET)
-            # A pooler makes up the process number it gives its clients.
-            pool.pooled = pool.options.pooler == "transaction" or (pool.options.pooler == "auto" and pid != probe.get_server_pid())
+            first = await pool.connect()
+        except Unavailable as error:
+            if error.context.get("sqlstate") != _REFUSES_SETTINGS or pool.options.pooler == "none":
+                raise
+            pool.pooled = True
+            first = await pool.connect()
+        try:
+            pool.version, pid, most = await first.fetchrow(_BUDGET)
         except BaseException as error:
+            first.terminate()
             raise translate(error) from None
-        finally:
-            probe.terminate()
-        if pool.version < OLDEST:
-            raise ConfigError("The server is older than PostgreSQL 15.", hint="Update the server.")
-        if not pool.pooled and pool.options.size > most:
-            raise ConfigError(
-                f"The pool asks for {pool.options.size} connections; the server allows {most}.", hint="Lower `pool` in the URL."
-            )
+        if pool.options.pooler == "auto" and not pool.pooled and pid != first.get_server_pid():
+            # A pooler makes up the process number it gives its clients.
+            pool.pooled = True
+            first.terminate()
+        else:
+            pool._free.append(first)
+            pool._count = 1
+        problem = pool._problem(most)
+        if problem is not None:
+            await pool.aclose()
+            raise problem
         return pool
+
+    def _problem(self, most: int) -> ConfigError | None:
+        if self.version < OLDEST:
+            return ConfigError("The server is older than PostgreSQL 15.", hint="Update the server.")
+        if not self.pooled and self.options.size > most:
+            return ConfigError(
+                f"The pool asks for {self.options.size} connections; the server allows {most}.", hint="Lower `pool` in the URL."
+            )
+        return None
 
     def __repr__(self) -> str:
         return f"<Pool of {self._count} connections>"
@@ -97,31 +117,57 @@ class Pool:
             except BaseException as error:
                 raise translate(error, sent=True) from None
 
-    async def _call(self, writing: bool, text: str, arguments: Sequence[Any]) -> list[Any]:
-        connection = await self.acquire()
+    async def fetch_raw(self, text: str, *arguments: Any) -> list[Any]:
+        """Return the rows of a statement that may write; a refusal of the server is raised as the driver's own error."""
         try:
-            rows: list[Any] = await connection.fetch(text, *arguments)
+            return await self._sent(text, arguments)
         except BaseException as error:
-            self.give_back_after(connection, error)
+            if is_refusal(error):
+                raise
+            raise translate(error, sent=True) from None
+
+    async def _call(self, writing: bool, text: str, arguments: Sequence[Any]) -> list[Any]:
+        try:
+            return await self._sent(text, arguments)
+        except BaseException as error:
             raise translate(error, sent=writing) from None
-        self.release(connection)
-        return rows
+
+    async def _sent(self, text: str, arguments: Sequence[Any]) -> list[Any]:
+        while True:
+            connection = await self.acquire()
+            try:
+                rows: list[Any] = await connection.fetch(text, *arguments)
+            except BaseException as error:
+                self.give_back_after(connection, error)
+                if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError) and connection.is_closed():
+                    # It was closed before anything was sent.
+                    continue
+                raise
+            self.release(connection)
+            return rows
 
     # --- several statements -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def transaction(self, begin: str = "BEGIN") -> AsyncIterator[Connection]:
-        """Give a connection inside a transaction that ends with the block; the outcome is unknown only if COMMIT was lost."""
+    async def transaction(self, begin: str = "BEGIN", *, raw: bool = False) -> AsyncIterator[Connection]:
+        """Give a connection inside a transaction that ends with the block; the outcome is unknown only if COMMIT was lost.
+
+        `raw`: a refusal of the server is raised as the driver's own error.
+        """
         async with self.connection() as connection:
             try:
                 await connection.execute(begin)
                 yield connection
             except BaseException as error:
                 await self._roll_back(connection)
+                if raw and is_refusal(error):
+                    raise
                 raise translate(error) from None
             try:
                 await connection.execute("COMMIT")
             except BaseException as error:
+                if raw and is_refusal(error):
+                    raise
                 raise translate(error, sent=True) from None
 
     async def _roll_back(self, connection: Connection) -> None:
@@ -166,9 +212,14 @@ class Pool:
         self._count += 1
         try:
             connection = await self.connect()
+        except BaseException:
+            self._forget()
+            raise
+        try:
             for prepare in self.prepare:
                 await prepare(connection)
         except BaseException as error:
+            connection.terminate()
             self._forget()
             raise translate(error) from None
         return connection
@@ -214,10 +265,10 @@ class Pool:
                 waiter.set_result(None)
                 return
 
-    async def connect(self, *, plain: bool = False) -> Connection:
+    async def connect(self) -> Connection:
         """Return a new connection outside the pool; tries until `connect_timeout_s` while the server is starting or away."""
         until = time.monotonic() + self.options.connect_timeout_s
-        settings = {} if plain or self.pooled else self.options.settings()
+        settings = {} if self.pooled else self.options.settings()
         pause = 0.02
         while True:
             try:
@@ -225,14 +276,18 @@ class Pool:
                     self._dsn,
                     timeout=max(0.1, until - time.monotonic()),
                     command_timeout=self.options.command_timeout_s,
-                    statement_cache_size=0 if plain or self.pooled else _STATEMENTS,
+                    statement_cache_size=0 if self.pooled else _STATEMENTS,
                     max_cached_statement_lifetime=0,
                     max_cacheable_statement_size=0,
                     server_settings=settings,
                 )
             except BaseException as error:
                 made = translate(error)
-                if not isinstance(made, Unavailable) or time.monotonic() + pause > until or self._closed:
+                if (
+                    not isinstance(made, Unavailable)
+                    or made.context.get("sqlstate") == _REFUSES_SETTINGS
+                    or time.monotonic() + pause > until
+                ):
                     raise made from None
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 0.5)

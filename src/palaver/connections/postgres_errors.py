@@ -70,7 +70,7 @@ _CLASSES: dict[str, tuple[type[PalaverError], str, str]] = {
     "58": (Unavailable, "The server's disk or operating system failed.", ""),
     "0A": (ConfigError, "The server does not support this.", "PostgreSQL 15 or newer is needed."),
 }
-LOST = (asyncpg.InterfaceError, ConnectionError, OSError, EOFError, TimeoutError)
+_LOST = (OSError, EOFError, TimeoutError)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -78,7 +78,12 @@ def is_lost(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state.startswith("08") or state in ("57P01", "57P02", "57P04")
-    return isinstance(error, LOST)
+    return isinstance(error, _LOST)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Say whether the server answered that it did not do what was asked."""
+    return isinstance(error, asyncpg.PostgresError) and not is_lost(error)
 
 
 def translate(error: BaseException, *, sent: bool = False) -> BaseException:
@@ -96,7 +101,8 @@ def translate(error: BaseException, *, sent: bool = False) -> BaseException:
         return Unavailable("The server's certificate or TLS settings were refused.", hint="Check sslmode and sslrootcert in the URL.")
     if isinstance(error, TimeoutError):
         return Unavailable("The server did not answer in time.")
-    if isinstance(error, asyncpg.DataError | OverflowError):
+    if isinstance(error, OverflowError) or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
+        # The driver refused to write the value down.
         return NumberRange("A value does not fit into its column.")
     if isinstance(error, asyncpg.InterfaceError | OSError | EOFError):
         return Unavailable("The server cannot be reached.", hint="Check host and port in the URL, and that the server runs.")

@@ -1,0 +1,149 @@
+"""Commits that callers share: new records that wait at the same time are stored by one statement, each batch whole or not at all.
+
+Where a group is refused, each of its batches is tried alone, so that nobody suffers for a neighbour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from palaver.connections.postgres import Pool
+from palaver.errors import Throttled
+from palaver.ops import Absent, Op, Put, Refused, Unchanged, WriteSet, Written
+from palaver.records.postgres_feed import Feed, more
+from palaver.records.postgres_rows import Row, Rows
+from palaver.records.postgres_statements import creates
+
+# Measured: more groups at once only make each of them smaller, and a commit costs the same for any size.
+GROUPS = 2
+MOST_RECORDS = 256
+MOST_WAITING = 10_000
+_NOTHING = Unchanged(None)
+
+
+def is_creation(op: Op) -> bool:
+    """Say whether an op is a put that asks for nothing but that nothing is there."""
+    if type(op) is not Put or not op.guards:
+        return False
+    for guard in op.guards:
+        when = guard.when
+        if type(when) is not Absent and when != _NOTHING:
+            return False
+    return True
+
+
+class Creation:
+    """New records of one caller, ready to be inserted."""
+
+    __slots__ = ("made", "outcome", "writes")
+
+    def __init__(self, rows: Mapping[str, Rows], writes: WriteSet) -> None:
+        self.writes = writes
+        self.outcome: asyncio.Future[Written | Refused] | None = None
+        now_us, cause = writes.now_us, writes.cause
+        self.made: list[tuple[Rows, Row, str | None]] = []
+        for op in writes.ops:
+            found = rows[op.at.table]
+            self.made.append((found, found.encode(op.record, now_us), more(cause, op.released)))  # type: ignore[union-attr]
+
+    def written(self) -> Written:
+        count = len(self.made)
+        return Written([self.writes.now_us] * count, [None] * count)
+
+
+class SharedCommits:
+    """Gathers creations while others are on their way, and sends them together."""
+
+    def __init__(self, pool: Pool, feed: Feed, alone: Callable[[Creation], Awaitable[Written | Refused]]) -> None:
+        self._pool = pool
+        self._feed = feed
+        self._alone = alone
+        self._waiting: deque[Creation] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
+
+    async def write(self, creation: Creation) -> Written | Refused:
+        """Store a creation with whoever else is waiting; raises Throttled where too many are."""
+        if len(self._waiting) >= MOST_WAITING:
+            raise Throttled(f"{MOST_WAITING:,} batches are waiting to be written already.")
+        loop = asyncio.get_running_loop()
+        creation.outcome = loop.create_future()
+        self._waiting.append(creation)
+        if len(self._senders) < GROUPS:
+            sender = loop.create_task(self._send())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await creation.outcome
+
+    async def _send(self) -> None:
+        while self._waiting:
+            group = self._taken()
+            if not group:
+                continue
+            try:
+                await self.store(group)
+            except asyncpg.PostgresError:
+                await asyncio.gather(*(self._settle(creation) for creation in group))
+            except BaseException as error:
+                for creation in group:
+                    _fail(creation, error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for creation in group:
+                    outcome = creation.outcome
+                    if outcome is not None and not outcome.done():
+                        outcome.set_result(creation.written())
+
+    def _taken(self) -> list[Creation]:
+        """Take what is waiting, up to a size; a caller that gave up before has written nothing."""
+        group: list[Creation] = []
+        records = 0
+        while self._waiting and records < MOST_RECORDS:
+            creation = self._waiting.popleft()
+            if creation.outcome is not None and not creation.outcome.done():
+                group.append(creation)
+                records += len(creation.made)
+        return group
+
+    async def _settle(self, creation: Creation) -> None:
+        try:
+            done = await self._alone(creation)
+        except BaseException as error:
+            _fail(creation, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if creation.outcome is not None and not creation.outcome.done():
+                creation.outcome.set_result(done)
+
+    async def store(self, group: Sequence[Creation]) -> None:
+        """Insert all of them in one statement, or nothing; the server's refusal comes as it is."""
+        by_table: dict[Rows, tuple[list[Row], list[str | None]]] = {}
+        for creation in group:
+            for rows, row, kept in creation.made:
+                found = by_table.get(rows)
+                if found is None:
+                    found = by_table[rows] = ([], [])
+                found[0].append(row)
+                found[1].append(kept)
+        arguments: list[Any] = []
+        for made, mores in by_table.values():
+            arguments += zip(*made, strict=True)
+            arguments.append(mores)
+        await self._pool.fetch_raw(creates(tuple(by_table)), self._feed.offset, *arguments)
+        self._feed.written()
+
+    async def aclose(self) -> None:
+        """Return when everything that waits has been sent."""
+        while self._senders:
+            await asyncio.gather(*self._senders, return_exceptions=True)
+
+
+def _fail(creation: Creation, error: BaseException) -> None:
+    if creation.outcome is not None and not creation.outcome.done():
+        creation.outcome.set_exception(error)

@@ -1,0 +1,284 @@
+"""What is written to PostgreSQL in one statement, its change rows included: one commit, one round trip.
+
+Three forms. `creates`: new records of any number of callers, as arrays. `chain`: the ops of one batch whose guards SQL
+can judge. `applied`: what was decided in Python, written only where every row is still the version that was looked at.
+The texts depend on shapes alone and are kept by the server as prepared statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from palaver.ops import MARK, REVISION
+from palaver.records import sql
+from palaver.records.postgres_feed import CREATED, DELETED, EXPIRED, UPDATED, XID
+from palaver.records.postgres_rows import Rows
+from palaver.values import MAX_RECORD
+
+_FEED = "INSERT INTO {changes} (position, entity, kind, revision, key, more)"
+
+
+def _names(rows: Sequence[Rows]) -> str:
+    return rows[0].names.changes
+
+
+# --- new records ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1_000)
+def creates(tables: tuple[Rows, ...], *, over: bool = False) -> str:
+    """Parameters: the offset; for each table an array for each stored column, and one for what its changes keep beside the key.
+
+    `over`: records that are there are replaced; then the statement gives each key's place among the tables, its key as the
+    feed keeps it, its revision, and whether it is new. Without it a record that is there fails the statement.
+    """
+    parts: list[str] = []
+    feed: list[str] = []
+    number = 2
+    for n, rows in enumerate(tables):
+        quote, commas = rows.names.dialect.quoted, rows.names.dialect.commas
+        insert = f"w{n} AS (INSERT INTO {rows.at} AS t ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)}"
+        mores = number + len(rows.stored)
+        if not rows.table.feed:
+            # Every parameter has to be used; this one is there for the feed alone.
+            insert += f" WHERE ${mores}::jsonb[] IS NOT NULL"
+        if over:
+            parts.append(
+                f"{insert} {_replacing(rows)} RETURNING {rows.key_texts('t.')} AS key,"
+                f" t.{quote(REVISION)} AS revision, (t.xmax = 0) AS fresh)"
+            )
+            if rows.table.feed:
+                of = ", ".join(rows.key_text(name, f"s.{quote(name)}") for name in rows.table.key)
+                keys = ", ".join(f"${number + rows.stored.index(name)}::{rows.cast(name)}[]" for name in rows.table.key)
+                source = f"unnest({keys}, ${mores}::jsonb[]) AS s({commas(rows.table.key)}, more)"
+                feed.append(
+                    f"SELECT {rows.id} AS entity, CASE WHEN w.fresh THEN {CREATED} ELSE {UPDATED} END AS kind, w.revision, w.key, s.more"
+                    f" FROM w{n} w JOIN {source} ON w.key = ARRAY[{of}]"
+                )
+        else:
+            parts.append(f"{insert})")
+            if rows.table.feed:
+                names = (*rows.table.key, REVISION)
+                arrays = ", ".join(f"${number + rows.stored.index(name)}::{rows.cast(name)}[]" for name in names)
+                feed.append(
+                    f"SELECT {rows.id} AS entity, {CREATED} AS kind, s.{quote(REVISION)} AS revision, {rows.key_texts('s.')} AS key, s.more"
+                    f" FROM unnest({arrays}, ${mores}::jsonb[]) AS s({commas(names)}, more)"
+                )
+        number = mores + 1
+    if feed:
+        into = _FEED.format(changes=_names(tables))
+        parts.append(f"f AS ({into} SELECT $1::bigint + {_once(XID)} + row_number() OVER (), c.* FROM ({' UNION ALL '.join(feed)}) c)")
+    else:
+        parts.append("f AS (SELECT $1::bigint)")
+    if not over:
+        # The last part stands alone: nothing is to be returned.
+        return f"WITH {', '.join(parts[:-1])} {parts[-1][6:-1]}"
+    found = " UNION ALL ".join(f"SELECT {n}, key, revision, fresh FROM w{n}" for n in range(len(tables)))
+    return f"WITH {', '.join(parts)} {found}"
+
+
+def _once(text: str) -> str:
+    return f"(SELECT {text})"
+
+
+def _replacing(rows: Rows) -> str:
+    quote = rows.names.dialect.quoted
+    revision = quote(REVISION)
+    sets = [f"{quote(name)} = excluded.{quote(name)}" for name in rows.stored if name not in rows.table.key and name != REVISION]
+    sets.append(f"{revision} = greatest(excluded.{revision}, t.{revision} + 1)")
+    return f"ON CONFLICT ({rows.names.dialect.commas(rows.table.key)}) DO UPDATE SET {', '.join(sets)}"
+
+
+# --- guards that SQL can judge --------------------------------------------------------------------------------------
+
+
+class Link(NamedTuple):
+    """One op of a chain: what it does, to which columns, and what must hold there.
+
+    `action`: create, put, replace, update, delete, expire or check. `changes`: for an update, ("set" or "add", column) each.
+    `sure`: nothing found means the guards do not hold. Its arguments: key, values in order, size, revision, `more`.
+    """
+
+    rows: Rows
+    action: str
+    changes: tuple[tuple[str, str], ...] = ()
+    alive: bool = False
+    unchanged: bool = False
+    sure: bool = True
+
+    @property
+    def gives_record(self) -> bool:
+        return self.action == "update"
+
+
+class _Arguments:
+    def __init__(self, first: int) -> None:
+        self.next = first
+
+    def take(self, cast: str) -> str:
+        self.next += 1
+        return f"${self.next - 1}::{cast}"
+
+
+@lru_cache(maxsize=4_000)
+def chain(links: tuple[Link, ...]) -> str:
+    """Parameters: the instant, the offset, and the arguments of each link.
+
+    One row comes back: for each link whether it found its record, the revision, and the record where it gives one. A
+    single link that finds nothing gives no row; of several, one that must and does not divides by zero.
+    """
+    arguments = _Arguments(3)
+    parts: list[str] = []
+    feed: list[str] = []
+    for n, link in enumerate(links):
+        text, kind = _link(link, arguments)
+        parts.append(f"w{n} AS ({text})")
+        if link.rows.table.feed and link.action != "check":
+            feed.append(
+                f"SELECT {n + 1} AS n, {link.rows.id} AS entity, {kind} AS kind, revision, key, {arguments.take('jsonb')} AS more FROM w{n}"
+            )
+    if feed:
+        into = _FEED.format(changes=links[0].rows.names.changes)
+        parts.append(
+            f"f AS ({into} SELECT $2::bigint + {_once(XID)} + n, entity, kind, revision, key, more FROM ({' UNION ALL '.join(feed)}) c)"
+        )
+    else:
+        parts.append("f AS (SELECT $2::bigint)")
+    head = f"WITH {', '.join(parts)}"
+    columns = ", ".join(
+        f"w{n}.revision" + (f", {_columns(link.rows, f'w{n}.')}" if link.gives_record else "") for n, link in enumerate(links)
+    )
+    if len(links) == 1:
+        return f"{head} SELECT true, {columns} FROM w0"
+    holds = " AND ".join(f"(SELECT count(*) FROM w{n}) = 1" for n, link in enumerate(links) if link.sure) or "true"
+    joins = " ".join(f"LEFT JOIN w{n} ON true" for n in range(len(links)))
+    return f"{head} SELECT g.ok, {columns} FROM (SELECT 1 / (CASE WHEN {holds} THEN 1 ELSE 0 END) = 1 AS ok) g {joins}"
+
+
+def _columns(rows: Rows, prefix: str) -> str:
+    return ", ".join(prefix + rows.names.dialect.quoted(name) for name in rows.stored)
+
+
+def _link(link: Link, arguments: _Arguments) -> tuple[str, str]:
+    """Return the statement of one link and the kind of its change."""
+    rows, action = link.rows, link.action
+    quote = rows.names.dialect.quoted
+    gives = f"t.{quote(REVISION)} AS revision, {rows.key_texts('t.')} AS key"
+    if action in ("create", "put"):
+        values = ", ".join(arguments.take(rows.cast(name)) for name in rows.stored)
+        text = f"INSERT INTO {rows.at} AS t ({rows.columns}) VALUES ({values})"
+        if action == "create":
+            return f"{text} RETURNING {gives}", str(CREATED)
+        return f"{text} {_replacing(rows)} RETURNING {gives}, (t.xmax = 0) AS fresh", f"CASE WHEN fresh THEN {CREATED} ELSE {UPDATED} END"
+    where = [f"t.{quote(name)} = {arguments.take(rows.cast(name))}" for name in rows.table.key]
+    later = f"greatest($1::bigint, t.{quote(REVISION)} + 1)"
+    if action == "check":
+        return f"SELECT 0 AS revision FROM {rows.at} t WHERE {_where(link, where, arguments)} FOR SHARE", ""
+    if action in ("delete", "expire"):
+        kind = DELETED if action == "delete" else EXPIRED
+        gone = f"{later} AS revision, {rows.key_texts('t.')} AS key"
+        return f"DELETE FROM {rows.at} t WHERE {_where(link, where, arguments)} RETURNING {gone}", str(kind)
+    sets = [_changed(rows, how, name, arguments) for how, name in link.changes]
+    sets.append(f"{quote(REVISION)} = {later}")
+    if action == "update":
+        gives += f", {_columns(rows, 't.')}"
+        where.append(f"{_size(rows)} + {arguments.take('bigint')} <= {MAX_RECORD}")
+    text = f"UPDATE {rows.at} t SET {', '.join(sets)} WHERE {_where(link, where, arguments)} RETURNING {gives}"
+    return text, str(UPDATED)
+
+
+def _changed(rows: Rows, how: str, name: str, arguments: _Arguments) -> str:
+    column = rows.names.dialect.quoted(name)
+    value = arguments.take(rows.cast(name))
+    return f"{column} = coalesce(t.{column}, 0) + {value}" if how == "add" else f"{column} = {value}"
+
+
+def _where(link: Link, where: list[str], arguments: _Arguments) -> str:
+    quote = link.rows.names.dialect.quoted
+    if link.unchanged:
+        where.append(f"t.{quote(REVISION)} = {arguments.take('bigint')}")
+    if link.alive:
+        where.append(f"t.{quote(MARK)} IS NULL")
+        if link.rows.table.expires is not None:
+            expires = f"t.{quote(link.rows.table.expires)}"
+            where.append(f"({expires} IS NULL OR {expires} > $1::bigint / 1000000)")
+    return " AND ".join(where)
+
+
+def _size(rows: Rows) -> str:
+    """Return an expression that is never below the metered size of a stored record."""
+    quote = rows.names.dialect.quoted
+    fixed = 100
+    parts: list[str] = []
+    for column in rows.table.columns:
+        fixed += len(column.name.encode()) + 24
+        name = f"t.{quote(column.name)}"
+        if column.kind in ("text", "bytes"):
+            parts.append(f"coalesce(octet_length({name}), 0)")
+        elif column.kind == "json":
+            # A value of JSONB takes more bytes than it is metered at, unless it is compressed.
+            wide = f"CASE WHEN pg_column_compression({name}) IS NULL THEN pg_column_size({name}) ELSE 2 * octet_length({name}::text) END"
+            parts.append(f"coalesce({wide}, 0)")
+    return " + ".join([str(fixed), *parts])
+
+
+# --- what was decided in Python -------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Rows of one table to be inserted, replaced, deleted or checked."""
+
+    rows: Rows
+    action: str
+
+
+@lru_cache(maxsize=2_000)
+def applied(parts: tuple[Part, ...], *, feed: bool) -> str:
+    """Parameters: the offset, how many rows there are besides the new, the arrays of each part, those of the feed.
+
+    An insert takes the stored columns; the others take the key columns and the version of each row, a replacement the
+    stored columns and the version. The feed takes entity, kind, revision, key and what is kept beside it.
+    Divides by zero where a row is another version, so that nothing is written.
+    """
+    texts: list[str] = []
+    number = 3
+    counted: list[str] = []
+    for n, (rows, action) in enumerate(parts):
+        texts.append(f"w{n} AS ({_part(rows, action, number)})")
+        number += len(rows.stored) if action == "insert" else len(rows.table.key if action in ("delete", "check") else rows.stored) + 1
+        if action != "insert":
+            counted.append(f"(SELECT count(*) FROM w{n})")
+    if feed:
+        into = _FEED.format(changes=parts[0].rows.names.changes)
+        casts = ("integer", "smallint", "bigint", "text", "jsonb")
+        arrays = ", ".join(f"${number + n}::{cast}[]" for n, cast in enumerate(casts))
+        source = f"unnest({arrays}) WITH ORDINALITY AS s(entity, kind, revision, key, more, n)"
+        texts.append(f"f AS ({into} SELECT $1::bigint + {_once(XID)} + n, entity, kind, revision, key::text[], more FROM {source})")
+    else:
+        texts.append("f AS (SELECT $1::bigint)")
+    seen = " + ".join(counted) or "0"
+    return f"WITH {', '.join(texts)} SELECT 1 / (CASE WHEN {seen} = $2::bigint THEN 1 ELSE 0 END)"
+
+
+def _part(rows: Rows, action: str, number: int) -> str:
+    dialect = rows.names.dialect
+    if action == "insert":
+        return f"INSERT INTO {rows.at} ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)} RETURNING 1"
+    names = rows.stored if action == "replace" else rows.table.key
+    source = f"unnest({rows.arrays(names, number)[7:-1]}, ${number + len(names)}::xid[]) AS s({dialect.commas(names)}, version)"
+    on = " AND ".join(f"t.{dialect.quoted(name)} = s.{dialect.quoted(name)}" for name in rows.table.key) + " AND t.xmin = s.version"
+    if action == "check":
+        return f"SELECT 1 FROM {rows.at} t JOIN {source} ON {on} FOR SHARE OF t"
+    if action == "delete":
+        return f"DELETE FROM {rows.at} t USING {source} WHERE {on} RETURNING 1"
+    sets = ", ".join(
+        f"{dialect.quoted(name)} = s.{dialect.quoted(name)}" for name in sql.stored_names(rows.table) if name not in rows.table.key
+    )
+    return f"UPDATE {rows.at} t SET {sets} FROM {source} WHERE {on} RETURNING 1"
+
+
+def array_literal(parts: Sequence[str]) -> str:
+    """Return texts as the server writes an array of them."""
+    return "{" + ",".join('"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in parts) + "}"

@@ -1,0 +1,96 @@
+"""The record suite on PostgreSQL 18 and 15, and through a transaction pooler; the backdoor is a connection of its own.
+
+Every engine gets a schema of its own in one database of the test run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import asyncpg
+
+from palaver.connections.postgres import Pool
+from palaver.connections.postgres_options import PostgresOptions
+from palaver.ops import Address, CreateTable, Table
+from palaver.ports import RecordEngine
+from palaver.records.postgres import PostgresRecords
+from palaver.records.postgres_names import identifier
+from palaver.testing import RecordEngineTests
+from palaver.testing.records.base import BY_NAME
+from palaver.values import Record
+from tests import servers
+
+
+@cache
+def database(server: Callable[[], servers.Database]) -> str:
+    return server().create_database()
+
+
+class TestPostgres18(RecordEngineTests):
+    server = staticmethod(servers.postgres18)
+    behind: Any = None
+
+    def url(self) -> str:
+        """Return the address of the run's database, through the pooler where there is one."""
+        name = database(type(self).server)
+        return (type(self).behind or type(self).server)().url(name)
+
+    @asynccontextmanager
+    async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
+        self.options = PostgresOptions(schema=f"suite {type(self).__name__} {hash(tuple(tables)) & 0xFFFF}", size=4)
+        engine = PostgresRecords(await Pool.open(self.url(), self.options), tables)
+        self.opened: list[PostgresRecords] = [engine]
+        await self.empty(engine, tables)
+        try:
+            yield engine
+        finally:
+            for each in self.opened:
+                await each.aclose()
+
+    async def empty(self, engine: PostgresRecords, tables: Sequence[Table]) -> None:
+        """Leave the schema as if it were new; making it anew for every test costs ten times as much."""
+        if {table.name: table for table in (await engine.describe()).tables} == {table.name: table for table in tables}:
+            made = [engine.names.within(table.name) for table in tables]
+            texts = [f"DELETE FROM {name}" for name in [*made, engine.names.changes]]
+            texts.append(f"DELETE FROM {engine.names.meta} WHERE name IN ('trimmed', 'version', 'fingerprint')")
+            await engine.pool.execute("; ".join(texts))
+            return
+        await engine.pool.execute(f"DROP SCHEMA IF EXISTS {identifier(self.options.schema)} CASCADE")
+        for table in tables:
+            await engine.apply(CreateTable(table))
+
+    async def backdoor(self, text: str, *arguments: object) -> list[Any]:
+        connection = await asyncpg.connect(type(self).server().url(database(type(self).server)))
+        try:
+            return await connection.fetch(text, *arguments)  # type: ignore[no-any-return]
+        finally:
+            await connection.close()
+
+    async def raw_get(self, engine: Any, at: Address) -> Mapping[str, object] | None:
+        table = BY_NAME[at.table]
+        where = " AND ".join(f"{identifier(name)} = ${n + 1}" for n, name in enumerate(table.key))
+        rows = await self.backdoor(f"SELECT * FROM {engine.names.within(table.name)} WHERE {where}", *at.key)
+        return dict(rows[0]) if rows else None
+
+    async def raw_put(self, engine: Any, table: Table, record: Record) -> None:
+        names, marks = ", ".join(map(identifier, record)), ", ".join(f"${n + 1}" for n in range(len(record)))
+        await self.backdoor(f"INSERT INTO {engine.names.within(table.name)} ({names}) VALUES ({marks})", *record.values())
+
+    async def reopen(self, engine: Any) -> RecordEngine:
+        await engine.aclose()
+        again = PostgresRecords(await Pool.open(self.url(), self.options), tuple(BY_NAME.values()))
+        self.opened.append(again)
+        return again
+
+
+class TestPostgres15(TestPostgres18):
+    server = staticmethod(servers.postgres15)
+
+
+class TestPgBouncer(TestPostgres18):
+    """Behind a transaction pooler: no prepared statements by name, nothing that outlives a transaction."""
+
+    behind = staticmethod(servers.pgbouncer)
