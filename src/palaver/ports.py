@@ -104,11 +104,12 @@ class Restores(Protocol):
 
 @runtime_checkable
 class ContinuesFeed(Protocol):
-    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+    async def continue_feed(self, changes: Sequence[Change], last: int, *, gap: bool = False) -> None:
         """Append changes of another database's feed at their own positions; every later write is at a position above `last`.
 
         Changes at or below the head are there already, and those of tables that are not there are left out; the head may stay at
-        the last change. Without changes, and where there never was one, the feed begins after `last`: an older reader is told Trimmed.
+        the last change. With a `gap`, and without changes, nobody knows what was before `last`: the feed begins after it anew, and
+        an older reader is told Trimmed.
         """
         ...
 

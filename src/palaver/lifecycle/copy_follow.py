@@ -50,7 +50,7 @@ class Follower:
         progress = self._progress
         progress.head, progress.begins, progress.seen = page.head, begins, begins
         if not progress.into_existing:
-            await self._target.ask(lambda: self._engine.continue_feed((), begins))
+            await self._target.ask(lambda: self._engine.continue_feed((), begins, gap=True))
 
     async def positions(self) -> dict[str, int | None]:
         """Return how far each projection of the source has come; None for one that never ran."""
@@ -159,7 +159,10 @@ class Follower:
         for table in self._levels:
             await self.reconcile(table)
         self._progress.missed, self._progress.searchable = head, False
-        await self._append((), head)
+        if not self._progress.into_existing:
+            await self._target.ask(lambda: self._engine.continue_feed((), head, gap=True))
+        self._progress.seen = head
+        await self._progress.save()
         return 1
 
     # --- what the feed does not show --------------------------------------------------------------------------------

@@ -116,8 +116,8 @@ class DynamoRecords:
     ) -> list[tuple[KeyPart, ...]]:
         return await self._writes.restore(table, records, gone, over)
 
-    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
-        await self._feed.continue_feed(changes, last)
+    async def continue_feed(self, changes: Sequence[Change], last: int, *, gap: bool = False) -> None:
+        await self._feed.continue_feed(changes, last, gap)
 
     # --- structure --------------------------------------------------------------------------------------------------
 

@@ -281,17 +281,17 @@ class Feed:
 
     # --- from another database --------------------------------------------------------------------------------------
 
-    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+    async def continue_feed(self, changes: Sequence[Change], last: int, gap: bool) -> None:
         """Append changes at their own positions; a change at or below the head is there already."""
         for attempt in range(ATTEMPTS):
             head = await self.head()
             new = [change for change in changes if change.position > head.position and change.table in self._layouts]
             some = new[:AT_ONCE]
             to = some[-1].position if len(some) < len(new) else max([head.position, last, *(change.position for change in some[-1:])])
-            begins_late = not head.stored and not new
-            if to == head.position and head.stored:
+            begins = gap and last >= head.position
+            if to == head.position and head.stored and (not begins or head.trimmed == to):
                 return
-            actions = [self._move_head(head, Head(to, to if begins_late else head.trimmed))]
+            actions = [self._move_head(head, Head(to, to if begins else head.trimmed))]
             actions += [self._segment(some[at : at + SEGMENT]) for at in range(0, len(some), SEGMENT)]
             try:
                 await self._transact(actions)

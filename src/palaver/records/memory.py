@@ -391,8 +391,9 @@ class MemoryRecords:
             del self._feed[:forgotten]
         return forgotten
 
-    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
-        if not self._head and not self._feed and not changes:
+    async def continue_feed(self, changes: Sequence[Change], last: int, *, gap: bool = False) -> None:
+        if gap and last >= self._head:
+            self._feed.clear()
             self._trimmed = last
         self._feed += [change for change in changes if change.position > self._head and change.table in self._shelves]
         self._head = max([self._head, last, *(change.position for change in changes)])

@@ -63,20 +63,21 @@ class Restoring:
             raise translate(error) from None
         return True
 
-    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
+    async def continue_feed(self, changes: Sequence[Change], last: int, gap: bool) -> None:
         """Append in one commit, then move on what is added to positions, so that every later write stands above."""
         names = self._names
         packed = dumps([_packed(change) for change in changes])
         async with self._pool.transaction() as connection:
             # One at a time: which changes are there already must not move while others are appended.
             await connection.execute(f"LOCK TABLE {names.meta} IN SHARE ROW EXCLUSIVE MODE")
-            head, begun = await connection.fetchrow(
-                f"SELECT greatest((SELECT max(position) FROM {names.changes}), trimmed), trimmed IS NOT NULL FROM"
-                f" (SELECT max(value::bigint) AS trimmed FROM {names.meta} WHERE name = 'trimmed') m"
+            head = await connection.fetchval(
+                f"SELECT greatest((SELECT max(position) FROM {names.changes}),"
+                f" (SELECT max(value::bigint) FROM {names.meta} WHERE name = 'trimmed'), 0)"
             )
-            if head is None and not changes and not begun:
-                await connection.execute(f"INSERT INTO {names.meta} VALUES ('trimmed', $1)", str(last))
-            await connection.execute(_append(names), packed, -1 if head is None else head)
+            if gap and last >= head:
+                await connection.execute(f"DELETE FROM {names.changes}")
+                await connection.execute(_begin(names), str(last))
+            await connection.execute(_append(names), packed, head)
         await self._feed.pass_by(max([last, *(change.position for change in changes[-1:])]))
 
 
@@ -107,6 +108,10 @@ def _append(names: Names) -> str:
         " nullif(e->5, 'null'::jsonb)"
         f" FROM jsonb_array_elements($1::jsonb) AS e JOIN {names.names} n ON n.name = e->>2 WHERE (e->>0)::bigint > $2"
     )
+
+
+def _begin(names: Names) -> str:
+    return f"INSERT INTO {names.meta} VALUES ('trimmed', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 def _packed(change: Change) -> Any:

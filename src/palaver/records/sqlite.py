@@ -164,8 +164,8 @@ class SqliteRecords:
         await self.database.write(_execute(_TRIM_EMPTIED, (before,)), savepoint=False)
         return forgotten
 
-    async def continue_feed(self, changes: Sequence[Change], last: int) -> None:
-        await self.database.write(lambda connection: continue_feed(connection, changes, last))
+    async def continue_feed(self, changes: Sequence[Change], last: int, *, gap: bool = False) -> None:
+        await self.database.write(lambda connection: continue_feed(connection, changes, last, gap))
 
     async def scrub(self) -> None:
         """Empty the log: deleted content is overwritten in the file, and its former pages are nowhere else."""

@@ -15,7 +15,7 @@ from palaver.records.sqlite_writes import BULK_PAUSE_S, BULK_RUN, KEY_COLUMNS, K
 from palaver.values import KeyPart, Record
 
 TRIMMED = -1
-_HEAD = "SELECT max(position) FROM palaver_changes"
+_HEAD = "SELECT coalesce(max(position), 0) FROM palaver_changes"
 _NAMES = "SELECT name, id FROM palaver_names"
 _APPEND = "INSERT INTO palaver_changes (position, entity, kind, revision, key1, key2, key3, more) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 # A row without a change: no position at or below it is given out again.
@@ -47,14 +47,17 @@ def upsert(rows: Rows, over: bool) -> str:
     return f"{sql.insert(rows.table, SQLITE)} ON CONFLICT ({sql.commas(rows.table.key)}) DO UPDATE SET {sets}{newer}"
 
 
-def continue_feed(connection: apsw.Connection, changes: Sequence[Change], last: int) -> None:
+def continue_feed(connection: apsw.Connection, changes: Sequence[Change], last: int, gap: bool) -> None:
     """Append in the open transaction."""
-    found: int | None = fetched(connection, _HEAD)[0][0]
+    head: int = fetched(connection, _HEAD)[0][0]
+    if gap and last >= head:
+        connection.execute("DELETE FROM palaver_changes")
+        connection.execute(_MARK, (last,))
+        return
     names: Mapping[str, int] = dict(fetched(connection, _NAMES))
-    head = found or 0
     new = [change for change in changes if change.position > head and change.table in names]
     connection.executemany(_APPEND, [_row(change, names[change.table]) for change in new])
-    if last > max([head, *(change.position for change in new[-1:])]) or (found is None and not new):
+    if last > max([head, *(change.position for change in new[-1:])]):
         connection.execute(_MARK, (last,))
 
 

@@ -161,14 +161,14 @@ class Continuing(RecordSuite):
             change(FAR + 3, "u", "1", kind="deleted", revision=NOW + 5, cause=Cause("actor", "token"), released=("a/b", "c")),
             change(FAR + 1_000, "u", "2", kind="expired"),
         ]
-        await following.continue_feed((), FAR - 10)
+        await following.continue_feed((), FAR - 10, gap=True)
         await following.continue_feed(given, FAR + 1_000)
         assert given == await all_changes(following)
         assert given[1:] == await all_changes(following, FAR)
         assert FAR + 1_000 == await head(following)
 
     async def test_every_later_write_is_above(self, following: Any) -> None:
-        await following.continue_feed((), 5)
+        await following.continue_feed((), 5, gap=True)
         await following.continue_feed([change(FAR, "u", "1")], FAR + 7)
         assert FAR <= await head(following) <= FAR + 7
         await written(following, put_note("u", "2"))
@@ -178,20 +178,20 @@ class Continuing(RecordSuite):
         assert later[0].position > FAR + 7
 
     async def test_what_is_there_already_is_left_out(self, following: Any) -> None:
-        await following.continue_feed((), 5)
+        await following.continue_feed((), 5, gap=True)
         await following.continue_feed([change(FAR, "u", "1")], FAR)
         await following.continue_feed([change(FAR, "u", "1"), change(FAR + 1, "u", "2")], FAR + 1)
         await following.continue_feed([change(FAR, "u", "1")], FAR)
         assert [FAR, FAR + 1] == [each.position for each in await all_changes(following)]
 
     async def test_changes_of_a_table_that_is_not_there_are_left_out(self, following: Any) -> None:
-        await following.continue_feed((), 5)
+        await following.continue_feed((), 5, gap=True)
         await following.continue_feed([change(FAR, "u", "1")._replace(table="suite-gone"), change(FAR + 1, "u", "2")], FAR + 1)
         assert [FAR + 1] == [each.position for each in await all_changes(following)]
 
     @pytest.mark.parametrize("start", [0, 40, FAR])
     async def test_a_reader_from_where_the_feed_begins_goes_on_and_an_older_one_is_told(self, following: Any, start: int) -> None:
-        await following.continue_feed((), start)
+        await following.continue_feed((), start, gap=True)
         assert start == await head(following)
         page = await following.changes(start, 10)
         assert ([], start) == (list(page.changes), page.last)
@@ -202,14 +202,34 @@ class Continuing(RecordSuite):
             with pytest.raises(Trimmed):
                 await following.changes(start - 1, 10)
 
+    async def test_after_a_gap_the_feed_begins_anew(self, following: Any) -> None:
+        await following.continue_feed((), 5, gap=True)
+        await following.continue_feed([change(FAR, "u", "1")], FAR)
+        await following.continue_feed((), FAR + 50, gap=True)
+        assert [] == await all_changes(following)
+        assert FAR + 50 == await head(following)
+        for after in (FAR - 1, FAR, FAR + 49):
+            with pytest.raises(Trimmed):
+                await following.changes(after, 10)
+        await following.continue_feed([change(FAR, "u", "1"), change(FAR + 60, "u", "2")], FAR + 60)
+        assert [FAR + 60] == [each.position for each in (await following.changes(FAR + 50, 10)).changes]
+
+    async def test_without_a_gap_only_later_writes_move_on(self, following: Any) -> None:
+        await following.continue_feed((), 5, gap=True)
+        await following.continue_feed([change(FAR, "u", "1")], FAR)
+        await following.continue_feed((), FAR + 50)
+        assert [FAR] == [each.position for each in (await following.changes(5, 10)).changes]
+        await written(following, put_note("u", "2"))
+        assert FAR + 50 < (await all_changes(following))[-1].position
+
     async def test_a_reader_of_the_last_page_reaches_the_head(self, following: Any) -> None:
-        await following.continue_feed((), 5)
+        await following.continue_feed((), 5, gap=True)
         await following.continue_feed([change(FAR, "u", "1")], FAR + 9)
         page = await following.changes(FAR, 10)
         assert FAR <= page.head <= page.last <= FAR + 9
 
     async def test_a_feed_with_gaps_is_trimmed_and_who_missed_nothing_goes_on(self, following: Any) -> None:
-        await following.continue_feed((), 5)
+        await following.continue_feed((), 5, gap=True)
         await following.continue_feed([change(FAR + 100 * n, "u", f"{n}") for n in range(5)], FAR + 400)
         if not hasattr(following, "trim"):
             pytest.skip("this engine cannot forget changes")
@@ -222,7 +242,7 @@ class Continuing(RecordSuite):
         assert FAR + 400 == await head(following)
 
     async def test_an_engine_opened_again_goes_on_above(self, following: Any) -> None:
-        await following.continue_feed((), FAR)
+        await following.continue_feed((), FAR, gap=True)
         again = await self.reopen(following)
         await written(again, put(INTS, {"bucket": 1, "n": 1}))
         (new,) = await all_changes(again)

@@ -1,0 +1,124 @@
+"""From the file to PostgreSQL, on to DynamoDB, and back into a file: what comes home is what left, to the byte."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import palaver
+from palaver.blueprints import baller as blueprint
+from palaver.blueprints.baller import SCHEMA, Baller
+from palaver.lifecycle.copy import Copied, Copy
+from palaver.lifecycle.copy_ends import End
+from palaver.lifecycle.copy_verify import verify
+from palaver.store import Store
+from tests.blueprints.baller.test_real_input import record, rows, side_by_side
+from tests.lifecycle.app import SCHEMA as EVERYTHING
+from tests.lifecycle.copying import dump, fill, opened, sqlite, url_of
+
+CHAIN = ("postgres", "dynamodb", "sqlite")
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+async def round_trip(source: End, folder: Path, stack: AsyncExitStack, schema: Any, projections: Any = ()) -> tuple[End, list[Copied]]:
+    """Copy from engine to engine; return the last of them."""
+    end, reports = source, []
+    for kind in CHAIN:
+        target = await stack.enter_async_context(opened(url_of(kind, folder, f"to-{kind}"), schema, projections))
+        reports.append(await Copy(end, target).run())
+        end = target
+    return end, reports
+
+
+async def test_something_of_everything_comes_home_as_it_left(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(opened(sqlite(tmp_path, "home")))
+        await fill(Store(source.core), 40)
+        home, reports = await round_trip(source, tmp_path, stack, EVERYTHING)
+        assert all(report.finished and report.settled for report in reports)
+        assert await dump(source) == await dump(home)
+        assert (await verify(source, home)).same
+        assert (await source.records.changes(None, 10_000)).changes == (await home.records.changes(None, 10_000)).changes
+
+
+async def test_a_demonstration_comes_home_with_what_was_counted_and_counts_on(tmp_path: Path) -> None:
+    made = blueprint.PROJECTIONS
+    async with palaver.open(sqlite(tmp_path, "home"), schema=SCHEMA, projections=made, maintain=False) as store:
+        baller = Baller(store)
+        for number in range(6):
+            async with baller.turn(user_id=f"u{number}", server_id="s", content="who won?") as turn:
+                async with turn.llm_call(provider="openai", model="gpt-4o", purpose="main_response") as call:
+                    call.result("prompt", "answer", usage={"prompt_tokens": 10, "completion_tokens": 5})
+                await turn.reply("they did")
+        await store.settle(60)
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(End.open(sqlite(tmp_path, "home"), SCHEMA, projections=made))
+        home, _ = await round_trip(source, tmp_path, stack, SCHEMA, made)
+        counted = (await dump(source))["baller-usage"]
+        assert counted
+        assert await dump(source) == await dump(home)
+        baller = Baller(Store(home.core))
+        async with baller.turn(user_id="u9", server_id="s", content="and now?") as turn:
+            async with turn.llm_call(provider="openai", model="gpt-4o", purpose="main_response") as call:
+                call.result("prompt", "answer", usage={"prompt_tokens": 10, "completion_tokens": 5})
+            await turn.reply("still they")
+        await Store(home.core).settle(60)
+        [old], [new] = await _usage(source), await _usage(home)
+        # Six calls were counted before they left, and one was made at home: nothing twice, nothing lost.
+        assert (6, 7) == (old["calls"], new["calls"])
+
+
+async def _usage(end: End) -> list[Any]:
+    return list((await end.records.scan("baller-usage", after=None, limit=10)).records)
+
+
+async def test_all_real_input_comes_home_as_it_left(tmp_path: Path, shared_data: Path) -> None:
+    """Football, recorded dialogues and a busy channel: 546 clubs, 1,400 dialogues, 12,500 lines."""
+    async with palaver.open(sqlite(tmp_path, "home"), schema=SCHEMA, maintain=False) as store:
+        baller = Baller(store)
+        await _football(baller, shared_data)
+        await side_by_side(lambda dialogue: record(baller, dialogue), rows(shared_data / "dialogs" / "sgd.jsonl.gz"))
+        await _channel(baller, rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz"))
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(opened(sqlite(tmp_path, "home"), SCHEMA))
+        home, reports = await round_trip(source, tmp_path, stack, SCHEMA)
+        assert all(report.finished and report.settled for report in reports)
+        dumped = await dump(source)
+        assert 25_800 + 12_500 <= len(dumped["baller-messages"])
+        assert dumped == await dump(home)
+
+
+async def _football(baller: Baller, data: Path) -> None:
+    async def put(numbered: tuple[int, dict[str, Any]]) -> None:
+        number, club = numbered
+        metadata = {name: club[name] for name in ("country", "ground", "city", "founded")}
+        await baller.entities.put("team", f"{number}", club["name"], aliases=[each["name"] for each in club["aliases"]], metadata=metadata)
+
+    await side_by_side(put, enumerate(rows(data / "football" / "clubs.jsonl")))
+    seasons: dict[str, list[dict[str, Any]]] = {}
+    for match in rows(data / "football" / "matches.jsonl"):
+        seasons.setdefault(f"{match['league']}/{match['season']}", []).append(match)
+    for season, played in seasons.items():
+        await baller.entities.put("competition", season, played[0]["league_name"], metadata={"matches": played})  # type: ignore[dict-item]
+
+
+async def _channel(baller: Baller, lines: list[dict[str, Any]]) -> None:
+    spoken: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        spoken.setdefault((line.get("nick") or "*", line["log"]), []).append(line["text"])
+
+    async def speak(one: tuple[tuple[str, str], list[str]]) -> None:
+        (nick, channel), texts = one
+        for text in texts:
+            async with baller.turn(user_id=nick, server_id="ubuntu", channel_id=channel, content=text):
+                pass
+
+    await side_by_side(speak, spoken.items())
