@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from palaver.connections.dynamodb import Credentials, DynamoClient
+from palaver.connections.dynamodb import Credentials, DynamoClient, Pace
 from palaver.ops import Address, CreateTable, Table
 from palaver.records.dynamo_tables import TableOptions
 from palaver.records.dynamodb import DynamoRecords
@@ -22,7 +22,9 @@ BARE = TableOptions(feed=False)
 
 async def client_of(endpoint: Endpoint, **options: Any) -> DynamoClient:
     credentials = Credentials(endpoint.access_key, endpoint.secret_key, endpoint.session_token or None)
-    return await DynamoClient.open(endpoint.region, endpoint=endpoint.url, credentials=credentials, **options)
+    # An emulator may think for seconds about what AWS does in milliseconds.
+    patient: dict[str, Any] = {"deadline_s": 120.0, "pace": Pace(attempt_s=60.0)}
+    return await DynamoClient.open(endpoint.region, endpoint=endpoint.url, credentials=credentials, **(patient | options))
 
 
 async def engine_of(

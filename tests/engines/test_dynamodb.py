@@ -12,7 +12,7 @@ from palaver.records.dynamo_tables import TableOptions
 from palaver.testing import UnorderedRecordEngineTests
 from palaver.testing.records.base import BY_NAME
 from palaver.values import Record
-from tests.engines.dynamodb import NATIVE, engine_of, opened, raw_get, raw_put
+from tests.engines.dynamodb import BARE, NATIVE, engine_of, opened, raw_get, raw_put
 from tests.servers import Endpoint, endpoint
 
 
@@ -46,3 +46,12 @@ class OnEmulator(UnorderedRecordEngineTests):
 
 class TestMinistack(OnEmulator):
     server = "ministack"
+
+
+class TestMoto(OnEmulator):
+    server = "moto"
+
+
+class TestDynalite(OnEmulator):
+    server = "dynalite"
+    options = BARE

@@ -163,7 +163,7 @@ def _changes(layout: Layout, terms: Terms, changes: Sequence[Change_], parts: li
             case Set(_, None) | Remove():
                 removes.append(alias)
             case Set(_, to):
-                sets.append(f"{alias} = {_operand(layout, terms, name, to)}")
+                sets.append(f"{alias} = {_operand(layout, terms, name, to, parts)}")
             case Add(_, amount):
                 adds.append(f"{alias} {_amount(layout, terms, name, amount, parts)}")
     return sets, removes, adds
@@ -182,7 +182,7 @@ def _top(layout: Layout, path: Path, touched: set[str]) -> str:
     return name
 
 
-def _operand(layout: Layout, terms: Terms, name: str, to: Any) -> str:
+def _operand(layout: Layout, terms: Terms, name: str, to: Any, parts: list[str]) -> str:
     match to:
         case Path():
             raise NotNative
@@ -194,6 +194,7 @@ def _operand(layout: Layout, terms: Terms, name: str, to: Any) -> str:
             if path.name != name or layout.kinds.get(name) != "json":
                 raise NotNative
             added = terms.value(_shallow(nested(list(items))))
+            parts.append(_absent_or(terms, name, "L"))
             return f"list_append(if_not_exists({terms.name(name)}, {terms.value({'L': []})}), {added})"
     return terms.value(_stored(layout, name, to))
 
@@ -220,8 +221,15 @@ def _amount(layout: Layout, terms: Terms, name: str, amount: Value, parts: list[
     if type(amount) is frozenset and layout.kinds.get(name) == "json":
         attribute = nested(amount)
         if "M" not in attribute:
+            parts.append(_absent_or(terms, name, next(iter(attribute))))
             return terms.value(attribute)
     raise NotNative
+
+
+def _absent_or(terms: Terms, name: str, native: str) -> str:
+    """Return that an attribute is not there or of a type: of another one, the change is an error that is found here."""
+    alias = terms.name(name)
+    return f"(attribute_not_exists({alias}) OR attribute_type({alias}, {terms.value({'S': native})}))"
 
 
 def delete(layout: Layout, op: Delete, writing: Writing, seen: Record | None = UNSEEN) -> list[Action]:

@@ -55,15 +55,15 @@ class Structure:
     async def describe(self) -> Physical:
         """Return the tables of the catalog that exist, with the indexes that can be read, and the names of all others."""
         names = [name async for name in self._names()]
-        if self.own not in names:
-            return Physical((), tuple(sorted(name.removeprefix(self._prefix) for name in names)))
-        catalog, stamp = await self._catalog()
-        known = [name for name in names if name.removeprefix(self._prefix) in catalog]
-        found = await asyncio.gather(*(self._described(catalog[name.removeprefix(self._prefix)], name) for name in known))
-        unknown = sorted(name.removeprefix(self._prefix) for name in names if name not in known and name != self.own)
+        catalog: dict[str, Table] = {}
+        stamp: Mapping[str, Any] = {}
+        if await self.description(self.own) is not None:
+            catalog, stamp = await self._catalog()
+        found = await asyncio.gather(*map(self._described, catalog.values()))
+        known = {self.own, *(self._prefix + table.name for table in found if table is not None)}
         return Physical(
             tuple(sorted((table for table in found if table is not None), key=lambda table: table.name)),
-            tuple(unknown),
+            tuple(sorted(name.removeprefix(self._prefix) for name in names if name not in known)),
             int(stamp.get("version", 0)),
             str(stamp.get("fingerprint", "")),
         )
@@ -104,8 +104,8 @@ class Structure:
                 return entries, stamp
             body["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    async def _described(self, table: Table, name: str) -> Table | None:
-        description = await self.description(name)
+    async def _described(self, table: Table) -> Table | None:
+        description = await self.description(self._prefix + table.name)
         if description is None or description["TableStatus"] == "DELETING":
             return None
         ready = {index["IndexName"] for index in description.get("GlobalSecondaryIndexes", ()) if index["IndexStatus"] == "ACTIVE"}
