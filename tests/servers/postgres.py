@@ -157,8 +157,12 @@ def _reachable(binaries: Path, user: str, folder: Path) -> Path:
     )
     if tried is not None and tried.returncode == 0:
         return binaries
-    copy = folder / "postgresql"
+    # The libraries a wheel brings lie beside its package and are found by the way from one to the other.
+    package = binaries.parent.parent
+    copy = folder / "packages" / package.name / binaries.parent.name
     shutil.copytree(binaries.parent, copy)
+    for libraries in package.parent.glob(f"{package.name}.libs"):
+        shutil.copytree(libraries, folder / "packages" / libraries.name)
     return copy / "bin"
 
 
