@@ -187,7 +187,7 @@ async def test_a_write_that_must_not_be_repeated_is_sent_once_and_its_outcome_is
 
 @pytest.mark.parametrize("name", LOST)
 async def test_an_idempotent_write_is_repeated(name: str) -> None:
-    found, requests = await outcome(LOST[name], ok({"Attributes": {}}), pace=Pace(attempt_s=0.1))
+    found, requests = await outcome(LOST[name], ok({"Attributes": {}}), pace=Pace(attempt_s=0.5))
     assert ({"Attributes": {}}, 2) == (found, requests)
 
 
@@ -206,10 +206,10 @@ async def test_once_an_outcome_is_unknown_no_later_error_says_that_nothing_was_w
 
 
 async def test_a_full_pool_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
-    async with scripted(cut, silent) as script, client(script, pool=1, sleep=asyncio.sleep, pace=Pace(base_s=0.2)) as dynamo:
-        lost = asyncio.create_task(dynamo.call("PutItem", PUT, deadline_s=0.5))
-        await asyncio.sleep(0.02)
-        holder = asyncio.create_task(dynamo.call("PutItem", PUT, idempotent=False, deadline_s=1.0))
+    async with scripted(cut, silent) as script, client(script, pool=1, sleep=asyncio.sleep, pace=Pace(base_s=2.0, cap_s=2.0)) as dynamo:
+        lost = asyncio.create_task(dynamo.call("PutItem", PUT, deadline_s=1.0))
+        await asyncio.sleep(0.05)
+        holder = asyncio.create_task(dynamo.call("PutItem", PUT, idempotent=False, deadline_s=1.5))
         with pytest.raises(OutcomeUnknown):
             await lost
         assert len(script.requests) == 2
@@ -234,7 +234,7 @@ async def test_a_slow_drip_ends_at_the_deadline_and_the_connection_is_not_used_a
 
 
 async def test_one_dead_connection_does_not_eat_the_deadline() -> None:
-    found, requests = await outcome(silent, ok({"Item": {}}), operation="GetItem", pace=Pace(attempt_s=0.1), deadline_s=30)
+    found, requests = await outcome(silent, ok({"Item": {}}), operation="GetItem", pace=Pace(attempt_s=0.5), deadline_s=30)
     assert ({"Item": {}}, 2) == (found, requests)
 
 

@@ -203,6 +203,7 @@ class _Commit:
         self._found: dict[int, Record | None] = {}
         self._blind: set[int] = set(range(len(ops)))
         self._cleared: set[int] = set()
+        self._unseen: dict[int, list[Action]] = {}
         self._ahead = False
         self._actions: list[list[Action]] = []
         # DynamoDB takes one action on an item: of several ops on a record all are judged here, and only a write is sent.
@@ -276,6 +277,11 @@ class _Commit:
             if number != (writers or sharing)[0]:
                 return []
         match op:
+            case Put() if seen is UNSEEN:
+                # Asked for again after others were read, it is the same.
+                if number not in self._unseen:
+                    self._unseen[number] = [requests.put(layout, op, writing)]
+                return self._unseen[number]
             case Put():
                 return [requests.put(layout, op, writing, seen)]
             case Update() if seen is UNSEEN:
