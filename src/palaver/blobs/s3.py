@@ -23,7 +23,7 @@ from palaver.connections.s3 import Bucket
 from palaver.connections.s3_errors import Doing, from_obstore, lost, refused
 from palaver.connections.s3_place import place
 from palaver.errors import ConfigError, NotFound, NotProvisioned, Unauthenticated, Validation
-from palaver.ports import BlobInfo, Presigned
+from palaver.ports import BlobInfo, Finding, Presigned
 
 if TYPE_CHECKING:
     from obstore import Attributes
@@ -125,6 +125,12 @@ class S3Blobs(ObjectBlobs):
         await self._open()
         url = await self.bucket.presigned(method, path, expires_s=expires_s, headers=headers, query=query)
         return Presigned(method, url, headers)
+
+    async def diagnose(self) -> list[Finding]:
+        # It builds on this file.
+        from palaver.blobs.s3_doctor import Doctor
+
+        return await Doctor(self).diagnose()
 
     async def aclose(self) -> None:
         await super().aclose()

@@ -1,36 +1,27 @@
-"""`palaver doctor`: examine a database and say what to do about what is found."""
+"""`palaver doctor`: examine a stack and say what to do about what is found.
+
+What an engine knows of its server it says itself (`ports.Diagnoses`); what a file or an opened store shows is looked at here.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from palaver.cli.context import Context, Here
+from palaver.ports import Diagnoses, Finding
 
 if TYPE_CHECKING:
-    from palaver.store import Store
+    from palaver.config import Stack
+    from palaver.schema import Schema
 
-ROOM, LOG, LAG = 1 << 30, 256 << 20, 1_000
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: how it went, what was seen, and what to do."""
-
-    check: str
-    level: Literal["ok", "warn", "fail"]
-    seen: str
-    fix: str = ""
+LEVELS = ("ok", "warn", "fail")
 
 
 async def doctor(*, quick: bool = False, here: Here) -> int:
-    """Examine the database: versions, paths, format, integrity, schema, projections, objects, disk and clock.
+    """Examine the database: versions, server or file, rights, structure, schema, projections, objects, disk and clocks.
 
     Exits 0 when all is well, 1 when something deserves a look, 2 when something is broken.
 
@@ -40,9 +31,9 @@ async def doctor(*, quick: bool = False, here: Here) -> int:
         Leave out what reads everything: the integrity check and the search for orphaned objects.
     """
     findings = [finding async for finding in _examine(here, quick)]
-    worst = max((("ok", "warn", "fail").index(finding.level) for finding in findings), default=0)
+    worst = max((LEVELS.index(finding.level) for finding in findings), default=0)
     if here.out.json:
-        here.out.emit("doctor", {"status": ("ok", "warn", "fail")[worst], "checks": [asdict(finding) for finding in findings]})
+        here.out.emit("doctor", {"status": LEVELS[worst], "checks": [asdict(finding) for finding in findings]})
         return worst
     for finding in findings:
         here.out.print(f"{MARKS[finding.level]} {finding.check}: {finding.seen}")
@@ -53,15 +44,15 @@ async def doctor(*, quick: bool = False, here: Here) -> int:
 
 
 async def _examine(here: Context, quick: bool) -> AsyncIterator[Finding]:
+    from palaver.cli.doctor_file import on_disk
     from palaver.cli.problems import problem_of
 
     yield _versions()
-    file = here.file
-    if file is not None:
-        on_disk = list(_on_disk(file))
-        for finding in on_disk:
+    if here.file is not None:
+        found = list(on_disk(here.file))
+        for finding in found:
             yield finding
-        if any(finding.level == "fail" for finding in on_disk):
+        if any(finding.level == "fail" for finding in found):
             return
     try:
         async for finding in _inside(here, quick):
@@ -77,143 +68,58 @@ def _versions() -> Finding:
     return Finding("versions", "ok", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
-def _on_disk(file: Path) -> Iterator[Finding]:
-    from palaver.config import beside
-
-    if not file.exists():
-        yield Finding("file", "fail", f"{file} does not exist", "Name another with -u, or run `palaver demo`.")
-        return
-    if file.is_dir():
-        yield Finding("file", "fail", f"{file} is a folder", "Name the file in it.")
-        return
-    log = Path(f"{file}-wal")
-    size, pending = file.stat().st_size, log.stat().st_size if log.exists() else 0
-    yield Finding("file", "ok", f"{file}, {size:,} bytes")
-    for path, what in ((file, "the file"), (file.parent, "its folder"), (beside(str(file)), "the folder of its objects")):
-        if path.exists() and not os.access(path, os.W_OK):
-            yield Finding("permissions", "warn", f"{what} cannot be written by this process", f"Allow it: chmod u+w {path}")
-    if pending > LOG:
-        yield Finding(
-            "log", "warn", f"{pending:,} bytes wait in the log", "End readers that stay open for long; the log then empties itself."
-        )
-    free = shutil.disk_usage(file.parent).free
-    if free < max(size // 10, 64 << 20):
-        yield Finding("disk", "fail", f"{free:,} bytes are free", "Make room; writes fail when nothing is left.")
-    elif free < max(size, ROOM):
-        yield Finding("disk", "warn", f"{free:,} bytes are free, less than a copy of the file needs", "Make room, at least for a backup.")
-    else:
-        yield Finding("disk", "ok", f"{free:,} bytes are free")
-
-
 async def _inside(here: Context, quick: bool) -> AsyncIterator[Finding]:
+    from palaver.cli import doctor_file, doctor_store
+
     if here.file is not None and not quick:
-        yield await _integrity(here.file)
+        yield await doctor_file.integrity(here.file)
+    if here.file is None:
+        # Before the schema is asked for: what is wrong with the server is often why that cannot be read.
+        told = await _told(here)
+        for finding in told:
+            yield finding
+        if any(finding.level == "fail" for finding in told):
+            return
     schema = await here.schema()
     missing = await here.missing(schema)
     if missing:
-        yield Finding(
-            "schema",
-            "warn",
-            f"the database lacks {len(missing)}: {', '.join(missing[:5])}",
-            "Run `palaver migrate apply`.",
-        )
+        seen = f"the database lacks {len(missing)}: {', '.join(missing[:5])}"
+        yield Finding("schema", "warn", seen, "Run `palaver migrate apply`.")
         return
     yield Finding("schema", "ok", f"{schema.name} version {schema.version}, fingerprint {schema.fingerprint}")
     async with here.open() as store:
-        async for finding in _running(store):
+        async for finding in doctor_store.running(store):
             yield finding
-        yield await _clock(store)
+        yield await doctor_store.clock(store)
         if not quick:
-            yield await _objects(here, store)
+            yield await doctor_store.objects(here.out, store)
 
 
-async def _integrity(file: Path) -> Finding:
-    from palaver.connections.sqlite import Database, SqliteOptions
+async def _told(here: Context) -> list[Finding]:
+    """Return what the engines of a stack say of themselves, each once."""
+    from palaver import config
+    from palaver.clock import SystemClock
+    from palaver.plan import Planner
 
-    database = await Database.open(file, options=SqliteOptions(create=False, read_only=True))
+    schema = await _schema_or_none(here)
+    tables = tuple(Planner(schema).tables.values()) if schema is not None else ()
+    stack: Stack = await config._stack(config.parse_url(here.where), tables, SystemClock())
+    engines: Sequence[Any] = (stack.records, stack.blobs, stack.search)
     try:
-        found: list[str] = await database.read_pooled(_quick_check)
+        found = [finding for engine in engines if isinstance(engine, Diagnoses) for finding in await engine.diagnose()]
     finally:
-        await database.aclose()
-    if found == ["ok"]:
-        return Finding("integrity", "ok", "every page of the file is sound")
-    return Finding("integrity", "fail", f"{len(found)} damaged places", "Stop writing, keep the file, restore a backup.")
+        for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
+            await close()
+    found += [Finding(f"option {name}", "warn", f"the URL names no place for {name}", f"Add {name}=… to it.") for name in stack.missing]
+    return found
 
 
-def _quick_check(connection: Any) -> list[str]:
-    return [str(row[0]) for row in connection.execute("PRAGMA quick_check").fetchall()]
+async def _schema_or_none(here: Context) -> Schema | None:
+    """Return the schema in force; None where that cannot be read, which the engines then say better."""
+    from palaver.cli.problems import Stop
+    from palaver.errors import PalaverError
 
-
-async def _running(store: Store) -> AsyncIterator[Finding]:
-    health = await store.health()
-    for name, state in health["projections"].items():
-        if state["error"]:
-            yield Finding("projection", "warn", f"{name} fails: {state['error']}", "Look at the log of the process that runs it.")
-        elif state["lag"] > LAG:
-            yield Finding(
-                "projection",
-                "warn",
-                f"{name} is {state['lag']:,} changes behind",
-                "Run `palaver work --once`, or keep `palaver work` running.",
-            )
-        else:
-            yield Finding("projection", "ok", f"{name} is {state['lag']:,} changes behind")
-    waiting = sum(health["waiting"].values())
-    if waiting >= 100:
-        yield Finding("upkeep", "warn", f"{waiting:,} jobs wait", "Run `palaver sweep`.")
-
-
-async def _clock(store: Store) -> Finding:
-    """Compare the clock with the newest change: revisions never go back, so one far ahead was written by a wrong clock."""
-    from palaver.clock import from_us
-
-    head = (await store.core.records.changes(None, 0)).head
-    newest = (await store.core.records.changes(max(0, head - 1), 1)).changes if head else ()
-    now = store.clock.now()
-    ahead = from_us(newest[-1].revision) - now if newest else timedelta(0)
-    if ahead > timedelta(seconds=5):
-        return Finding(
-            "clock", "warn", f"the newest change is {ahead.total_seconds():,.0f} s in the future", "Set the clock; have it kept by NTP."
-        )
-    return Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC, after the newest change")
-
-
-async def _objects(here: Context, store: Store) -> Finding:
-    from palaver.blobs.orphans import orphans
-
-    entities = [declared for declared in store.schema.entities.values() if declared.blobs]
-    if not entities:
-        return Finding("objects", "ok", "the schema keeps none")
-    referenced: set[str] = set()
-    with here.out.progress("records") as progress:
-        for declared in entities:
-            async for keys in _references(store, declared):
-                referenced.update(keys)
-                progress.advance()
-    stored = {info.key async for info in store.core.blobs.list()}
-    missing = len(referenced - stored)
-    if missing:
-        return Finding("objects", "fail", f"{missing:,} objects that records refer to are missing", "Restore the objects from a backup.")
-    lost = [info async for info in orphans(store.core.blobs, referenced)]
-    if lost:
-        size = sum(info.size for info in lost)
-        return Finding(
-            "objects",
-            "warn",
-            f"{len(lost):,} objects ({size:,} bytes) belong to no record",
-            "Run `palaver sweep`; what then remains can be deleted.",
-        )
-    return Finding("objects", "ok", f"{len(stored):,} objects, each with its record")
-
-
-async def _references(store: Store, declared: Any) -> AsyncIterator[list[str]]:
-    """Yield the keys each stored record refers to, hidden records included: their objects are not orphans yet."""
-    codec = store.core.planner.codec(declared.entity)
-    after = None
-    while True:
-        page = await store.core.records.scan(declared.table.name, after=after, limit=500)
-        for record in page.records:
-            yield list(codec.references(record))
-        if page.last is None:
-            return
-        after = page.last
+    try:
+        return await here.schema()
+    except (Stop, PalaverError):
+        return None

@@ -89,6 +89,7 @@ class DynamoClient:
         self._draw = draw
         self._time = asyncio.get_running_loop().time
         self._offset_s = 0
+        self._date: bytes | None = None
         #: How often a call was tried again, by reason; for health and monitoring.
         self.retried: Counter[str] = Counter()
 
@@ -148,6 +149,7 @@ class DynamoClient:
                 if checksum is not None and checksum != b"%d" % crc32(reply.body):
                     failure = damaged(operation)
                 elif reply.status == 200:
+                    self._date = reply.headers.get(b"date")
                     return orjson.loads(reply.body)  # type: ignore[no-any-return]
                 else:
                     failure = refused(operation, str(body.get("TableName", "")), reply.status, reply.body)
@@ -199,6 +201,15 @@ class DynamoClient:
 
     def _rounds(self, operation: str, deadline_s: float | None) -> _Tries:
         return _Tries(self, operation, self._clock.monotonic() + (self._deadline_s if deadline_s is None else deadline_s), True)
+
+    def skew_s(self) -> float | None:
+        """Return how far the service's clock is ahead, by the answer that just came, in whole seconds; None where it did not tell."""
+        if self._date is None:
+            return None
+        try:
+            return parsedate_to_datetime(self._date.decode("latin-1")).timestamp() - us_of(self._clock) // 1_000_000
+        except ValueError:
+            return None
 
     def _correct_clock(self, reply: Reply | None) -> bool:
         """Take over the server's time where ours differs by more than a request may; say whether that changed anything."""

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from palaver.connections.dynamodb import DynamoClient
 from palaver.errors import NotProvisioned
 from palaver.ops import Address, Change, ChangePage, DropTable, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
+from palaver.ports import Finding
 from palaver.records.dynamo_keys import Layout
 from palaver.records.dynamo_tables import TableOptions, table_name
+from palaver.records.dynamodb_doctor import Doctor
 from palaver.records.dynamodb_feed import Feed
 from palaver.records.dynamodb_reads import Reads
 from palaver.records.dynamodb_structure import Structure
@@ -120,6 +122,9 @@ class DynamoRecords:
         await self._feed.continue_feed(changes, last, gap)
 
     # --- structure --------------------------------------------------------------------------------------------------
+
+    async def diagnose(self) -> list[Finding]:
+        return await Doctor(self.client, self._structure.own, self._layouts).diagnose()
 
     async def describe(self) -> Physical:
         return await self._structure.describe()

@@ -1,0 +1,132 @@
+"""`palaver copy` as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Palaver
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("demo")
+
+
+def counts(found: Any) -> dict[str, int]:
+    return {row["table"]: row["records"] for row in found["copied"]["records"]}
+
+
+def test_a_copy_holds_the_same_and_answers_the_same(palaver: Palaver) -> None:
+    ran = palaver("copy", "palaver-demo.db", "b.db", "--verify")
+    assert 0 == ran.code, ran.err
+    found = ran.json
+    assert found["copied"]["finished"]
+    assert found["verified"]["same"]
+    assert {row["entity"]: row["source"] for row in found["verified"]["entities"]}["Message"] == counts(found)["baller-messages"] > 100
+    for command in (("search", "dortmund", "--limit", "5"), ("stats", "usage"), ("show", "talk-0007"), ("query", "Message", "--count")):
+        assert palaver(*command, "-u", "palaver-demo.db").out == palaver(*command, "-u", "b.db").out, command
+    assert 0 == palaver("doctor", "-u", "b.db").code
+
+
+def test_people_read_a_table_and_what_was_done(palaver: Palaver) -> None:
+    ran = palaver("copy", "palaver-demo.db", "b.db", "--verify", "--human")
+    assert "baller-messages" in ran.out
+    assert "both sides hold the same" in ran.err
+
+
+def test_a_difference_is_an_exit_code_and_its_keys_are_written_down_only_when_asked(palaver: Palaver, elsewhere: Path) -> None:
+    assert 0 == palaver("copy", "palaver-demo.db", "b.db").code
+    assert 0 == palaver("purge", "201000000000000000", "-u", "b.db", "--yes").code
+    ran = palaver("copy", "palaver-demo.db", "b.db", "--verify-only", "--human")
+    assert 1 == ran.code
+    assert "201000000000000000" not in ran.out + ran.err
+    ran = palaver("copy", "palaver-demo.db", "b.db", "--verify-only", "--differences", "keys.jsonl")
+    assert 1 == ran.code
+    lines = [json.loads(line) for line in (elsewhere / "keys.jsonl").read_text().splitlines()]
+    assert {"table": "baller-preferences", "kind": "missing"}.items() <= next(
+        line for line in lines if line["table"] == "baller-preferences"
+    ).items()
+    total = sum(row["missing"] + row["different"] + row["extra"] for row in ran.json["verified"]["entities"])
+    objects = ran.json["verified"]["objects"]
+    assert total + objects["missing"] + objects["different"] + objects["extra"] == len(lines)
+    assert 0o600 == (elsewhere / "keys.jsonl").stat().st_mode & 0o777
+    again = palaver("copy", "palaver-demo.db", "b.db", "--verify-only", "--differences", "keys.jsonl")
+    assert ("os", 1) == (again.problem["code"], again.code)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        (("palaver-demo.db", "palaver-demo.db"), 2, "same_database"),
+        (("palaver-demo.db", "sqlite:///./palaver-demo.db"), 2, "same_database"),
+        (("nothing.db", "b.db"), 3, "no_database"),
+        (("palaver-demo.db", "nosuch://b"), 2, "config"),
+        (("palaver-demo.db", "sqlite:///b.db?nonsense=1"), 2, "config"),
+        (("palaver-demo.db",), 2, "usage"),
+        (("palaver-demo.db", "b.db", "--differences", "x"), 2, "usage"),
+        (("palaver-demo.db", "b.db", "--follow", "--verify"), 2, "usage"),
+    ],
+)
+def test_what_cannot_work_is_a_problem(palaver: Palaver, elsewhere: Path, words: tuple[str, ...], code: int, problem: str) -> None:
+    ran = palaver("copy", *words)
+    assert (code, problem) == (ran.code, ran.problem["code"]), ran.err
+    assert not (elsewhere / "nothing.db").exists()
+
+
+def test_a_target_that_holds_something_is_a_conflict(palaver: Palaver) -> None:
+    assert 0 == palaver("demo", "--path", "b.db").code
+    ran = palaver("copy", "palaver-demo.db", "b.db")
+    assert (4, "conflict") == (ran.code, ran.problem["code"]) or (6, "conflict") == (ran.code, ran.problem["code"])
+    assert "not empty" in ran.problem["detail"]
+
+
+def test_a_source_that_lacks_tables_of_the_schema_is_drift(palaver: Palaver, elsewhere: Path) -> None:
+    ran = palaver("copy", "palaver-demo.db", "b.db", "--schema", "tests.lifecycle.app:SCHEMA")
+    assert 7 == ran.code
+
+
+def follow(target: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "palaver", "copy", "palaver-demo.db", target, "--follow", "--human", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said(process: subprocess.Popen[str], text: str, times: int = 1) -> None:
+    """Return when the process has said something so often."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        times -= text in line
+        if not times:
+            return
+    raise AssertionError(f"it never said {text}")
+
+
+def test_following_shows_its_lag_stops_on_ctrl_c_and_ends_at_the_cut_over(palaver: Palaver) -> None:
+    process = follow("b.db")
+    said(process, "lag 0")
+    assert 0 == palaver("purge", "201000000000000001", "-u", "palaver-demo.db", "--yes").code
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert 0 == process.returncode, err
+    assert "not finished" in err
+    refused = palaver("query", "Message", "--count", "-u", "b.db")
+    assert (7, "not_provisioned") == (refused.code, refused.problem["code"])
+    ended = palaver("copy", "palaver-demo.db", "b.db", "--until-caught-up", "--verify")
+    assert 0 == ended.code, ended.err
+    assert ended.json["copied"]["resumed"]
+    assert ended.json["copied"]["finished"]
+    preferences = next(row for row in ended.json["verified"]["entities"] if row["entity"] == "UserPreferences")
+    assert 10 == preferences["source"] == preferences["target"]
