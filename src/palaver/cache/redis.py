@@ -37,7 +37,7 @@ class RedisCache:
         self.limiter = RedisLimiter(self.client, prefix, clock)
         self.presence = RedisPresence(self.client, prefix, clock)
         self.windows = RedisWindows(self.client, prefix)
-        self.bus = RedisBus(self.options)
+        self.bus = RedisBus(self.client, self.options)
         self._values: dict[str, RedisValues] = {}
         self._bounds = dict(near or {})
         self._near: Near | None = None

@@ -17,7 +17,8 @@ from palaver.errors import Unavailable
 class RedisBus:
     """`ports.Bus` on Redis channels. A server that fell silent is noticed by a ping each `timeout`."""
 
-    def __init__(self, options: RedisOptions) -> None:
+    def __init__(self, publishing: RedisClient, options: RedisOptions) -> None:
+        self._publishing = publishing
         self._head = f"{options.prefix}:b:".encode()
         self._timeout_s = options.timeout_s
         self._client = RedisClient(replace(options, pool=1), on_push=self._pushed, on_change=self._changed, heartbeat=True)
@@ -27,7 +28,7 @@ class RedisBus:
 
     async def publish(self, topic: str, data: bytes) -> None:
         # Heard twice is worse than not at all: at most once.
-        await self._client.write(encode("PUBLISH", self._head + checked_text(topic), data))
+        await self._publishing.write(encode("PUBLISH", self._head + checked_text(topic), data))
 
     def listen(self, *topics: str) -> Listener:
         for topic in topics:

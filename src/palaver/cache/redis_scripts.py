@@ -257,7 +257,7 @@ local head = call('ZRANGE', KEYS[1], 0, 0)[1]
 local whole, keep, complete, ticket
 if head then
   whole, keep, complete, ticket = string.match(head, '^%z(%d):(%d+):(%d):(%x*)$')
-  if not whole then return redis.error_reply('WRONGTYPE') end
+  if not whole then return redis.error_reply('WRONGTYPE not a window of ours') end
 end
 local function say(text)
   if head then call('ZREM', KEYS[1], head) end
