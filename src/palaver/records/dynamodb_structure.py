@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from palaver.connections.dynamodb import ConditionalCheckFailed, DynamoClient
-from palaver.errors import ConfigError, NotProvisioned, Validation
+from palaver.errors import ConfigError, Forbidden, NotProvisioned, Validation
 from palaver.ops import (
     REVISION,
     AddColumn,
@@ -54,7 +54,11 @@ class Structure:
 
     async def describe(self) -> Physical:
         """Return the tables of the catalog that exist, with the indexes that can be read, and the names of all others."""
-        names = [name async for name in self._names()]
+        try:
+            names = [name async for name in self._names()]
+        except Forbidden:
+            # No table can be named in the right to list them, so whoever has only the rights he needs lacks it.
+            names = []
         catalog: dict[str, Table] = {}
         stamp: Mapping[str, Any] = {}
         if await self.description(self.own) is not None:
