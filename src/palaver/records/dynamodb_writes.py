@@ -166,6 +166,10 @@ class Writes:
         else:
             newer = await asyncio.gather(*map(self._stays, bodies))
             stayed = [key_of(layout, record) for record, stays in zip(records, newer, strict=True) if stays]
+        if not layout.table.feed:
+            keys = [(layout.name, {"DeleteRequest": {"Key": layout.key(key)}}) for key in gone]
+            await asyncio.gather(*map(self._send_batch, requests.batches(keys)))
+            return stayed
         deletes = [Delete(Address(table, key)) for key in gone]
         writing = self.writing(WriteSet(deletes, 0))._replace(quiet=quiet)
         groups = [deletes[start : start + DELETES_AT_ONCE] for start in range(0, len(deletes), DELETES_AT_ONCE)]

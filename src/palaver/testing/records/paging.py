@@ -60,7 +60,9 @@ class Pages(RecordSuite):
         await self._ten_records(engine)
         await self.settle(engine)
         assert ("u", "3") == (await engine.query(read_notes("u", limit=4))).last
-        assert ("k", 1, "u", "3") == (await engine.query(read_kind("k", limit=4))).last
+        page = await engine.query(read_kind("k", limit=4))
+        # Which of those with one stamp comes fourth is not promised.
+        assert ("k", 1, "u", page.records[-1]["id"]) == page.last
 
     async def test_index_ties_page_without_loss_or_duplicate(self, engine: RecordEngine) -> None:
         for at in range(3):
@@ -101,13 +103,14 @@ class Pages(RecordSuite):
         for read, rest in (
             (read_notes("u", limit=4), "456789"),
             (read_notes("u", limit=4, descending=True), "543210"),
-            (read_kind("k", limit=4), "456789"),
+            (read_kind("k", limit=3), "3456789"),
         ):
             await self._ten_records(engine)
             await self.settle(engine)
             page = await engine.query(read)
             await written(engine, delete(NOTES, "u", str(page.records[-1]["id"])))
-            assert list(rest) == ids(await self.all_of(engine, read._replace(after=page.last)))
+            found = ids(await self.all_of(engine, read._replace(after=page.last)))
+            assert list(rest) == (found if read.index is None else sorted(found))
 
     async def test_records_deleted_before_they_are_read_vanish(self, engine: RecordEngine) -> None:
         await self._ten_records(engine)
