@@ -119,7 +119,7 @@ def test_following_shows_its_lag_stops_on_ctrl_c_and_ends_at_the_cut_over(palave
     assert 0 == palaver("purge", "201000000000000001", "-u", "palaver-demo.db", "--yes").code
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    err = process.communicate(timeout=30)[1]
     assert 0 == process.returncode, err
     assert "not finished" in err
     refused = palaver("query", "Message", "--count", "-u", "b.db")
