@@ -226,10 +226,12 @@ class WindowTests(CacheBase):
                 stored = truth[-keep:]
                 complete = len(truth) <= keep
                 await pause()
+                await pause()
+                await pause()
                 await cache.windows.replace("w", items(*stored), ticket=leave.ticket, keep=keep, complete=complete, ttl_s=TTL)
 
         async def breaker() -> None:
-            for _ in range(12):
+            for _ in range(20):
                 for _ in range(5):
                     await pause()
                 await cache.windows.delete("w")
@@ -249,8 +251,8 @@ class WindowTests(CacheBase):
         assert [[number] for number in range(len(HOSTILE))] == [await numbers(cache, key, 5) for key in HOSTILE]
         ids = sorted({text[:200] for text in HOSTILE if text and "\0" not in text}, key=str.encode)
         stored = [Item(id, number, HOSTILE_DATA[number % len(HOSTILE_DATA)][:500]) for number, id in enumerate(ids)]
-        await fill(cache, "w", stored[::-1][:-3], keep=99)
-        await cache.windows.push("w", stored[:5], ttl_s=TTL)
+        await fill(cache, "w", stored[::-1][::2], keep=99)
+        await cache.windows.push("w", stored[::-1][1::2], ttl_s=TTL)
         assert tuple(stored) == await cache.windows.read("w", limit=99)
 
     async def test_what_no_window_holds_is_refused(self, cache: Cache) -> None:
