@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.session import Session  # type: ignore[import-untyped]
 
 import palaver
 from palaver.blobs.s3 import S3Blobs
 from palaver.blobs.s3_bucket import BucketSettings, provision_bucket
 from palaver.blobs.s3_doctor import Doctor as BucketDoctor
 from palaver.blueprints.baller import SCHEMA
-from palaver.errors import Forbidden
 from palaver.lifecycle.copy_ends import End, exists_as_declared
 from palaver.ports import Finding
 from tests import servers
@@ -103,19 +104,49 @@ async def test_tables_that_cannot_be_brought_back_are_told(end: End) -> None:
     assert "recovery=true" in recovery.fix
 
 
-async def test_rights_that_lack_are_named(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
-    client: Any = end.records.client  # type: ignore[attr-defined]
-    call = client.call
+async def test_rights_that_lack_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator that checks policies: a user who may look and read, and neither write nor see streams."""
+    endpoint = servers.guarded_ministack().endpoint
+    for name, value in (("AWS_ACCESS_KEY_ID", endpoint.access_key), ("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)):
+        monkeypatch.setenv(name, value)
+    url = f"dynamodb://{endpoint.region}/{secrets.token_hex(4)}-?endpoint={endpoint.url}&blobs=memory:&search=sqlite:///{tmp_path}/s.db"
+    async with End.open(url, SCHEMA) as end:
+        await exists_as_declared(end, provision=True, what="target")
+        assert "ok" == (await found(end))["rights"].level
+    user = a_user(endpoint, "DescribeTable", "GetItem", "BatchGetItem", "Query", "Scan")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", user["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", user["SecretAccessKey"])
+    async with End.open(url, SCHEMA) as end:
+        findings = await found(end)
+    assert "fail" == findings["rights"].level
+    for action in ("PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "DescribeStream"):
+        assert f"dynamodb:{action}" in findings["rights"].seen
+    assert "dynamodb:GetItem" not in findings["rights"].seen
+    assert user["SecretAccessKey"] not in repr(findings)
+    nobody = a_user(endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", nobody["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", nobody["SecretAccessKey"])
+    async with End.open(url, SCHEMA) as end:
+        (service,) = (await found(end)).values()
+    assert ("fail", True) == (service.level, "may not describe tables" in service.seen)
 
-    async def refused(operation: str, body: dict[str, Any], **options: Any) -> Any:
-        if operation in ("PutItem", "TransactWriteItems", "DescribeStream"):
-            raise Forbidden
-        return await call(operation, body, **options)
 
-    monkeypatch.setattr(client, "call", refused)
-    rights = (await found(end))["rights"]
-    assert "fail" == rights.level
-    assert "dynamodb:PutItem, dynamodb:TransactWriteItems, dynamodb:DescribeStream" in rights.seen
+def a_user(endpoint: servers.Endpoint, *actions: str, service: str = "dynamodb") -> dict[str, str]:
+    """Return the keys of a new user with these rights."""
+    iam = Session().create_client(
+        "iam",
+        endpoint_url=endpoint.url,
+        region_name=endpoint.region,
+        aws_access_key_id=endpoint.access_key,
+        aws_secret_access_key=endpoint.secret_key,
+    )
+    name = f"user-{secrets.token_hex(4)}"
+    iam.create_user(UserName=name)
+    if actions:
+        allowed = [{"Effect": "Allow", "Action": [f"{service}:{action}" for action in actions], "Resource": "*"}]
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": allowed}))
+    key: dict[str, str] = iam.create_access_key(UserName=name)["AccessKey"]
+    return key
 
 
 async def test_looking_for_rights_writes_nothing(end: End) -> None:
@@ -157,15 +188,23 @@ async def test_a_sound_bucket_is_well_and_left_as_it_was(bucket: S3Blobs) -> Non
     assert [] == [info async for info in bucket.list()]
 
 
-async def test_rights_that_lack_in_a_bucket_are_named(bucket: S3Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    await provision_bucket(bucket.bucket, BucketSettings())
-
-    async def refused(*arguments: Any) -> None:
-        raise Forbidden
-
-    monkeypatch.setattr(bucket, "delete", refused)
-    rights = (await told(bucket))["bucket: rights"]
-    assert ("fail", True) == (rights.level, "lack s3:DeleteObject" in rights.seen)
+async def test_rights_that_lack_in_a_bucket_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = servers.guarded_ministack().endpoint
+    for name, value in (("AWS_ACCESS_KEY_ID", endpoint.access_key), ("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)):
+        monkeypatch.setenv(name, value)
+    url = f"s3://palaver-{secrets.token_hex(6)}/below?endpoint={endpoint.url}&region={endpoint.region}"
+    blobs = S3Blobs(url)
+    await provision_bucket(blobs.bucket, BucketSettings())
+    await blobs.aclose()
+    user = a_user(endpoint, "ListBucket", "GetObject", service="s3")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", user["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", user["SecretAccessKey"])
+    blobs = S3Blobs(url)
+    findings = await told(blobs)
+    await blobs.aclose()
+    rights = findings["bucket: rights"]
+    assert ("fail", True) == (rights.level, "lack s3:PutObject" in rights.seen)
+    assert "Allow s3:GetEncryptionConfiguration" in findings["bucket: settings"].fix
 
 
 async def test_versions_kept_for_ever_and_doors_left_open_are_told(bucket: S3Blobs) -> None:

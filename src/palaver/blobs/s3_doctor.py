@@ -58,6 +58,9 @@ class Doctor:
                 await step()
             except (Forbidden, ReadOnly):
                 lacking.append(right)
+            except NotFound:
+                # It could not be put, and was looked for all the same.
+                continue
             except PalaverError as error:
                 return Finding("bucket: rights", "warn", f"a probe failed: {error.message}", error.hint)
         if lacking:
