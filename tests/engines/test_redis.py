@@ -76,6 +76,24 @@ async def test_over_the_bound_in_flight_calls_are_refused_and_the_others_answere
         assert await values.get("k") is None
 
 
+async def test_a_server_that_does_not_read_is_not_sent_more_than_memory_holds() -> None:
+    with own() as server:
+        async with opened(server.url + "?timeout=5") as cache:
+            values, large = cache.values("v"), b"x" * 8_000_000
+            assert await answers(cache)
+            server.freeze()
+            tasks = [asyncio.create_task(values.set(f"k{number}", large, ttl_s=60)) for number in range(30)]
+            await asyncio.sleep(0.05)
+            tasks += [asyncio.create_task(values.set(f"k{number}", large, ttl_s=60)) for number in range(30)]
+            await asyncio.sleep(0.05)
+            refused = [task for task in tasks if task.done()]
+            assert 10 < len(refused) < 60
+            server.thaw()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {True, Throttled} == {type(one) if isinstance(one, Exception) else one for one in found}
+            assert (b"x" * 8_000_000, 0) == await values.get("k0")
+
+
 async def test_a_client_belongs_to_one_event_loop() -> None:
     async with opened(url()) as cache:
         await cache.values("v").get("k")

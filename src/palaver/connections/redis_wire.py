@@ -12,6 +12,7 @@ import hiredis
 from palaver.errors import Throttled
 
 _NOTHING = object()
+MOST_UNSENT_BYTES = 64 * 1024 * 1024
 
 
 class ErrorReply(Exception):
@@ -58,7 +59,7 @@ class Wire(asyncio.Protocol):
         self._future, self._soon = loop.create_future, loop.call_soon
         self._out: list[bytes] = []
         self.waiting: deque[asyncio.Future[Any]] = deque()
-        self._answered = 0
+        self._answered = self._unsent_bytes = 0
         self._sent_at: deque[tuple[int, float]] = deque()
         self._paused = self._lost = self._stuck = False
         self._transport: asyncio.Transport | None = None
@@ -72,6 +73,10 @@ class Wire(asyncio.Protocol):
         if self._lost:
             future.set_exception(Lost(sent=False))
             return future
+        if self._paused:
+            self._unsent_bytes += len(command)
+            if self._unsent_bytes > MOST_UNSENT_BYTES:
+                raise Throttled("Too many bytes wait to be sent to Redis.", hint="Ask for less at once.")
         if not self._out:
             self._soon(self._flush)
         self._out.append(command)
@@ -130,7 +135,7 @@ class Wire(asyncio.Protocol):
         self._paused = True
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self._paused, self._unsent_bytes = False, 0
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
