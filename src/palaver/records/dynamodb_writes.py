@@ -35,6 +35,7 @@ from palaver.records.dynamo_items import cause_of, item_of, record_of
 from palaver.records.dynamo_keys import Layout, key_of
 from palaver.records.dynamo_requests import UNSEEN, Action, Writing
 from palaver.records.dynamo_values import Item
+from palaver.records.dynamodb_queues import Queues
 from palaver.values import KeyPart, Record
 
 ATTEMPTS = 10
@@ -57,6 +58,7 @@ class Writes:
         self._layouts = layouts
         self._own = own
         self._revisions = revisions
+        self.queues = Queues()
         self._flights = asyncio.Semaphore(IN_FLIGHT)
 
     def layout(self, table: str) -> Layout:
@@ -216,19 +218,31 @@ class _Commit:
             self._shared.setdefault(op.at, []).append(number)
 
     async def run(self) -> Written | Refused:
-        for attempt in range(ATTEMPTS):
-            if attempt:
+        """Try once; where others were faster, wait for a turn among those of this process, and go on against those of others."""
+        queues = self._writes.queues
+        if crowded := queues.among(self._shared):
+            async with queues.turn(crowded):
+                done = await self._try()
+        else:
+            done = await self._try()
+        if done is not None:
+            return done
+        async with queues.turn(self._shared):
+            for attempt in range(1, ATTEMPTS):
                 await asyncio.sleep(random.random() * min(PAUSE_MOST_S, PAUSE_S * 2**attempt))
-            refused = await self._prepare()
-            if refused is not None:
-                return refused
-            answer = await self._send()
-            if answer is not None:
-                return self._written(answer)
-            refused = await self._refusal()
-            if refused is not None:
-                return refused
+                done = await self._try()
+                if done is not None:
+                    return done
         raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
+
+    async def _try(self) -> Written | Refused | None:
+        refused = await self._prepare()
+        if refused is not None:
+            return refused
+        answer = await self._send()
+        if answer is not None:
+            return self._written(answer)
+        return await self._refusal()
 
     def explain(self) -> list[tuple[str, dict[str, Any]]]:
         missing = self._plan()
