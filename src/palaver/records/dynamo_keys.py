@@ -156,10 +156,9 @@ def _bounded(bounds: Sequence[Bound]) -> Span | None:
         return None
     if low in ("", b""):
         low, low_open = None, False
-    found = Span(low, low_open, high, high_open)
-    if found.is_between and (sortable(low) > sortable(high) or (low == high and (low_open or high_open))):
+    if low is not None and high is not None and (sortable(low) > sortable(high) or (low == high and (low_open or high_open))):
         return None
-    return found
+    return Span(low, low_open, high, high_open)
 
 
 def _composite(half: Half, head: str, asked: Span, *, is_last: bool) -> Span:
@@ -193,7 +192,7 @@ def _half(table: Table, columns: Sequence[str], most: int) -> Half | None:
 class Way(NamedTuple):
     """How a key or an index is reached: its name in DynamoDB (None: the table) and its halves."""
 
-    index: str | None
+    index: str | None  # type: ignore[assignment]
     partition: Half
     sort: Half | None
     key: tuple[Half, ...] = ()
@@ -221,7 +220,7 @@ class Layout:
         self.base = Way(None, partition, sort)
         self.halves = (partition,) if sort is None else (partition, sort)
         self.ways: dict[str, Way] = {index.name: self._way(index) for index in table.indexes}
-        self.kinds: dict[str, str] = {column.name: column.kind for column in table.columns} | {REVISION: "int", MARK: "int"}
+        self.kinds: dict[str, str] = {**{column.name: column.kind for column in table.columns}, REVISION: "int", MARK: "int"}
         shown = [half for way in (self.base, *self.ways.values()) for half in (way.partition, way.sort) if half is not None]
         self.composites: dict[str, Half] = {half.attribute: half for half in shown if half.is_composite}
         self.hidden = {*self.composites, CAUSE, DUE}
