@@ -259,8 +259,8 @@ async def test_a_batch_delete_that_failed_for_one_object_is_an_error() -> None:
 
 
 async def test_bytes_damaged_on_the_way_are_corruption() -> None:
-    date = "Last-Modified: Sat, 21 Nov 2026 00:00:00 GMT"
-    async with scripted(sent(f'HTTP/1.1 200 OK\r\nETag: "x"\r\n{date}\r\nContent-Length: 5\r\n\r\nwrong'.encode())) as script:
+    head = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-4/5\r\nLast-Modified: Sat, 21 Nov 2026 00:00:00 GMT\r\n"
+    async with scripted(sent(f'{head}ETag: "x"\r\nContent-Length: 5\r\n\r\nwrong'.encode())) as script:
         blobs = opened(script.endpoint)
         with pytest.raises(Corruption):
             await blobs.get(addressed("t", b"right"))
