@@ -30,6 +30,7 @@ COMMANDS = {
     "schema_check": ("schema", "check"),
     "migrate": ("migrate", "plan"),
     "migrate_status": ("migrate", "status"),
+    "copy": ("copy", "palaver-demo.db", "copy.db", "--verify"),
     "doctor": ("doctor",),
     "health": ("health",),
     "sweep": ("sweep",),

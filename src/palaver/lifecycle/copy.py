@@ -188,6 +188,7 @@ class Copy:
         while not stop.is_set():
             await follower.catch_up(stop.is_set)
             positions, seconds = await follower.lag()
+            self.report.lag = positions
             self._watch.lag(positions, seconds)
             if until_caught_up and not positions:
                 return
