@@ -2,7 +2,8 @@
 
 The client's methods are the hand-signed peer's with our client below them, so their ratio is what signing, connections,
 deadlines, checksums and the retry loop cost. The engine's are what a store sends: guards, revisions, one table per entity.
-`SameRequests` is the hand-signed peer with the engine's number of requests. `OnAiohttp` is the same signer over aiohttp, to show what the connections of our own are worth.
+`SameRequests` is the hand-signed peer with the engine's number of requests; `OnAiohttp` is the same signer over aiohttp, to
+show what the connections of our own are worth.
 """
 
 from __future__ import annotations
