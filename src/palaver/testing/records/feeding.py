@@ -9,7 +9,7 @@ import pytest
 
 from palaver.errors import Trimmed, Validation
 from palaver.expr import F
-from palaver.ops import MARK, Absent, Address, Alive, Cause, Change, Check, Delete, Put, Remove, Set, Update, WriteSet
+from palaver.ops import MARK, Absent, Address, Alive, Cause, Change, Check, Delete, Put, Remove, Set, Unchanged, Update, WriteSet
 from palaver.ports import RecordEngine
 from palaver.testing.records.base import (
     COUNTERS,
@@ -160,6 +160,14 @@ class Feed(RecordSuite):
         await written(engine, put(QUIET, {"name": "a", "text": "x"}))
         await written(engine, delete(QUIET, "a"))
         assert [NOTES.name] == [change.table for change in await all_changes(engine)]
+
+    async def test_a_cause_is_no_hindrance_where_there_is_no_feed_to_carry_it(self, engine: RecordEngine) -> None:
+        cause = Cause("migrate")
+        new = guards(Unchanged(None))
+        await written(engine, put(QUIET, {"name": "a"})._replace(guards=new), cause=cause)
+        await written(engine, put(QUIET, {"name": "b"})._replace(guards=new), put_note("u", "1")._replace(guards=new), cause=cause)
+        await written(engine, put(QUIET, {"name": "a"}), put(QUIET, {"name": "c"}), cause=cause, atomic=False)
+        assert [(NOTES.name, cause)] == [(change.table, change.cause) for change in await all_changes(engine)]
 
     async def test_a_load_leaves_a_change_of_every_record_whatever_the_order_of_its_keys(self, engine: RecordEngine) -> None:
         keys = [100, 5, -7, 2**63 - 1, 7, -(2**63)]
