@@ -266,6 +266,17 @@ async def test_with_purge_no_version_and_no_mark_of_a_deleted_object_stays(bucke
     own.close()
 
 
+async def test_purging_an_object_leaves_what_others_put_beside_it(bucket: TestBucket, folder: str) -> None:
+    blobs = bucket.open(folder, versions="purge")
+    await blobs.put("k", b"x")
+    beside = S3Backdoor(bucket, folder).full("k") + ".bak"
+    bucket.client.put_object(Bucket=bucket.name, Key=beside, Body=b"theirs")
+    await blobs.delete(["k"])
+    assert [] == await keys_of(blobs.list())
+    assert b"theirs" == bucket.client.get_object(Bucket=bucket.name, Key=beside)["Body"].read()
+    await blobs.aclose()
+
+
 async def test_an_object_deleted_before_purging_was_asked_for_is_purged_by_its_key(bucket: TestBucket) -> None:
     own = TestBucket(bucket.at)
     own.client.put_bucket_versioning(Bucket=own.name, VersioningConfiguration={"Status": "Enabled"})
@@ -273,7 +284,8 @@ async def test_an_object_deleted_before_purging_was_asked_for_is_purged_by_its_k
     await keeping.put("k", b"x")
     await keeping.delete(["k"])
     await purging.delete(["k"])
-    assert not own.client.list_object_versions(Bucket=own.name).get("Versions")
+    told = own.client.list_object_versions(Bucket=own.name)
+    assert ([], []) == (told.get("Versions", []), told.get("DeleteMarkers", []))
     await keeping.aclose()
     await purging.aclose()
     own.close()
