@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -41,7 +41,6 @@ class Pool:
         self.options = options
         self.pooled = False
         self.version = 0
-        self.prepare: list[Callable[[Connection], Awaitable[None]]] = []
         self._dsn = dsn
         self._free: list[Connection] = []
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
@@ -211,18 +210,10 @@ class Pool:
     async def _connect_more(self) -> Connection:
         self._count += 1
         try:
-            connection = await self.connect()
+            return await self.connect()
         except BaseException:
             self._forget()
             raise
-        try:
-            for prepare in self.prepare:
-                await prepare(connection)
-        except BaseException as error:
-            connection.terminate()
-            self._forget()
-            raise translate(error) from None
-        return connection
 
     async def _wait(self) -> Connection | None:
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()

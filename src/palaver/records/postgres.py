@@ -53,7 +53,6 @@ class PostgresRecords:
         self.pool = pool
         self.names = Names(pool.options.schema)
         self.feed = Feed(pool, self.names)
-        pool.prepare.append(self.feed.prepare)
         self._rows = {table.name: Rows(table, self.names) for table in tables}
         self._writes = Writes(pool, self.feed, self._rows)
         self._bulk = Bulk(pool, self.feed, self._writes)
@@ -177,17 +176,12 @@ class PostgresRecords:
     async def apply(self, step: Step) -> None:
         """Take one step; a step taken before is no error. An index of a table that is there is made while others write."""
         table = await structure.apply(self.pool, self.names, step)
-        await self._learn_positions()
         if isinstance(step, RenameTable):
             self._rows.pop(step.old, None)
         if table is None:
             self._rows.pop(step.table.name, None)
         else:
             self._rows[table.name] = Rows(table, self.names)
-
-    async def _learn_positions(self) -> None:
-        async with self.pool.connection() as connection:
-            await self.feed.prepare(connection)
 
     async def stamp(self, version: int, fingerprint: str) -> None:
         """Note which declaration the schema was made for; `describe` gives both back."""

@@ -131,11 +131,13 @@ class SharedCommits:
                     found = by_table[rows] = ([], [])
                 found[0].append(row)
                 found[1].append(kept)
+        about = any(kept is not None for _, mores in by_table.values() for kept in mores)
         arguments: list[Any] = []
         for made, mores in by_table.values():
             arguments += zip(*made, strict=True)
-            arguments.append(mores)
-        await self._pool.fetch_raw(creates(tuple(by_table)), self._feed.offset, *arguments)
+            if about:
+                arguments.append(mores)
+        await self._pool.fetch_raw(creates(tuple(by_table), about=about), *arguments)
         self._feed.written()
 
     async def aclose(self) -> None:

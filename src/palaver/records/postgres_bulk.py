@@ -10,7 +10,7 @@ import asyncpg
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_errors import translate
 from palaver.ops import Address, Op, Put, Refused, WriteSet, Written
-from palaver.records.postgres_feed import CREATED, XID, Feed, key_text, more
+from palaver.records.postgres_feed import CREATED, Feed, key_text, more
 from palaver.records.postgres_names import short
 from palaver.records.postgres_rows import Row, Rows
 from palaver.records.postgres_statements import creates
@@ -65,7 +65,7 @@ class Bulk:
                     places = [rows.stored.index(name) for name in rows.table.key]
                     arrays = [[row[place] for row in made] for place in places]
                     revisions = [row[-2] for row in made]
-                    await connection.execute(_published(rows), self._feed.offset, *arrays, revisions, mores)
+                    await connection.execute(_published(rows), *arrays, revisions, mores)
         except asyncpg.UniqueViolationError:
             return False
         except asyncpg.PostgresError as error:
@@ -79,7 +79,7 @@ class Bulk:
         for start, end in _distinct([op.at for op in ops]):
             arrays: list[Any] = [list(column) for column in zip(*made[start:end], strict=True)]
             text = creates((rows,), over=True)
-            found = await self._writes.retried(text, self._feed.offset, *arrays, mores[start:end])
+            found = await self._writes.retried(text, *arrays, mores[start:end])
             at = {tuple(key): revision for _, key, revision, _ in found}
             revisions += [at[tuple(map(key_text, op.at.key))] for op in ops[start:end]]
         self._feed.written()
@@ -87,14 +87,14 @@ class Bulk:
 
 
 def _published(rows: Rows) -> str:
-    """Parameters: the offset, an array for each key column, the revisions, what changes keep beside the key."""
+    """Parameters: an array for each key column, the revisions, what changes keep beside the key."""
     quote, key = rows.names.dialect.quoted, rows.table.key
-    arrays = ", ".join(f"${n + 2}::{rows.cast(name)}[]" for n, name in enumerate(key))
-    last = len(key) + 2
-    source = f"unnest({arrays}, ${last}::bigint[], ${last + 1}::jsonb[]) WITH ORDINALITY"
+    arrays = ", ".join(f"${n + 1}::{rows.cast(name)}[]" for n, name in enumerate(key))
+    last = len(key) + 1
     return (
-        f"INSERT INTO {rows.names.changes} (position, entity, kind, revision, key, more) SELECT $1::bigint + (SELECT {XID}) + s.n,"
-        f" {rows.id}, {CREATED}, s.r, {rows.key_texts('s.')}, s.more FROM {source} AS s({', '.join(map(quote, key))}, r, more, n)"
+        f"INSERT INTO {rows.names.changes} (position, entity, kind, revision, key, more) SELECT {rows.names.position}, {rows.id},"
+        f" {CREATED}, s.r, {rows.key_texts('s.')}, s.more FROM unnest({arrays}, ${last}::bigint[], ${last + 1}::jsonb[])"
+        f" AS s({', '.join(map(quote, key))}, r, more)"
     )
 
 

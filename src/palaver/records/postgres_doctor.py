@@ -9,7 +9,6 @@ from typing import Any
 from palaver.connections.postgres import Pool
 from palaver.errors import PalaverError
 from palaver.ports import Finding
-from palaver.records.postgres_feed import PLACES
 from palaver.records.postgres_names import Names
 
 SKEW_S = 2.0
@@ -249,14 +248,15 @@ class Doctor:
         """New changes must come after all that are there, also after a dump was restored."""
         if not (await self._row("SELECT to_regclass($1) IS NOT NULL", self._names.changes))[0]:
             return Finding("positions", "ok", "no feed yet")
-        head, offset, here = await self._row(
-            f"SELECT (SELECT coalesce(max(position), 0) FROM {self._names.changes}),"
-            f" (SELECT coalesce(max(value::bigint), 0) FROM {self._names.meta} WHERE name = 'offset'),"
-            f" (pg_snapshot_xmax(pg_current_snapshot())::text::bigint << {PLACES})"
+        head, last = await self._row(
+            f"SELECT (SELECT coalesce(max(position), 0) FROM {self._names.changes}), (SELECT last_value FROM {self._names.positions})"
         )
-        if head >= offset + here:
+        if head > last:
             return Finding(
-                "positions", "fail", "new changes would stand before old ones", "Connect anew: opening a store moves the positions on."
+                "positions",
+                "fail",
+                "new changes would stand before old ones",
+                f"Move the sequence on: SELECT setval('{self._names.positions}', {head}).",
             )
         return Finding("positions", "ok", f"{head:,} is the last, later ones stand after it")
 

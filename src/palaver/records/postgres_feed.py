@@ -1,29 +1,28 @@
 """The change feed of a PostgreSQL schema: positions in the order of commits as far as readers can tell, and waking them.
 
-A change stands at (number of its transaction, place in it). Transactions commit in another order than they begin, so a
-reader sees only what is below every transaction still running: nothing can appear behind its back.
+A position comes from a sequence when the record is locked already, so changes of one record stand in the order of its
+revisions. (Positions made of transaction numbers would not: two that wait for one record have their numbers before either
+has the record.) Positions appear in the order of commits, though, so a reader must not pass a transaction that is still
+running: it notes how far the sequence has come, and goes as far once every transaction of that moment has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from typing import Any, Literal
 
-import asyncpg
-
 from palaver.connections.postgres import Connection, Pool
-from palaver.errors import PalaverError, Trimmed, Unavailable
+from palaver.connections.postgres_errors import is_lost, is_refusal
+from palaver.errors import PalaverError, Trimmed
 from palaver.ops import Cause, Change, ChangePage
 from palaver.records.postgres_names import Names
 from palaver.stored_json import dumps, loads
 from palaver.values import KeyPart
 
 CREATED, UPDATED, DELETED, EXPIRED = range(4)
-PLACES = 20
-# The place of this transaction; the parameter is what a restored database adds.
-XID = f"(pg_current_xact_id()::text::bigint << {PLACES})"
 _KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
 _NOBODY = Cause()
 _TRIM_ROWS = 1_000
@@ -31,7 +30,6 @@ _FENCE_WAIT_S = 2.0
 _POLL_S = 0.25
 _LISTENING_POLL_S = 2.0
 _NOTIFY_EVERY_S = 0.02
-_MOVE = 0x70616C_6D6F7665
 
 
 def more(cause: Cause, released: tuple[str, ...]) -> str | None:
@@ -52,26 +50,32 @@ class Feed:
     """Reads, trims and waits for the changes of one schema."""
 
     def __init__(self, pool: Pool, names: Names) -> None:
-        self.offset = 0
         self._pool = pool
         self._names = names
         self._moved = asyncio.Event()
         self._listener: Connection | None = None
         self._channel = f"palaver_{names.schema}"[:63]
+        self._connecting = asyncio.Lock()
         self._announcing: asyncio.Task[None] | None = None
         self._unannounced = False
         self._closed = False
-        fence = f"($1::bigint + (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << {PLACES}))"
-        self._changes = (
-            f"SELECT s.head, s.trimmed, c.* FROM (SELECT (SELECT coalesce(max(position), 0) FROM {names.changes}) AS head,"
-            f" (SELECT coalesce(max(value::bigint), 0) FROM {names.meta} WHERE name = 'trimmed') AS trimmed) s LEFT JOIN LATERAL"
-            " (SELECT f.position, n.name, n.kinds, f.key, f.revision, f.kind, f.more::text"
-            f" FROM {names.changes} f JOIN {names.names} n ON n.id = f.entity"
-            f" WHERE f.position > $2 AND f.position < {fence} ORDER BY f.position LIMIT $3) c ON true ORDER BY c.position"
+        self._fence = Fence()
+        self._head = (
+            f"SELECT greatest((SELECT max(position) FROM {names.changes}),"
+            f" (SELECT max(value::bigint) FROM {names.meta} WHERE name = 'trimmed'), 0)"
         )
-        self._ready = (
-            f"SELECT coalesce(bool_or(position < {fence}), false), count(*) > 0 FROM"
-            f" (SELECT position FROM {names.changes} WHERE position > $2 ORDER BY position LIMIT 1) f"
+        # Parameters: the position, how many, the fence: safe, waiting and the transaction it waits for, the last seen.
+        self._changes = (
+            "SELECT s.head, s.trimmed, s.running, s.next, s.last, c.* FROM (SELECT"
+            f" (SELECT coalesce(max(position), 0) FROM {names.changes}) AS head,"
+            f" (SELECT coalesce(max(value::bigint), 0) FROM {names.meta} WHERE name = 'trimmed') AS trimmed,"
+            " pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS running,"
+            f" pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next, (SELECT last_value FROM {names.positions}) AS last"
+            ") s LEFT JOIN LATERAL"
+            " (SELECT f.position, n.name, n.kinds, f.key, f.revision, f.kind, f.more::text"
+            f" FROM {names.changes} f JOIN {names.names} n ON n.id = f.entity WHERE f.position > $1 AND f.position <= greatest($3::bigint,"
+            " CASE WHEN s.running >= $5::bigint THEN $4::bigint END, CASE WHEN s.running = s.next THEN $6::bigint END)"
+            " ORDER BY f.position LIMIT $2) c ON true ORDER BY c.position"
         )
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -79,20 +83,22 @@ class Feed:
     async def changes(self, after: int | None, limit: int) -> ChangePage:
         """Return committed changes; where all of them stand behind a running transaction, wait a moment for that one."""
         until = time.monotonic() + _FENCE_WAIT_S
-        pause = 0.001
+        pause = 0.0
         while True:
-            rows = await self._pool.read(self._changes, self.offset, after or 0, limit)
-            head, trimmed = rows[0][0], rows[0][1]
+            asked = self._fence.asked()
+            rows = await self._pool.read(self._changes, after or 0, limit, *asked)
+            head, trimmed, *moved = rows[0][:5]
+            self._fence.moved(asked, *moved)
             if after is not None and after < trimmed:
                 raise Trimmed("The feed does not reach back to this position.")
             start = max(after or 0, trimmed)
-            if rows[0][2] is not None:
-                found = [_change(*row[2:]) for row in rows]
+            if rows[0][5] is not None:
+                found = [_change(*row[5:]) for row in rows]
                 return ChangePage(found, found[-1].position, max(head, trimmed))
             if head <= start or limit < 1 or time.monotonic() > until:
                 return ChangePage([], start, max(head, trimmed))
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.05)
+            pause = min(pause * 2 or 0.001, 0.05)
 
     async def trim(self, before: int) -> int:
         """Forget changes below a position, in pieces, so that no transaction is long; their last position is kept."""
@@ -138,27 +144,35 @@ class Feed:
         while True:
             self._moved.clear()
             await self._listen()
-            ((ready, some),) = await self._pool.read(self._ready, self.offset, after)
+            ((head,),) = await self._pool.read(self._head)
             left = until - time.monotonic()
-            if ready or left <= 0:
-                return bool(ready)
-            # One that is there, behind a running transaction, may be read any moment without another signal.
-            poll = 0.01 if some else (_LISTENING_POLL_S if self._listener is not None else _POLL_S)
-            try:
+            if head > after or left <= 0:
+                return bool(head > after)
+            poll = _LISTENING_POLL_S if self._listener is not None else _POLL_S
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._moved.wait(), min(left, poll))
-            except TimeoutError:
-                continue
 
     async def _listen(self) -> None:
         if self._pool.pooled or (self._listener is not None and not self._listener.is_closed()):
             return
-        self._listener = None
+        async with self._connecting:
+            if self._listener is None or self._listener.is_closed():
+                self._listener = await self._listening()
+
+    async def _listening(self) -> Connection | None:
+        """Return a connection that hears of changes; None where the server gives none now."""
         try:
             listener = await self._pool.connect()
+        except PalaverError:
+            return None
+        try:
             await listener.add_listener(self._channel, lambda *_: self._moved.set())
-        except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            return
-        self._listener = listener
+        except BaseException as error:
+            listener.terminate()
+            if is_refusal(error) or is_lost(error):
+                return None
+            raise
+        return listener
 
     async def aclose(self) -> None:
         self._closed = True
@@ -168,45 +182,46 @@ class Feed:
             self._listener.terminate()
             self._listener = None
 
-    # --- positions that are never used again ------------------------------------------------------------------------
-
-    async def prepare(self, connection: Connection) -> None:
-        """Learn what is added to positions; a database that was restored into another server counts transactions anew."""
-        identity, known = await connection.fetchrow(
-            "SELECT (SELECT system_identifier::text FROM pg_control_system()) || ':' ||"
-            " (SELECT oid::text FROM pg_database WHERE datname = current_database()), to_regclass($1) IS NOT NULL",
-            self._names.meta,
-        )
-        if not known:
-            return
-        kept = dict(await connection.fetch(f"SELECT name, value FROM {self._names.meta} WHERE name IN ('identity', 'offset')"))
-        if kept.get("identity") != identity:
-            await self._move(connection, identity)
-            kept = dict(await connection.fetch(f"SELECT name, value FROM {self._names.meta} WHERE name = 'offset'"))
-        self.offset = int(kept.get("offset", 0))
-
-    async def _move(self, connection: Connection, identity: str) -> None:
-        meta = self._names.meta
-        store = f"INSERT INTO {meta} VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        async with connection.transaction():
-            await connection.execute(f"SELECT pg_advisory_xact_lock({_MOVE})")
-            kept = dict(await connection.fetch(f"SELECT name, value FROM {meta}"))
-            if kept.get("identity") == identity:
-                return
-            last, here = await connection.fetchrow(f"SELECT (SELECT coalesce(max(position), 0) FROM {self._names.changes}), {XID}")
-            last = max(last, int(kept.get("trimmed", 0)))
-            await connection.execute(store, "offset", str(max(int(kept.get("offset", 0)), last + 1 - here)))
-            await connection.execute(store, "identity", identity)
-
     async def pass_by(self, position: int) -> None:
-        """Let every later write of any process stand above a position; processes that are connected must connect anew."""
-        meta = self._names.meta
+        """Let every later write of any process stand above a position."""
+        positions = self._names.positions
         async with self._pool.transaction() as connection:
-            await connection.execute(f"SELECT pg_advisory_xact_lock({_MOVE})")
-            ((kept, here),) = await connection.fetch(f"SELECT (SELECT value::bigint FROM {meta} WHERE name = 'offset'), {XID}")
-            self.offset = max(kept or 0, position + 1 - here)
-            text = f"INSERT INTO {meta} VALUES ('offset', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-            await connection.execute(text, str(self.offset))
+            # What changes nothing of a sequence still keeps others from drawing from it until the commit.
+            await connection.execute(f"ALTER SEQUENCE {positions} NO CYCLE")
+            await connection.execute(
+                f"SELECT setval('{positions.replace(chr(39), chr(39) * 2)}', $1) FROM {positions} WHERE last_value < $1", position
+            )
+
+
+class Fence:
+    """How far the feed may be read: no transaction that is still running can come before.
+
+    Whoever drew a position was a running transaction when it drew. So what the sequence had given before a snapshot is
+    safe once no transaction of that snapshot runs any more.
+    """
+
+    def __init__(self) -> None:
+        self._safe = 0
+        # What was drawn before a snapshot, and the first transaction after that snapshot.
+        self._waiting, self._until = 0, 0
+        self._seen = 0
+
+    def asked(self) -> tuple[int, int, int, int]:
+        return self._safe, self._waiting, self._until, self._seen
+
+    def moved(self, asked: tuple[int, int, int, int], running: int, following: int, last: int) -> None:
+        """Learn from a statement that was `asked`: its oldest running transaction, the next one, and then the sequence.
+
+        What is learned is judged by what was asked, since another reader may have learned more meanwhile.
+        """
+        _, waiting, until, seen = asked
+        if running >= until:
+            self._safe = max(self._safe, waiting)
+        if running == following:
+            self._safe = max(self._safe, seen)
+        if running >= self._until:
+            self._waiting, self._until = seen, following
+        self._seen = max(self._seen, last)
 
 
 def jittered(pause: float) -> float:

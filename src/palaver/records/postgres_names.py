@@ -53,6 +53,9 @@ class Names:
         self.changes = self.prefix + "palaver_changes"
         self.names = self.prefix + "palaver_names"
         self.meta = self.prefix + "palaver_meta"
+        self.positions = self.prefix + "palaver_positions"
+        # Taken when the row it is about is locked already, so changes of one record stand in the order of its revisions.
+        self.position = "nextval('" + self.positions.replace("'", "''") + "')"
         self.dialect = Dialect(
             types=_TYPES,
             parameter=lambda number: f"${number}",

@@ -13,74 +13,54 @@ from typing import NamedTuple
 
 from palaver.ops import MARK, REVISION
 from palaver.records import sql
-from palaver.records.postgres_feed import CREATED, DELETED, EXPIRED, UPDATED, XID
+from palaver.records.postgres_feed import CREATED, DELETED, EXPIRED, UPDATED
 from palaver.records.postgres_rows import Rows
 from palaver.values import MAX_RECORD
-
-_FEED = "INSERT INTO {changes} (position, entity, kind, revision, key, more)"
-
-
-def _names(rows: Sequence[Rows]) -> str:
-    return rows[0].names.changes
-
 
 # --- new records ----------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1_000)
-def creates(tables: tuple[Rows, ...], *, over: bool = False) -> str:
-    """Parameters: the offset; for each table an array for each stored column, and one for what its changes keep beside the key.
+def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True) -> str:
+    """Parameters: for each table an array for each stored column, and, with `about`, one for what its changes keep beside the key.
 
     `over`: records that are there are replaced; then the statement gives each key's place among the tables, its key as the
     feed keeps it, its revision, and whether it is new. Without it a record that is there fails the statement.
     """
     parts: list[str] = []
     feed: list[str] = []
-    number = 2
+    number = 1
     for n, rows in enumerate(tables):
-        quote, commas = rows.names.dialect.quoted, rows.names.dialect.commas
-        insert = f"w{n} AS (INSERT INTO {rows.at} AS t ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)}"
-        mores = number + len(rows.stored)
-        if not rows.table.feed:
-            # Every parameter has to be used; this one is there for the feed alone.
-            insert += f" WHERE ${mores}::jsonb[] IS NOT NULL"
-        if over:
-            parts.append(
-                f"{insert} {_replacing(rows)} RETURNING {rows.key_texts('t.')} AS key,"
-                f" t.{quote(REVISION)} AS revision, (t.xmax = 0) AS fresh)"
-            )
-            if rows.table.feed:
-                of = ", ".join(rows.key_text(name, f"s.{quote(name)}") for name in rows.table.key)
-                keys = ", ".join(f"${number + rows.stored.index(name)}::{rows.cast(name)}[]" for name in rows.table.key)
-                source = f"unnest({keys}, ${mores}::jsonb[]) AS s({commas(rows.table.key)}, more)"
-                feed.append(
-                    f"SELECT {rows.id} AS entity, CASE WHEN w.fresh THEN {CREATED} ELSE {UPDATED} END AS kind, w.revision, w.key, s.more"
-                    f" FROM w{n} w JOIN {source} ON w.key = ARRAY[{of}]"
-                )
-        else:
-            parts.append(f"{insert})")
-            if rows.table.feed:
-                names = (*rows.table.key, REVISION)
-                arrays = ", ".join(f"${number + rows.stored.index(name)}::{rows.cast(name)}[]" for name in names)
-                feed.append(
-                    f"SELECT {rows.id} AS entity, {CREATED} AS kind, s.{quote(REVISION)} AS revision, {rows.key_texts('s.')} AS key, s.more"
-                    f" FROM unnest({arrays}, ${mores}::jsonb[]) AS s({commas(names)}, more)"
-                )
-        number = mores + 1
+        insert = f"INSERT INTO {rows.at} AS t ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)}"
+        if about and not rows.table.feed:
+            # Every parameter has to be used, and this one is there for the feed alone.
+            insert += f" WHERE ${number + len(rows.stored)}::jsonb[] IS NOT NULL"
+        gives = f"RETURNING {rows.key_texts('t.')} AS key, t.{rows.names.dialect.quoted(REVISION)} AS revision"
+        gives += ", (t.xmax = 0) AS fresh" if over else ""
+        parts.append(f"w{n} AS ({insert} {_replacing(rows) if over else ''} {gives})")
+        if rows.table.feed:
+            kind = f"CASE WHEN w.fresh THEN {CREATED} ELSE {UPDATED} END" if over else str(CREATED)
+            more = "s.more" if about else "NULL::jsonb"
+            joined = f" JOIN {_abouts(rows, number)}" if about else ""
+            feed.append(f"SELECT {rows.id} AS entity, {kind} AS kind, w.revision, w.key, {more} AS more FROM w{n} w{joined}")
+        number += len(rows.stored) + about
     if feed:
-        into = _FEED.format(changes=_names(tables))
-        parts.append(f"f AS ({into} SELECT $1::bigint + {_once(XID)} + row_number() OVER (), c.* FROM ({' UNION ALL '.join(feed)}) c)")
-    else:
-        parts.append("f AS (SELECT $1::bigint)")
-    if not over:
-        # The last part stands alone: nothing is to be returned.
-        return f"WITH {', '.join(parts[:-1])} {parts[-1][6:-1]}"
+        position = tables[0].names.position
+        parts.append(f"f AS ({_into(tables[0])} SELECT {position}, c.* FROM ({' UNION ALL '.join(feed)}) c)")
     found = " UNION ALL ".join(f"SELECT {n}, key, revision, fresh FROM w{n}" for n in range(len(tables)))
-    return f"WITH {', '.join(parts)} {found}"
+    return f"WITH {', '.join(parts)} {found if over else 'SELECT 1'}"
 
 
-def _once(text: str) -> str:
-    return f"(SELECT {text})"
+def _abouts(rows: Rows, number: int) -> str:
+    """Return the source that gives what changes keep beside the key, joined to what was written."""
+    key, stored = rows.table.key, rows.stored
+    keys = ", ".join(f"${number + stored.index(name)}::{rows.cast(name)}[]" for name in key)
+    of = ", ".join(rows.key_text(name, f"s.{rows.names.dialect.quoted(name)}") for name in key)
+    return f"unnest({keys}, ${number + len(stored)}::jsonb[]) AS s({rows.names.dialect.commas(key)}, more) ON w.key = ARRAY[{of}]"
+
+
+def _into(rows: Rows) -> str:
+    return f"INSERT INTO {rows.names.changes} (position, entity, kind, revision, key, more)"
 
 
 def _replacing(rows: Rows) -> str:
@@ -124,28 +104,23 @@ class _Arguments:
 
 @lru_cache(maxsize=4_000)
 def chain(links: tuple[Link, ...]) -> str:
-    """Parameters: the instant, the offset, and the arguments of each link.
+    """Parameters: the instant, and the arguments of each link.
 
     One row comes back: for each link whether it found its record, the revision, and the record where it gives one. A
     single link that finds nothing gives no row; of several, one that must and does not divides by zero.
     """
-    arguments = _Arguments(3)
+    arguments = _Arguments(2)
     parts: list[str] = []
     feed: list[str] = []
     for n, link in enumerate(links):
         text, kind = _link(link, arguments)
         parts.append(f"w{n} AS ({text})")
         if link.rows.table.feed and link.action != "check":
-            feed.append(
-                f"SELECT {n + 1} AS n, {link.rows.id} AS entity, {kind} AS kind, revision, key, {arguments.take('jsonb')} AS more FROM w{n}"
-            )
+            feed.append(f"SELECT {link.rows.id} AS entity, {kind} AS kind, revision, key, {arguments.take('jsonb')} AS more FROM w{n}")
     if feed:
-        into = _FEED.format(changes=links[0].rows.names.changes)
-        parts.append(
-            f"f AS ({into} SELECT $2::bigint + {_once(XID)} + n, entity, kind, revision, key, more FROM ({' UNION ALL '.join(feed)}) c)"
-        )
-    else:
-        parts.append("f AS (SELECT $2::bigint)")
+        source = f"SELECT {links[0].rows.names.position}, entity, kind, revision, key, more FROM ({' UNION ALL '.join(feed)}) c"
+        parts.append(f"f AS ({_into(links[0].rows)} {source})")
+    parts.append("instant AS (SELECT $1::bigint)")
     head = f"WITH {', '.join(parts)}"
     columns = ", ".join(
         f"w{n}.revision" + (f", {_columns(link.rows, f'w{n}.')}" if link.gives_record else "") for n, link in enumerate(links)
@@ -236,30 +211,27 @@ class Part(NamedTuple):
 
 @lru_cache(maxsize=2_000)
 def applied(parts: tuple[Part, ...], *, feed: bool) -> str:
-    """Parameters: the offset, how many rows there are besides the new, the arrays of each part, those of the feed.
+    """Parameters: how many rows there are, the arrays of each part, those of the feed.
 
     An insert takes the stored columns; the others take the key columns and the version of each row, a replacement the
     stored columns and the version. The feed takes entity, kind, revision, key and what is kept beside it.
     Divides by zero where a row is another version, so that nothing is written.
     """
     texts: list[str] = []
-    number = 3
-    counted: list[str] = []
+    number = 2
     for n, (rows, action) in enumerate(parts):
         texts.append(f"w{n} AS ({_part(rows, action, number)})")
         number += len(rows.stored) if action == "insert" else len(rows.table.key if action in ("delete", "check") else rows.stored) + 1
-        if action != "insert":
-            counted.append(f"(SELECT count(*) FROM w{n})")
+    seen = " + ".join(f"(SELECT count(*) FROM w{n})" for n in range(len(parts)))
+    holds = f"1 / (CASE WHEN {seen} = $1::bigint THEN 1 ELSE 0 END)"
     if feed:
-        into = _FEED.format(changes=parts[0].rows.names.changes)
         casts = ("integer", "smallint", "bigint", "text", "jsonb")
         arrays = ", ".join(f"${number + n}::{cast}[]" for n, cast in enumerate(casts))
-        source = f"unnest({arrays}) WITH ORDINALITY AS s(entity, kind, revision, key, more, n)"
-        texts.append(f"f AS ({into} SELECT $1::bigint + {_once(XID)} + n, entity, kind, revision, key::text[], more FROM {source})")
-    else:
-        texts.append("f AS (SELECT $1::bigint)")
-    seen = " + ".join(counted) or "0"
-    return f"WITH {', '.join(texts)} SELECT 1 / (CASE WHEN {seen} = $2::bigint THEN 1 ELSE 0 END)"
+        source = f"unnest({arrays}) AS s(entity, kind, revision, key, more) WHERE {holds} = 1"
+        # Positions are taken when every row is known to be the one that was looked at, and locked.
+        position = parts[0].rows.names.position
+        texts.append(f"f AS ({_into(parts[0].rows)} SELECT {position}, entity, kind, revision, key::text[], more FROM {source})")
+    return f"WITH {', '.join(texts)} SELECT {holds}"
 
 
 def _part(rows: Rows, action: str, number: int) -> str:

@@ -77,8 +77,9 @@ CREATE TABLE IF NOT EXISTS {names.changes} (
 CREATE TABLE IF NOT EXISTS {names.names} (
   id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE "C" NOT NULL UNIQUE, kinds text NOT NULL
 );
+CREATE SEQUENCE IF NOT EXISTS {names.positions};
 CREATE TABLE IF NOT EXISTS {names.meta} (name text COLLATE "C" PRIMARY KEY, value text NOT NULL);
-COMMENT ON COLUMN {names.changes}.position IS 'number of the transaction, place in it; read only what is below every running one';
+COMMENT ON COLUMN {names.changes}.position IS 'of palaver_positions; read only what no running transaction may still come before';
 COMMENT ON COLUMN {names.changes}.kind IS '0 created, 1 updated, 2 deleted, 3 expired';
 COMMENT ON COLUMN {names.changes}.more IS 'actor, token, released blobs';
 """
@@ -115,7 +116,7 @@ async def _in_one_commit(connection: Connection, names: Names, step: Step) -> Ta
         return before or step.table
     if before is None:
         if isinstance(step, RenameTable | DropTable):
-            return None
+            return (await _described(connection, names)).get(step.table.name)
         raise NotProvisioned(f"There is no table {name}.", table=name)
     after = after_step(before, step)
     if isinstance(step, AlterColumn):

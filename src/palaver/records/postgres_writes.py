@@ -124,7 +124,7 @@ class Writes:
         """Write what SQL can judge; None, and nothing written, where a guard does not hold or more has to be known."""
         for attempt in range(_TRIES):
             try:
-                rows = await self.fetched(chain(linked.links), writes.now_us, self._feed.offset, *linked.arguments)
+                rows = await self.fetched(chain(linked.links), writes.now_us, *linked.arguments)
             except asyncpg.PostgresError as error:
                 if error.sqlstate not in RETRIED:
                     return None
@@ -199,7 +199,7 @@ class Writes:
         return seen
 
     async def _apply(self, decided: Decision, fetch: Any) -> None:
-        statement = decided.statement(self._feed.offset)
+        statement = decided.statement()
         if statement is None:
             return
         try:
@@ -249,7 +249,9 @@ class Decision:
                 self.failures.append(Failure(number, failed, record))
         self.outcomes = [] if self.failures else [self._outcome(op) for op in writes.ops]
         # With several ops, an absence that nothing is written to must last until the commit as well.
-        self.absent = {op.at for op in writes.ops if op.at not in seen and not isinstance(op, Put) and op.guards and len(writes.ops) > 1}
+        self._written_to = {op.at for op in writes.ops if not isinstance(op, Check)}
+        puts = {op.at for op in writes.ops if isinstance(op, Put)}
+        self.absent = {op.at for op in writes.ops if op.at not in seen and op.at not in puts and op.guards and len(writes.ops) > 1}
 
     def written(self) -> Written:
         return Written([outcome.given for outcome in self.outcomes], [outcome.updated for outcome in self.outcomes])
@@ -274,7 +276,7 @@ class Decision:
         updated = rows.decode(row)
         return _Outcome("replace", row, UPDATED, revision, revision, updated)
 
-    def statement(self, offset: int) -> tuple[Any, ...] | None:
+    def statement(self) -> tuple[Any, ...] | None:
         """Return the statement that does it all where nothing has changed meanwhile, and its arguments."""
         parts: dict[Part, list[tuple[Any, ...]]] = {}
         feed: list[tuple[Any, ...]] = []
@@ -282,7 +284,7 @@ class Decision:
             zip(self._writes.ops, self.outcomes, strict=True), key=lambda each: (each[0].at.table, list(map(key_text, each[0].at.key)))
         )
         for op, outcome in order:
-            if not outcome.action:
+            if not outcome.action or (outcome.action == "check" and op.at in self._written_to):
                 continue
             rows = self._rows[op.at.table]
             parts.setdefault(Part(rows, outcome.action), []).append(self._arguments(op, outcome))
@@ -292,11 +294,10 @@ class Decision:
                 feed.append((rows.id, outcome.kind, outcome.revision, key, kept))
         if all(part.action == "check" for part in parts) and len(self._writes.ops) < 2:
             return None
-        besides = sum(len(given) for part, given in parts.items() if part.action != "insert")
         arrays = [list(column) for given in parts.values() for column in zip(*given, strict=True)]
         if feed:
             arrays += [list(column) for column in zip(*feed, strict=True)]
-        return (applied(tuple(parts), feed=bool(feed)), offset, besides, *arrays)
+        return (applied(tuple(parts), feed=bool(feed)), sum(map(len, parts.values())), *arrays)
 
     def _arguments(self, op: Op, outcome: _Outcome) -> tuple[Any, ...]:
         if outcome.action == "insert":
