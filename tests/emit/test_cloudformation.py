@@ -40,7 +40,7 @@ SMALL = Schema(
         )
     ],
 )
-INDEXES: Any = {f"by_f{m}": Index(f"f{m}") for m in range(4)}
+INDEXES: dict[str, Any] = {f"by_f{m}": Index(f"f{m}") for m in range(4)}
 WIDE = Schema(
     "wide",
     [
