@@ -38,9 +38,9 @@ from palaver.records.dynamo_values import Item
 from palaver.records.dynamodb_queues import Queues
 from palaver.values import KeyPart, Record
 
-ATTEMPTS = 10
-PAUSE_S = 0.004
-PAUSE_MOST_S = 0.25
+ATTEMPTS = 25
+PAUSE_S = 0.002
+PAUSE_MOST_S = 0.1
 TOMBSTONE_S = 2 * 86_400
 """A stream keeps its records for a day; what they need to be read is kept for two."""
 IN_FLIGHT = 16
