@@ -13,6 +13,7 @@ from palaver.errors import Throttled
 
 _NOTHING = object()
 MOST_UNSENT_BYTES = 64 * 1024 * 1024
+LONGEST_LOOK_S = 0.5
 
 
 class ErrorReply(Exception):
@@ -51,6 +52,8 @@ class Wire(asyncio.Protocol):
         self._heartbeat = heartbeat
         self._loop = loop
         self._timeout_s = timeout_s
+        # Often enough that the notes of what was sent when stay few, however long a reply may take.
+        self._every_s = min(timeout_s / 4, LONGEST_LOOK_S)
         self._inflight = inflight
         self._on_lost = on_lost
         self._on_push = on_push
@@ -106,7 +109,7 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._watch = self._loop.call_later(self._timeout_s / 4, self._look)
+        self._watch = self._loop.call_later(self._every_s, self._look)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -152,7 +155,7 @@ class Wire(asyncio.Protocol):
             return
         if self._heartbeat and not self.waiting:
             self.send(self._heartbeat).add_done_callback(_ignored)
-        self._watch = self._loop.call_later(self._timeout_s / 4, self._look)
+        self._watch = self._loop.call_later(self._every_s, self._look)
 
     def _ended(self) -> None:
         if self._lost:

@@ -1,0 +1,145 @@
+"""Read-through: what many ask for is read from the truth once, and kept while it is true; with the cache away the truth answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from palaver.caching import Held
+from palaver.clock import Clock, SystemClock
+from palaver.errors import ConfigError, PalaverError
+from palaver.ports import KeyValue
+
+Load = Callable[[str], Awaitable[Held | None]]
+_THERE, _ABSENT = b"+", b"-"
+_ATTEMPTS = 2
+_OLDEST = 1
+"""The revision of an absence: any fence and any value is newer."""
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What became of the calls: answered by the cache, by a load of another call, by a load of their own; and how often the
+    cache did not answer, or did not take what was loaded."""
+
+    hits: int = 0
+    joined: int = 0
+    loads: int = 0
+    away: int = 0
+    refused: int = 0
+
+
+class Remember:
+    """Values of one kind, read through the cache.
+
+    Loads of one key at the same time are one, and at most `at_most` run at once, so a cache that is cold or away does not let
+    everybody loose on the database. What is loaded is kept under its revision unless a newer change was told of meanwhile (then
+    it is loaded again), or the load took so long that nobody can say. A value that is returned is never older than a change of
+    which any process had told the cache before the call.
+    """
+
+    def __init__(
+        self,
+        values: KeyValue,
+        load: Load,
+        *,
+        ttl_s: float,
+        absent_ttl_s: float = 30.0,
+        fence_s: float = 60.0,
+        at_most: int = 32,
+        clock: Clock | None = None,
+    ) -> None:
+        """`load` reads the truth, with the revision the record carries; None where there is none, which is remembered too."""
+        if fence_s <= 0 or at_most < 1:
+            raise ConfigError("A fence lasts more than 0 seconds, and at least one load runs at once.")
+        self._values, self._load = values, load
+        self._ttl_s, self._absent_ttl_s, self._fence_s = ttl_s, absent_ttl_s, fence_s
+        self._clock = clock or SystemClock()
+        self._turns = asyncio.Semaphore(at_most)
+        self._flights: dict[str, asyncio.Task[Held | None]] = {}
+        self.figures = Remembered()
+
+    async def get(self, key: str, *, at_least: int = 0) -> Held | None:
+        """Return the value, None where the truth has none; raises only what `load` raises.
+
+        Who knows that a revision exists names it in `at_least`, and gets nothing older that is kept or being loaded.
+        """
+        kept, found = await self._kept(key, at_least)
+        if kept:
+            self.figures.hits += 1
+            return found
+        if flight := self._flights.get(key):
+            self.figures.joined += 1
+            found = await asyncio.shield(flight)
+            if not at_least or (found is not None and found.revision >= at_least):
+                return found
+            self._forget(key, flight)
+        flight = self._flights.get(key) or self._begin(key)
+        return await asyncio.shield(flight)
+
+    async def changed(self, key: str, revision: int) -> None:
+        """Forget what is older than this revision, and keep no load that began before; raises what the cache raises.
+
+        Repeat it until it succeeds: while the cache cannot be told, it may hold what is no longer true.
+        """
+        self._flights.pop(key, None)
+        await self._values.delete(key, revision=revision, fence_s=self._fence_s)
+
+    async def _kept(self, key: str, at_least: int) -> tuple[bool, Held | None]:
+        """Return whether the cache answers, and its answer."""
+        try:
+            held = await self._values.get(key)
+        except PalaverError:
+            self.figures.away += 1
+            return False, None
+        if held is None or held.revision < at_least:
+            return False, None
+        if held.value == _ABSENT:
+            return True, None
+        return (True, Held(held.value[1:], held.revision)) if held.value[:1] == _THERE else (False, None)
+
+    def _begin(self, key: str) -> asyncio.Task[Held | None]:
+        flight = asyncio.get_running_loop().create_task(self._fly(key), name="palaver-remember")
+        self._flights[key] = flight
+        flight.add_done_callback(lambda ended: self._ended(key, ended))
+        return flight
+
+    def _forget(self, key: str, flight: asyncio.Task[Any] | None) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    def _ended(self, key: str, flight: asyncio.Task[Held | None]) -> None:
+        self._forget(key, flight)
+        if not flight.cancelled():
+            # Its callers may all have gone; who is still there gets the error from the flight itself.
+            flight.exception()
+
+    async def _fly(self, key: str) -> Held | None:
+        found: Held | None = None
+        for _ in range(_ATTEMPTS):
+            async with self._turns:
+                self.figures.loads += 1
+                begun = self._clock.monotonic()
+                found = await self._load(key)
+            # From here on nobody joins: who comes later may know of a change that this load does not.
+            self._forget(key, asyncio.current_task())
+            # Past its time a fence no longer tells that what was read has changed since.
+            if self._clock.monotonic() - begun >= self._fence_s / 2 or await self._keep(key, found):
+                break
+        return found
+
+    async def _keep(self, key: str, found: Held | None) -> bool:
+        """Store what was loaded; return False where the cache knows of something newer, so that it is worth loading again."""
+        if found is None:
+            data, revision, ttl_s = _ABSENT, _OLDEST, self._absent_ttl_s
+        else:
+            data, revision, ttl_s = _THERE + found.value, max(found.revision, _OLDEST), self._ttl_s
+        try:
+            taken = await self._values.set(key, data, ttl_s=ttl_s, revision=revision)
+        except PalaverError:
+            self.figures.away += 1
+            return True
+        self.figures.refused += not taken
+        return taken
