@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from tests import servers
 from tests.servers import account as real
-from tests.servers.presence import Once
+from tests.servers.presence import Once, optional
 
 # A slow machine is not a failing property; what a property may take is measured by the benchmarks.
 settings.register_profile("palaver", deadline=None, print_blob=True)
@@ -25,6 +25,7 @@ GOLDEN = ROOT / "tests" / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden files instead of comparing with them")
+    parser.addoption("--radosgw", action="store_true", help="run the S3 suite on Ceph's object gateway, too")
     parser.addoption(
         "--aws", action="store_true", help="run the DynamoDB and S3 suites on the real account that PALAVER_TEST_AWS_* name, too"
     )
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     real.close_the_way(os.environ)
+    if config.getoption("--radosgw"):
+        optional.add("radosgw")
     if config.getoption("--aws"):
         try:
             real.ask()

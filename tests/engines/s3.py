@@ -28,6 +28,15 @@ def client(at: Endpoint) -> Any:
     )
 
 
+def make_bucket(s3: Any, name: str) -> None:
+    try:
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidLocationConstraint":
+            raise
+        s3.create_bucket(Bucket=name)  # a server that knows no regions
+
+
 class TestBucket:
     """A bucket of the tests on one endpoint; everything in it goes with it."""
 
@@ -35,7 +44,7 @@ class TestBucket:
 
     def __init__(self, at: Endpoint) -> None:
         self.at, self.name, self.client = at, f"palaver-{secrets.token_hex(8)}", client(at)
-        self.client.create_bucket(Bucket=self.name, CreateBucketConfiguration={"LocationConstraint": at.region})
+        make_bucket(self.client, self.name)
 
     def url(self, prefix: str = "", **options: str) -> str:
         told = {"region": self.at.region, "endpoint": self.at.url} | options

@@ -19,7 +19,7 @@ from palaver.clock import ManualClock
 from palaver.errors import NotProvisioned
 from palaver.testing.blobs import keys_of
 from tests import servers
-from tests.engines.s3 import client, credentials_of
+from tests.engines.s3 import client, credentials_of, make_bucket
 from tests.servers import Endpoint
 
 
@@ -35,7 +35,8 @@ SCHEMA = Schema("calls", [Call])
 RULES = bucket_rules(SCHEMA, prefix="bot", archive_class="GLACIER_IR")
 
 
-@pytest.fixture(params=servers.s3_endpoints())
+# With Ceph a bucket is made by hand: once its public access is blocked, its owner may not write into it either.
+@pytest.fixture(params=[name for name in servers.s3_endpoints() if name != "radosgw"])
 def at(request: pytest.FixtureRequest) -> Endpoint:
     return servers.endpoint(request.param)
 
@@ -108,7 +109,7 @@ async def test_a_bucket_encrypts_with_the_key_the_url_names(at: Endpoint, name: 
 
 async def test_what_is_not_as_it_should_be_is_found(at: Endpoint, name: str) -> None:
     s3 = client(at)
-    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": at.region})
+    make_bucket(s3, name)
     s3.delete_public_access_block(Bucket=name)
     s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     blobs = blobs_of(at, name, sse="kms")

@@ -15,8 +15,9 @@ from tests.servers import emulators, postgres, redis as redis_
 from tests.servers.account import allowed, endpoint as real_endpoint
 from tests.servers.emulators import Emulator, Endpoint, start_dynalite, start_ministack, start_moto
 from tests.servers.postgres import Database, External, PgBouncer, Postgres
-from tests.servers.presence import Absent, Once, package_version
+from tests.servers.presence import Absent, Once, optional, package_version
 from tests.servers.process import Failed, free_port
+from tests.servers.radosgw import RadosGateway
 from tests.servers.redis import External as ExternalRedis, Redis
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "pgbouncer",
     "postgres15",
     "postgres18",
+    "radosgw",
     "redis",
     "s3_endpoints",
     "start_dynalite",
@@ -117,11 +119,19 @@ def redis() -> Redis | ExternalRedis:
     return ExternalRedis(own) if own else start_redis()
 
 
+@Once
+def radosgw() -> RadosGateway:
+    """Ceph's object gateway, a real S3 server; under --radosgw alone."""
+    return RadosGateway()
+
+
 def endpoint(name: str) -> Endpoint:
-    """The endpoint of that name, its server started if need be: ministack, moto, dynalite, own-dynamodb, own-s3, aws-dynamodb, aws-s3."""
+    """The endpoint of that name, its server started if need be: one of those that `dynamodb_endpoints` and `s3_endpoints` list."""
     match name:
         case "ministack" | "moto" | "dynalite":
             return {"ministack": ministack, "moto": moto, "dynalite": dynalite}[name]().endpoint
+        case "radosgw":
+            return radosgw().endpoint
         case "own-dynamodb" | "own-s3":
             return Endpoint(name, os.environ[OWN[name]])
         case "aws-dynamodb" | "aws-s3":
@@ -139,7 +149,7 @@ def dynamodb_endpoints() -> list[str]:
 
 def s3_endpoints() -> list[str]:
     """The names of the endpoints an S3 suite runs on."""
-    return ["ministack", "moto", *_further("s3")]
+    return ["ministack", "moto", *sorted(optional & {"radosgw"}), *_further("s3")]
 
 
 def _further(service: str) -> list[str]:

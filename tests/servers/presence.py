@@ -18,6 +18,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+optional: set[str] = set()
+"""Servers that are tested only when an option asks for them."""
+
+
 class Absent(Exception):
     """A server is not on this machine; the text says what is missing and how to get it."""
 

@@ -98,6 +98,9 @@ async def _make(bucket: Bucket) -> bool:
     if there.status == 200:
         return False
     answer = await bucket.ask("PUT", {}, body=body.encode(), doing="write")
+    if body and answer.code == "InvalidLocationConstraint":
+        # Servers of one's own know no regions; S3 would refuse this second request as well.
+        answer = await bucket.ask("PUT", {}, doing="write")
     if answer.code == "BucketAlreadyOwnedByYou":
         return False
     if answer.code == "BucketAlreadyExists":
