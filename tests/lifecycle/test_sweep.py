@@ -133,7 +133,8 @@ async def swept(opened: Opened, clock: ManualClock, total: int) -> tuple[Beside,
 async def test_a_sweep_takes_constant_memory_and_others_have_their_turn_beside_it(opened: Opened, clock: ManualClock, stack: str) -> None:
     if stack == "memory":
         pytest.skip("the memory engine holds the records themselves")
-    beside, peak = await swept(opened, clock, 10_000)
+    # An emulator of DynamoDB removes some fifty records a second, beside others.
+    beside, peak = await swept(opened, clock, 1_000 if stack == "dynamodb" else 10_000)
     assert 5_000_000 > peak
     # How long each call waits depends on the machine, and the long run measures it; that others come in between does not.
     for what in beside.waits:

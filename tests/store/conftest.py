@@ -29,7 +29,7 @@ async def opened(url: str, clock: ManualClock) -> AsyncIterator[Opener]:
     async with AsyncExitStack() as stack:
 
         async def make(schema: palaver.Schema = CHAT, **options: Any) -> Store:
-            options = {"clock": clock, "maintain": False, **options}
+            options = {"clock": clock, "maintain": False, "migrate": True, **options}
             return await stack.enter_async_context(palaver.open(options.pop("url", url), schema=schema, **options))
 
         yield make
