@@ -20,7 +20,7 @@ from palaver.values import KeyPart, Record, Value, canonical
 Row: TypeAlias = "tuple[Any, ...]"
 PAGE_BYTES = 1024 * 1024
 # JSONB keeps numbers as decimals: 1e16 would come back as an integer, and zero loses its sign.
-_CHANGED_BY_JSONB = re.compile(r"(?:^|[\[:,])-?(?:\d+(?:\.\d+)?e\d|0\.0(?=[,\]}]|$))")
+_CHANGED_BY_JSONB = re.compile(r"(?:^|[\[:,])-?(?:\d+(?:\.\d+)?e\+?\d|0\.0(?=[,\]}]|$))")
 
 
 def whole(value: Any) -> Any:

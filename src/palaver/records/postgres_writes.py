@@ -292,7 +292,7 @@ class Decision:
                 key = array_literal(list(map(key_text, op.at.key)))
                 kept = more(self._writes.cause, op.released)  # type: ignore[union-attr]
                 feed.append((rows.id, outcome.kind, outcome.revision, key, kept))
-        if all(part.action == "check" for part in parts) and len(self._writes.ops) < 2:
+        if not parts or (all(part.action == "check" for part in parts) and len(self._writes.ops) < 2):
             return None
         arrays = [list(column) for given in parts.values() for column in zip(*given, strict=True)]
         if feed:

@@ -138,6 +138,33 @@ async def dynamodb(url: str) -> AsyncIterator[Pair]:
         await pair.engine.aclose()
 
 
+@asynccontextmanager
+async def postgres(url: str) -> AsyncIterator[Pair]:
+    """Open a schema of its own in the database a URL names, and drop it in the end."""
+    from palaver.connections.postgres import Pool
+    from palaver.connections.postgres_options import PostgresOptions
+    from palaver.records.postgres import PostgresRecords
+    from palaver.records.postgres_names import identifier
+
+    options = PostgresOptions(schema=f"machine_{secrets.token_hex(6)}", size=4)
+
+    async def reopen(engine: Any) -> RecordEngine:
+        await engine.aclose()
+        return PostgresRecords(await Pool.open(url, options), TABLES)
+
+    engine = PostgresRecords(await Pool.open(url, options), TABLES)
+    for table in TABLES:
+        await engine.apply(CreateTable(table))
+    pair = Pair(engine, reopen=reopen, ordered=False)
+    try:
+        yield pair
+    finally:
+        last: Any = pair.engine
+        await last.pool.execute(f"DROP SCHEMA {identifier(options.schema)} CASCADE")
+        await last.aclose()
+
+
+SERVERS: dict[str, Callable[[str], AbstractAsyncContextManager[Pair]]] = {"dynamodb": dynamodb, "postgres": postgres}
 ENGINES: dict[str, Callable[[], AbstractAsyncContextManager[Pair]]] = {"memory": memory, "sqlite": sqlite}
 WORLD = 20_000
 
@@ -167,8 +194,8 @@ async def long_run(opening: Opening, seed: int, steps: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m palaver.testing.machine", description="Drive an engine beside the memory engine.")
-    parser.add_argument("--engine", choices=[*sorted(ENGINES), "dynamodb"], default="sqlite")
-    parser.add_argument("--url", help="where a server is that speaks DynamoDB")
+    parser.add_argument("--engine", choices=[*sorted(ENGINES), *sorted(SERVERS)], default="sqlite")
+    parser.add_argument("--url", help="where the server is: postgresql://…, or http://… of one that speaks DynamoDB")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the files go; a folder in memory is fastest")
@@ -180,13 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def opening() -> AbstractAsyncContextManager[Pair]:
             return sqlite(folder)
 
-    if options.engine == "dynamodb":
+    if options.engine in SERVERS:
         if not options.url:
-            parser.error("--engine dynamodb needs --url")
-        url = options.url
+            parser.error(f"--engine {options.engine} needs --url")
+        server, url = SERVERS[options.engine], options.url
 
         def opening() -> AbstractAsyncContextManager[Pair]:
-            return dynamodb(url)
+            return server(url)
 
     return min(1, asyncio.run(long_run(opening, options.seed, options.steps)))
 
