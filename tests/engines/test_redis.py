@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from palaver.cache.bounded import Bounds
-from palaver.cache.memory import MemoryCache
 from palaver.caching import Heard, Limit, Missed, Take, Taken
-from palaver.clock import EPOCH, ManualClock
 from palaver.connections.redis import encode
 from palaver.connections.redis_options import parse_redis_url
 from palaver.errors import (
@@ -21,7 +19,6 @@ from palaver.errors import (
     Throttled,
     Unavailable,
 )
-from palaver.testing.cache.limits import forward
 from tests import servers
 from tests.engines.redis_servers import answers, opened, own, until
 from tests.engines.test_cache import url
@@ -133,28 +130,6 @@ async def test_the_servers_time_counts_and_not_ours() -> None:
         assert 0 < refused.retry_after_s <= 0.05
         await asyncio.sleep(refused.retry_after_s + 0.002)
         assert (await two.limiter.take(Take(limit, "u"))).allowed
-
-
-async def test_both_engines_say_the_same_of_any_limits() -> None:
-    """Random calls with several rules, at the same moments: every answer is equal to the last digit."""
-    # Slices of windows begin at multiples of their length, so both clocks have to begin at the same moment.
-    chance, clock = random.Random(9), ManualClock(EPOCH)
-    forward(clock, 5)
-    limits = [
-        Limit("a", 7, 60), Limit("b", 100, 3_600, burst=9), Limit("c", 3, 1), Limit("d", 7, 61.7, "window"),
-        Limit("e", 50, 3_600, "window"), Limit("f", 13, 0.5, "window"), Limit("g", 10_000, 86_400), Limit("h", 1, 7),
-    ]  # fmt: skip
-    memory = MemoryCache(clock=clock)
-    async with opened(url(), clock=clock) as redis:
-        for step in range(1_500):
-            forward(clock, chance.choice([0, 0, 0, 0.001, 0.017, 0.4, 3, 17, 100, 4_000]))
-            takes = [
-                Take(limit, chance.choice("uvw"), chance.choice([1, 1, 1, 2, 5, 60]))
-                for limit in chance.sample(limits, chance.randint(1, 4))
-            ]
-            call = "peek" if chance.random() < 0.2 else "take"
-            expected, found = [await getattr(cache.limiter, call)(*takes) for cache in (memory, redis)]
-            assert expected == found, step
 
 
 async def test_keys_go_away_by_themselves() -> None:

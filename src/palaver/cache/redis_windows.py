@@ -54,8 +54,10 @@ class RedisWindows:
         if not ticket:
             return False
         head = (ticket.encode(), b"%d" % keep, b"%d" % complete, b"%d" % checked_ms(ttl_s))
-        parts = b"".join(map(encoded_part, head)) + _members(items)
-        return bool(await self._client.run(REPLACE, (self._head + checked_text(key),), parts, 4 + 2 * len(items)))
+        # Of several with one id the first counts, as for pushes.
+        filled = list({item.id: item for item in reversed(items)}.values())
+        parts = b"".join(map(encoded_part, head)) + _members(filled)
+        return bool(await self._client.run(REPLACE, (self._head + checked_text(key),), parts, 4 + 2 * len(filled)))
 
     async def delete(self, key: str) -> None:
         await self._client.read(encode("DEL", self._head + checked_text(key)))
