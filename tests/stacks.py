@@ -28,21 +28,38 @@ def database() -> str:
     return server.url(server.create_database())
 
 
-def fresh(stack: str, folder: Path, environ: MutableMapping[str, str] = os.environ, *, blobs: str | None = None) -> str:
-    """Return the URL of a stack that holds nothing yet. `blobs`: where its objects are; in the folder, or in memory, unless named."""
+def fresh(
+    stack: str, folder: Path, environ: MutableMapping[str, str] = os.environ, *, blobs: str | None = None, named_plainly: bool = False
+) -> str:
+    """Return the URL of a stack that holds nothing yet. `blobs`: where its objects are; in the folder, or in memory, unless named.
+
+    `named_plainly`: tables have no prefix, and lie in the schema `public`; for one test of the run at a time.
+    """
     match stack:
         case "memory":
             return f"memory:?blobs={quote(blobs)}" if blobs else "memory:"
         case "sqlite":
             return f"sqlite:///{folder}/store.db?sync=normal" + (f"&blobs={quote(blobs)}" if blobs else "")
         case "postgresql":
-            options = {"schema": f"test {next(_NUMBERS)}", "pool": "4", "blobs": blobs or f"file:{folder}/blobs"}
-            return f"{database()}?{urlencode(options)}"
+            server = servers.postgres18()
+            address = server.url(server.create_database()) if named_plainly else database()
+            options = {
+                "schema": "public" if named_plainly else f"test {next(_NUMBERS)}",
+                "pool": "4",
+                "blobs": blobs or f"file:{folder}/blobs",
+            }
+            return f"{address}?{urlencode(options)}"
         case "dynamodb":
             endpoint = servers.ministack().endpoint
             environ.update(endpoint.environment)
-            options = {"endpoint": endpoint.url, "blobs": blobs or f"file:{folder}/blobs", "search": f"sqlite:///{folder}/search.db?sync=normal"}
-            return f"dynamodb://{endpoint.region}/test{next(_NUMBERS)}-?{urlencode(options)}"
+            options = {
+                "endpoint": endpoint.url,
+                "blobs": blobs or f"file:{folder}/blobs",
+                "search": f"sqlite:///{folder}/search.db?sync=normal",
+            }
+            # The tests have clocks of their own, and the emulator removes what has expired by the real one.
+            options["expiry"] = "swept"
+            return f"dynamodb://{endpoint.region}{'' if named_plainly else f'/test{next(_NUMBERS)}-'}?{urlencode(options)}"
     raise ValueError(f"there is no stack {stack}")
 
 

@@ -68,7 +68,7 @@ _OPTIONS = {
     "sqlite": ("sync", "create", "read_only", "timeout", "blobs"),
     "memory": ("blobs",),
     "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "create", "blobs", *_TLS),
-    "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "create", "blobs", "search"),
+    "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "expiry", "create", "blobs", "search"),
 }
 
 

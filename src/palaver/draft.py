@@ -25,6 +25,7 @@ from palaver.ops import (
     Origin,
     Put,
     Set,
+    Table,
     Unchanged,
     Update,
     WriteSet,
@@ -76,6 +77,10 @@ class Draft:
         self.ops.append(op)
         self.size += size
         return len(self.ops) - 1
+
+    def count(self, tables: Mapping[str, Table]) -> int:
+        """Return how many ops count against the limit: DynamoDB tells the feed about a deletion by a second write."""
+        return len(self.ops) + sum(isinstance(op, Delete) and tables[op.at.table].feed for op in self.ops)
 
     def exact_size(self) -> int:
         """Return the metered bytes of everything written; `size` bounds it from above."""

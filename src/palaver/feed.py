@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from palaver.clock import Clock, to_ms, to_us
-from palaver.errors import Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
+from palaver.errors import BatchShape, Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
 from palaver.ops import Change, Guard, Op, Origin, Put, Unchanged, WriteSet, Written
 from palaver.ports import RecordEngine, Wakes
 from palaver.system import system
@@ -158,7 +158,6 @@ class Runner:
         lease = await self._hold(name)
         if lease is None:
             return 0
-        projection = self.projections[name]
         try:
             page = await self._records.changes(lease.position, CHUNK)
         except Trimmed:
@@ -166,11 +165,23 @@ class Runner:
             await self._rebuild(name, lease)
             return 1
         if page.changes:
-            ops = await self._renewing(name, lease, projection.apply(page.changes))
-            await self._save(name, lease, page.last, ops)
-        elif lease.position is None or page.last > lease.position:
+            return await self._advance(name, lease, page.changes, page.last)
+        if lease.position is None or page.last > lease.position:
             await self._save(name, lease, page.last, ())
-        return len(page.changes)
+        return 0
+
+    async def _advance(self, name: str, lease: _Lease, changes: Sequence[Change], last: int) -> int:
+        """Let a projection take changes in, fewer at once where what it commits for them is more than the engine takes."""
+        while True:
+            try:
+                ops = await self._renewing(name, lease, self.projections[name].apply(changes))
+                await self._save(name, lease, last, ops)
+                return len(changes)
+            except BatchShape:
+                if len(changes) == 1:
+                    raise
+                changes = changes[: len(changes) // 2]
+                last = changes[-1].position
 
     async def rebuild(self, name: str) -> None:
         """Empty one projection, build it anew and put its position at the head it was built from."""

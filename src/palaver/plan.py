@@ -8,6 +8,7 @@ world moved: the store reads again and plans again.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Protocol, TypeVar
@@ -81,7 +82,7 @@ class Planner:
         # A new record of these needs nothing but its own address to be free.
         self.plain = {d.entity for d in declarations if not (self._depends(d) or d.tenant or self._refs[d.name])}
         self.behind: dict[str, str] = {}
-        self.tables: dict[str, Table] = {d.table.name: d.table for d in schema.entities.values()}
+        self.tables: dict[str, Table] = {d.table.name: replace(d.table, swept=schema.takes_along(d)) for d in declarations}
         self.tables[SYSTEM.name] = SYSTEM
         for declared in schema.entities.values():
             if declared.history is not None:
@@ -187,9 +188,9 @@ class Planner:
             # Whoever removes released objects takes the job first; then this write has to upload the object once more.
             draft.checks.setdefault(blob_address(key), []).append(NOT_TAKEN)
         draft.merge_checks()
-        if len(draft.ops) > LIMITS.ops:
+        if len(draft.ops) * 2 > LIMITS.ops and (count := draft.count(self.tables)) > LIMITS.ops:
             raise BatchShape(
-                f"The batch expands to {len(draft.ops)} ops; the most is {LIMITS.ops}.",
+                f"The batch expands to {count} ops, a deletion that the feed shows counted as two; the most is {LIMITS.ops}.",
                 hint="Split it, or use bulk where all-or-nothing is not needed.",
             )
         if draft.size > LIMITS.bytes and (exact := draft.exact_size()) > LIMITS.bytes:

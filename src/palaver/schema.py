@@ -130,6 +130,11 @@ class Schema:
     def children(self, parent: Declared) -> list[Reference]:
         return [reference for reference in self.references if reference.parent is parent]
 
+    def takes_along(self, declared: Declared) -> bool:
+        """Say whether something else goes when a record of this entity goes."""
+        cascades = any(reference.ref.on_delete == "cascade" for reference in self.children(declared))
+        return bool(declared.uniques or declared.blobs or declared.history or cascades)
+
     def snapshot(self) -> dict[str, Any]:
         """Return the schema as plain JSON values: what `evolve` compares and a file can keep."""
         from palaver.snapshot import snapshot

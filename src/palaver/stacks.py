@@ -131,6 +131,7 @@ async def dynamodb(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
         point_in_time_recovery=_flag(url, "recovery", False),
         encryption=url.options.get("encryption", ""),
         deletion_protection=_flag(url, "protection", False),
+        native_expiry=_one_of(url, "expiry", ("native", "swept")) == "native",
     )
     blobs = open_blobs(url.options.get("blobs", "memory:"))
     client = await DynamoClient.open(region, endpoint=endpoint, pool=_count(url, "pool", 32), deadline_s=_seconds(url, "timeout", 10.0))

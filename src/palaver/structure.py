@@ -51,7 +51,8 @@ class Belt:
 class Table:
     """The physical form of one entity.
 
-    `partition` + `sort` name the key columns, in order. `expires` names an integer column of epoch seconds.
+    `partition` + `sort` name the key columns, in order. `expires` names an integer column of epoch seconds; `swept` says
+    that something goes with a record that expires, so that an engine that expires records by itself must leave these alone.
     `feed` says whether its writes appear in the change feed. Every record also has REVISION (int, >= 1) and may
     have MARK (int, when it is being deleted); they are not listed in `columns`.
     """
@@ -65,6 +66,7 @@ class Table:
     expires: str | None = None
     feed: bool = True
     belts: tuple[Belt, ...] = ()
+    swept: bool = field(default=True, compare=False)
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ SYSTEM = Table(
     indexes=(IndexSpec("palaver_due", ("scope",), ("due",)),),
     expires="expires",
     feed=False,
+    swept=False,
 )
 
 
@@ -49,6 +50,7 @@ def history_table(declared: Declared) -> Table:
         indexes=(IndexSpec("by_subject", ("subject",), ("revision",)),),
         expires="expires",
         feed=False,
+        swept=False,
     )
 
 

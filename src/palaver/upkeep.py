@@ -139,7 +139,7 @@ class Upkeep:
         return sum([not isinstance(result, Refused) for result in await asyncio.gather(*writes)])
 
     def _is_plain(self, declared: Declared) -> bool:
-        return not (declared.uniques or declared.blobs or declared.history or self._planner.cascades(declared))
+        return not self._core.schema.takes_along(declared)
 
     async def _expire_plain(self, table: str, found: Sequence[Address], now_us: int) -> int:
         """Delete in one batch, each guarded by the revision seen, so that a record extended meanwhile stays."""

@@ -316,6 +316,18 @@ def test_limits_are_counted_after_expansion() -> None:
         plan(users(33).put(Feedback(conversation_id="c", id="1", rater="r")))
 
 
+def test_a_deletion_that_the_feed_shows_counts_as_two() -> None:
+    def going(n: int) -> Batch:
+        batch = Batch()
+        for number in range(n):
+            batch = batch.delete(Member.at("t", str(number)))
+        return batch
+
+    assert 50 == len(plan(going(50)).writes.ops)
+    with pytest.raises(BatchShape, match="102 ops"):
+        plan(going(51))
+
+
 def test_one_write_per_record() -> None:
     for batch in (
         Batch().create(Team(id="t")).delete(Team.at("t")),

@@ -92,7 +92,7 @@ def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: A
                     f"{layout.table.entity}.{half.attribute} takes more than {half.most:,} bytes.", hint="Key by shorter identifiers."
                 )
             item[half.attribute] = key_value(whole)
-    if layout.table.expires is not None:
+    if layout.sweeps:
         item[DUE] = layout.due([record[name] for name in layout.table.key])  # type: ignore[misc]
     return _fitted(layout, item, aside, record)
 

@@ -212,8 +212,10 @@ class Way(NamedTuple):
 class Layout:
     """The physical form of one table, compiled once: what requests are built from."""
 
-    def __init__(self, table: Table, prefix: str = "") -> None:
+    def __init__(self, table: Table, prefix: str = "", *, expires_natively: bool = False) -> None:
         self.table = table
+        # Whether we find expired records ourselves, through an index; DynamoDB removes those nothing goes with.
+        self.sweeps = table.expires is not None and (table.swept or not expires_natively)
         self.name = prefix + table.name
         partition, sort = _half(table, table.partition, MAX_PARTITION), _half(table, table.sort, MAX_SORT)
         assert partition is not None

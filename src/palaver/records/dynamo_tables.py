@@ -23,12 +23,14 @@ CATALOG = "catalog"
 class TableOptions:
     """How tables are made. `encryption`: the key of KMS, or "kms" for the account's own; empty: the service's own key.
 
-    `feed` False leaves streams and tombstones away: for servers that have neither.
+    `native_expiry` leaves it to DynamoDB to remove expired records that nothing goes with. `feed` False leaves streams and
+    tombstones away: for servers that have neither.
     """
 
     point_in_time_recovery: bool = False
     encryption: str = ""
     deletion_protection: bool = False
+    native_expiry: bool = False
     feed: bool = True
 
 
@@ -53,7 +55,7 @@ def create(layout: Layout, options: TableOptions) -> dict[str, Any]:
     }
     indexes = [_index(way) for way in layout.ways.values()]
     defined = _definitions(half for way in ways for half in (way.partition, way.sort) if half is not None)
-    if layout.table.expires is not None:
+    if layout.sweeps and layout.table.expires is not None:
         indexes.append(_expiry(layout, layout.table.expires))
         defined |= _expiry_definitions(layout.table.expires)
     body["AttributeDefinitions"] = [{"AttributeName": name, "AttributeType": native} for name, native in sorted(defined.items())]
@@ -126,8 +128,8 @@ def backups(name: str) -> dict[str, Any]:
     return {"TableName": name, "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True}}
 
 
-def native_expiry(name: str, attribute: str) -> dict[str, Any]:
-    return {"TableName": name, "TimeToLiveSpecification": {"Enabled": True, "AttributeName": attribute}}
+def native_expiry(name: str, attribute: str, *, enabled: bool = True) -> dict[str, Any]:
+    return {"TableName": name, "TimeToLiveSpecification": {"Enabled": enabled, "AttributeName": attribute}}
 
 
 # --- the catalog -------------------------------------------------------------------------------------------------------
@@ -155,6 +157,7 @@ def from_catalog(text: str) -> Table:
         tuple(IndexSpec(each["name"], tuple(each["partition"]), tuple(each["sort"]), each["unique"]) for each in entry["indexes"]),
         entry["expires"],
         entry["feed"],
+        swept=entry["swept"],
     )
 
 

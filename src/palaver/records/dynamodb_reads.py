@@ -206,7 +206,7 @@ class Reads:
     async def expired(self, table: str, now_us: int, limit: int) -> list[Address]:
         """Return the oldest expired records of all partitions of the expiry index."""
         layout = self._layout(table)
-        if layout.table.expires is None:
+        if not layout.sweeps:
             return []
         some = await asyncio.gather(*(self._expired(layout, shard, now_us // 1_000_000, limit) for shard in range(SHARDS)))
         return [address for _, address in sorted(each for shard in some for each in shard)[:limit]]

@@ -48,7 +48,8 @@ class Structure:
         self.own = prefix + OWN
 
     def layout(self, table: Table) -> Layout:
-        return Layout(table if self._options.feed else replace(table, feed=False), self._prefix)
+        feed = table.feed and self._options.feed
+        return Layout(replace(table, feed=feed), self._prefix, expires_natively=self._options.native_expiry)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -113,6 +114,10 @@ class Structure:
         if description is None or description["TableStatus"] == "DELETING":
             return None
         ready = {index["IndexName"] for index in description.get("GlobalSecondaryIndexes", ()) if index["IndexStatus"] == "ACTIVE"}
+        wanted = self._layouts.get(table.name)
+        if wanted is not None and wanted.sweeps and EXPIRY not in ready:
+            # Something goes with its expired records now: setting the expiry makes the index that finds them.
+            table = replace(table, expires=None)
         return replace(table, indexes=tuple(index for index in table.indexes if index.name in ready))
 
     async def description(self, name: str) -> dict[str, Any] | None:
@@ -161,8 +166,9 @@ class Structure:
                 await self._drop_index(after, name)
             case SetExpiry(_, None):
                 await self._drop_index(after, EXPIRY)
+                await self._expire_natively(after, stored.expires, enabled=False)
             case SetExpiry():
-                await self._create_index(after, EXPIRY)
+                await self._set_expiry(after, stored)
             case RenameColumn(_, old, new):
                 await self._rewrite(self.layout(stored), lambda item: _renamed(item, old, new))
             case DropColumn(_, name):
@@ -175,6 +181,7 @@ class Structure:
         await self._own()
         layout = self.layout(table)
         if await self._make(tables.create(layout, self._options)):
+            await self._expire_natively(layout, table.expires, enabled=not layout.sweeps)
             return
         # It is there: what it lacks of its indexes was not finished, or is another step's business.
         await self._until_active(layout.name)
@@ -198,6 +205,26 @@ class Structure:
         if self._options.point_in_time_recovery:
             await self._client.call("UpdateContinuousBackups", tables.backups(name))
         return True
+
+    async def _set_expiry(self, layout: Layout, stored: Table) -> None:
+        if layout.sweeps:
+            await self._expire_natively(layout, stored.expires, enabled=False)
+            await self._create_index(layout, EXPIRY)
+        else:
+            await self._drop_index(layout, EXPIRY)
+            await self._expire_natively(layout, layout.table.expires, enabled=True)
+
+    async def _expire_natively(self, layout: Layout, expires: str | None, *, enabled: bool) -> None:
+        """Let DynamoDB remove expired records, or not; once an hour it can be told."""
+        if expires is None:
+            return
+        try:
+            told = await self._client.call("DescribeTimeToLive", {"TableName": layout.name})
+        except ConfigError:
+            return
+        state = told.get("TimeToLiveDescription", {}).get("TimeToLiveStatus", "DISABLED")
+        if (state in ("ENABLED", "ENABLING")) != enabled:
+            await self._client.call("UpdateTimeToLive", tables.native_expiry(layout.name, expires, enabled=enabled))
 
     async def _optional(self, operation: str, body: dict[str, Any]) -> None:
         try:
@@ -296,7 +323,7 @@ def _shown(layout: Layout, item: Any) -> tuple[dict[str, Any], list[str]]:
         whole = half.of(record)
         if whole is not None and half.attribute not in item and half.fits(whole):
             sets[half.attribute] = key_value(whole)
-    if layout.table.expires is not None and DUE not in item:
+    if layout.sweeps and DUE not in item:
         sets[DUE] = layout.due([record[name] for name in layout.table.key])  # type: ignore[misc]
     return sets, []
 
