@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from palaver.blueprints.baller import SCHEMA, Baller, patterns
 from palaver.blueprints.baller.names import normalized
 from palaver.blueprints.baller.schema import Metric
 from palaver.ops import Read
+from tests import servers
 from tests.blueprints.baller.given import ask, found
+from tests.stacks import fresh
 
 SINCE, UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
 
@@ -54,13 +57,35 @@ PATTERNS: dict[str, Query[Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", PATTERNS)
-async def test_a_pattern_is_one_statement_that_is_known(name: str, tmp_path: Path, golden: Callable[[str, str], None]) -> None:
-    async with palaver.open(f"sqlite:///{tmp_path}/a.db", schema=SCHEMA, maintain=False) as store:
-        golden(f"baller/{name}.sqlite.sql", str(await store.explain(PATTERNS[name])) + "\n")
+@pytest.fixture
+async def explaining(stack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[palaver.Store]:
+    """A store whose tables are named as in the design, in an empty database of its own."""
+    environ: dict[str, str] = {}
+    url = fresh(stack, tmp_path, environ, named_plainly=True)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    async with palaver.open(url, schema=SCHEMA, maintain=False) as store:
+        yield store
 
 
-async def test_no_pattern_scans_or_sorts(tmp_path: Path) -> None:
+def shown(request: str) -> str:
+    """A request of DynamoDB as one JSON object."""
+    operation, _, body = request.partition(" ")
+    return json.dumps({operation: json.loads(body)}, indent=1, ensure_ascii=False)
+
+
+GOLDEN = {"sqlite": "sqlite.sql", "postgresql": "postgres.sql", "dynamodb": "dynamodb.json"}
+
+
+@pytest.mark.parametrize("stack", GOLDEN)
+async def test_a_pattern_is_one_request_that_is_known(explaining: palaver.Store, stack: str, golden: Callable[[str, str], None]) -> None:
+    for name, query in PATTERNS.items():
+        explanation = await explaining.explain(query)
+        assert 1 == len(explanation.requests)
+        golden(f"baller/{name}.{GOLDEN[stack]}", (shown(explanation.requests[0]) if stack == "dynamodb" else str(explanation)) + "\n")
+
+
+async def test_no_pattern_scans_or_sorts_in_sqlite(tmp_path: Path) -> None:
     async with palaver.open(f"sqlite:///{tmp_path}/a.db", schema=SCHEMA, maintain=False) as store:
         requests = {name: (await store.explain(query)).requests[0] for name, query in PATTERNS.items()}
     connection = sqlite3.connect(tmp_path / "a.db")
@@ -69,6 +94,25 @@ async def test_no_pattern_scans_or_sorts(tmp_path: Path) -> None:
         assert plan.startswith("SEARCH"), (name, plan)
         assert "TEMP B-TREE" not in plan, (name, plan)
     connection.close()
+
+
+@pytest.mark.parametrize("stack", ["postgresql"])
+async def test_no_pattern_need_scan_or_sort_in_postgresql(explaining: palaver.Store, postgres18: servers.Database) -> None:
+    """What the planner chooses depends on what is stored; that it has an index in the order asked for does not."""
+    [(database,)] = await explaining.core.records.pool.read("SELECT current_database()")  # type: ignore[attr-defined]
+    off = "".join(f"SET enable_{way} = off; " for way in ("seqscan", "bitmapscan", "sort"))
+    for name, query in PATTERNS.items():
+        text = (await explaining.explain(query)).requests[0]
+        plan = postgres18.sql(f"{off}EXPLAIN (GENERIC_PLAN, COSTS OFF) {text}", database=database)
+        assert "Index Cond" in plan, (name, plan)
+        assert not [bad for bad in ("Seq Scan", "Bitmap", "Sort") if bad in plan], (name, plan)
+
+
+@pytest.mark.parametrize("stack", ["dynamodb"])
+async def test_every_pattern_is_one_query_in_dynamodb(explaining: palaver.Store) -> None:
+    for name, query in PATTERNS.items():
+        assert (await explaining.explain(query)).requests[0].startswith("Query {"), name
+        assert "FilterExpression" not in (await explaining.explain(query)).requests[0], name
 
 
 def test_every_key_and_index_is_asked_by_a_pattern() -> None:

@@ -1,0 +1,6 @@
+Feedback.by_app_mode
+  read baller-feedback by index AppModeIndex: app_mode =, rating_timestamp >=, rating_timestamp <
+  in order of rating_timestamp, newest first, 100 records a page
+  8 reads, one a shard, merged
+  index reads are eventual on cloud engines
+  SELECT "message_id", "user_id", "conversation_id", "owner_id", "rating", "rating_timestamp", "follow_up_feedback", "app_mode", "server_id", "intent_name", "response_snapshot", "sentiment", "ttl", "_by_app_mode_shard", "_revision", "_deleting" FROM "public"."baller-feedback" WHERE "app_mode" = $1 AND "_by_app_mode_shard" = $2 AND "rating_timestamp" >= $3 AND "rating_timestamp" < $4 AND "rating_timestamp" IS NOT NULL ORDER BY "rating_timestamp" DESC, "message_id" DESC, "user_id" DESC LIMIT $5
