@@ -159,6 +159,7 @@ def table_of(plain: Mapping[str, Any]) -> Table:
         indexes=tuple(index_of(index) for index in plain["indexes"]),
         expires=plain["expires"],
         feed=plain["feed"],
+        swept=plain.get("swept", True),
         belts=tuple(Belt(tuple(belt["columns"]), belt["table"], tuple(belt["target"])) for belt in plain["belts"]),
     )
 

@@ -43,10 +43,7 @@ SMALL = Schema(
 INDEXES: dict[str, Any] = {f"by_f{m}": Index(f"f{m}") for m in range(4)}
 WIDE = Schema(
     "wide",
-    [
-        entity(f"Thing{n}", {f"f{m}": str for m in range(4)}, table=f"things-{n}", **{f"by_f{m}": Index(f"f{m}") for m in range(4)})
-        for n in range(40)
-    ],
+    [entity(f"Thing{n}", {f"f{m}": str for m in range(4)}, table=f"things-{n}", **INDEXES) for n in range(40)],
 )
 
 

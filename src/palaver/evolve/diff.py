@@ -186,7 +186,7 @@ def _table(draft: Draft, table: Table, owner: Declared | None, before: Mapping[s
     for name, index in wanted.items():
         if indexes.get(name) != index:
             draft.take("indexes", CreateIndex(table, index), "adds")
-    for name in indexes.keys() - wanted.keys():
+    for name in sorted(indexes.keys() - wanted.keys()):
         draft.take("indexes gone", DropIndex(table, name), "tidies")
     for column in draft.now[table.name].columns:
         if column.shadow and all(column.name != each.name for each in table.columns):
@@ -250,7 +250,7 @@ def _searches(draft: Draft, planner: Planner, snapshot: Mapping[str, Any]) -> No
     """Fill an index anew whose documents come from elsewhere, while it is itself declared as it was."""
     old = {search["name"]: search for search in snapshot.get("searches", ())}
     new = {search["name"]: search for search in planner.schema.snapshot()["searches"]}
-    for name in old.keys() & new.keys():
+    for name in sorted(old.keys() & new.keys()):
         if all(old[name][part] == new[name][part] for part in ("text", "filters", "required")) and old[name] != new[name]:
             draft.phases["projections"] = [Rebuild("search")]
 

@@ -22,6 +22,8 @@ def base_of(physical: Physical, stored: Mapping[str, Any]) -> str:
 def comparable(table: Table) -> dict[str, Any]:
     """Return a table as JSON values in an order of their own: columns stand in the order they were added."""
     plain = plain_table(table)
+    # Who removes what has expired is a matter of the program, not of the database.
+    del plain["swept"]
     for column in plain["columns"]:
         column["required"] = is_required(table, next(each for each in table.columns if each.name == column["name"]))
     return {**plain, "columns": _sorted(plain["columns"]), "indexes": _sorted(plain["indexes"])}
@@ -47,21 +49,21 @@ def drift_of(physical: Physical, stored: Mapping[str, Any]) -> Iterable[str]:
 def _of_table(table: Table, wanted: Table, kept: set[str]) -> Iterable[str]:
     have = {column["name"]: column for column in comparable(table)["columns"]}
     want = {column["name"]: column for column in comparable(wanted)["columns"]}
-    for name in want.keys() - have.keys():
+    for name in sorted(want.keys() - have.keys()):
         yield f"column {name} of {table.name} is not there"
-    for name in have.keys() - want.keys():
+    for name in sorted(have.keys() - want.keys()):
         if f"{table.name}.{name}" not in kept:
             yield f"column {name} of {table.name} was added by somebody else"
-    for name in want.keys() & have.keys():
+    for name in sorted(want.keys() & have.keys()):
         if have[name] != want[name]:
             yield f"column {name} of {table.name} was altered"
     if table.expires != wanted.expires:
         yield f"{table.name} expires by {table.expires}, not by {wanted.expires}"
     had, wants = {index.name: index for index in table.indexes}, {index.name: index for index in wanted.indexes}
-    for name in wants.keys() - had.keys():
+    for name in sorted(wants.keys() - had.keys()):
         yield f"index {name} of {table.name} is not there"
-    for name in had.keys() - wants.keys():
+    for name in sorted(had.keys() - wants.keys()):
         yield f"index {name} of {table.name} was added by somebody else"
-    for name in had.keys() & wants.keys():
+    for name in sorted(had.keys() & wants.keys()):
         if had[name] != wants[name]:
             yield f"index {name} of {table.name} was altered"
