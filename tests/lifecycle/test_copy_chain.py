@@ -53,12 +53,8 @@ async def test_a_demonstration_comes_home_with_what_was_counted_and_counts_on(tm
     made = blueprint.PROJECTIONS
     async with palaver.open(sqlite(tmp_path, "home"), schema=SCHEMA, projections=made, maintain=False) as store:
         baller = Baller(store)
-        for number in range(6):
-            async with baller.turn(user_id=f"u{number}", server_id="s", content="who won?") as turn:
-                async with turn.llm_call(provider="openai", model="gpt-4o", purpose="main_response") as call:
-                    call.result("prompt", "answer", usage={"prompt_tokens": 10, "completion_tokens": 5})
-                await turn.reply("they did")
-        await store.settle(60)
+        await _calls(baller, 6)
+        await store.settle(20)
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(End.open(sqlite(tmp_path, "home"), SCHEMA, projections=made))
         home, _ = await round_trip(source, tmp_path, stack, SCHEMA, made)
@@ -66,33 +62,60 @@ async def test_a_demonstration_comes_home_with_what_was_counted_and_counts_on(tm
         assert counted
         assert await dump(source) == await dump(home)
         baller = Baller(Store(home.core))
-        async with baller.turn(user_id="u9", server_id="s", content="and now?") as turn:
-            async with turn.llm_call(provider="openai", model="gpt-4o", purpose="main_response") as call:
-                call.result("prompt", "answer", usage={"prompt_tokens": 10, "completion_tokens": 5})
-            await turn.reply("still they")
-        await Store(home.core).settle(60)
+        await _calls(baller, 1)
+        await Store(home.core).settle(20)
         [old], [new] = await _usage(source), await _usage(home)
         # Six calls were counted before they left, and one was made at home: nothing twice, nothing lost.
         assert (6, 7) == (old["calls"], new["calls"])
+
+
+@pytest.mark.parametrize("kind", CHAIN)
+async def test_what_was_not_counted_at_the_source_is_counted_once_at_the_target(tmp_path: Path, kind: str) -> None:
+    """The projections of the source stand still in the middle of its feed."""
+    made = blueprint.PROJECTIONS
+    async with palaver.open(sqlite(tmp_path, "home"), schema=SCHEMA, maintain=False):
+        pass
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(opened(sqlite(tmp_path, "home"), SCHEMA, made))
+        baller = Baller(Store(source.core))
+        await _calls(baller, 4)
+        await baller.store.settle(20)
+        await _calls(baller, 5)
+        target = await stack.enter_async_context(opened(url_of(kind, tmp_path, "to"), SCHEMA, made))
+        await Copy(source, target).run()
+        assert [4, 4] == [(await _usage(end))[0]["calls"] for end in (source, target)]
+        await _calls(Baller(Store(target.core)), 2)
+        await Store(target.core).settle(20)
+        await baller.store.settle(20)
+        assert [9, 11] == [(await _usage(end))[0]["calls"] for end in (source, target)]
+
+
+async def _calls(baller: Baller, count: int) -> None:
+    for _ in range(count):
+        async with baller.turn(user_id="u", server_id="s", content="who won?") as turn:
+            async with turn.llm_call(provider="openai", model="gpt-4o", purpose="main_response") as call:
+                call.result("prompt", "answer", usage={"prompt_tokens": 10, "completion_tokens": 5})
+            await turn.reply("they did")
 
 
 async def _usage(end: End) -> list[Any]:
     return list((await end.records.scan("baller-usage", after=None, limit=10)).records)
 
 
-async def test_all_real_input_comes_home_as_it_left(tmp_path: Path, shared_data: Path) -> None:
-    """Football, recorded dialogues and a busy channel: 546 clubs, 1,400 dialogues, 12,500 lines."""
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.soak), 10])
+async def test_real_input_comes_home_as_it_left(tmp_path: Path, shared_data: Path, every: int) -> None:
+    """Football, and every dialogue and line of a busy channel, or every tenth: 546 clubs, 1,400 dialogues, 12,500 lines."""
     async with palaver.open(sqlite(tmp_path, "home"), schema=SCHEMA, maintain=False) as store:
         baller = Baller(store)
         await _football(baller, shared_data)
-        await side_by_side(lambda dialogue: record(baller, dialogue), rows(shared_data / "dialogs" / "sgd.jsonl.gz"))
-        await _channel(baller, rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz"))
+        await side_by_side(lambda dialogue: record(baller, dialogue), rows(shared_data / "dialogs" / "sgd.jsonl.gz")[::every])
+        await _channel(baller, rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz")[::every])
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(opened(sqlite(tmp_path, "home"), SCHEMA))
         home, reports = await round_trip(source, tmp_path, stack, SCHEMA)
         assert all(report.finished and report.settled for report in reports)
         dumped = await dump(source)
-        assert 25_800 + 12_500 <= len(dumped["baller-messages"])
+        assert 38_300 // every * 0.8 < len(dumped["baller-messages"])
         assert dumped == await dump(home)
 
 

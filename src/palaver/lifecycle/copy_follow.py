@@ -24,7 +24,7 @@ from palaver.searching import SearchProjection
 from palaver.system import system
 from palaver.values import KeyPart, Record
 
-CHANGES = 500
+CHANGES = 2_000
 IDLE_S = 1.0
 
 
