@@ -11,6 +11,7 @@ from palaver.blueprints.baller.facts import facts
 from palaver.blueprints.baller.traffic import dialogues
 from palaver.cli.exits import Exit
 from tests.cli.conftest import Palaver
+from tests.stacks import fresh
 
 
 def test_the_facts_are_those_of_the_source() -> None:
@@ -88,6 +89,35 @@ def test_what_the_demo_tells_people_to_try_works(palaver: Palaver, demo: Path) -
     assert len(lines) >= 4
     for tokens in lines:
         assert 0 == palaver(*tokens).code, tokens
+
+
+@pytest.mark.parametrize("stack", ["postgresql", "dynamodb"])
+def test_a_demonstration_fills_an_empty_server_and_no_other(
+    palaver: Palaver, elsewhere: Path, stack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+    url = fresh(stack, elsewhere, given)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    ran, again = palaver("demo", "--url", url), palaver("demo", "--url", url)
+
+    assert (0, "", False) == (ran.code, ran.json["path"], ran.json["replaced"])
+    assert (Exit.CONFLICT, "not_empty") == (again.code, again.problem["code"])
+    assert [] == [file for file in elsewhere.iterdir() if file.name.startswith("palaver-demo")]
+    assert ran.json["messages"] == len(palaver("query", "Message", "--limit", 1000, "--url", url).json["data"])
+    assert 0 == palaver("show", "talk-0001", "--url", url).code
+
+
+def test_a_demonstration_goes_to_one_place(palaver: Palaver) -> None:
+    ran = palaver("demo", "--path", "a.db", "--url", "b.db")
+
+    assert (Exit.USAGE, "usage") == (ran.code, ran.problem["code"])
+
+
+def test_a_url_of_a_file_is_the_file(palaver: Palaver, elsewhere: Path) -> None:
+    assert 0 == palaver("demo", "--url", "sqlite:///mine.db").code
+    assert (elsewhere / "mine.db").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"my notes"])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 async def demo(
     *,
-    path: Path = Path(DEMO),
+    path: Path | None = None,
     size: Annotated[Literal["s", "m", "l"], Parameter(show_default=True)] = "s",
     here: Here,
 ) -> int:
@@ -33,12 +33,14 @@ async def demo(
     Parameters
     ----------
     path
-        The file to make; ./palaver-demo.db if none is named. A file that is no demonstration is never replaced.
+        The file to make; ./palaver-demo.db if none is named, and where --url names a server, that is filled instead.
+        A file that is no demonstration is never replaced, and neither is anything on a server.
     size
         s: 60 conversations, m: 400, l: 2,000.
     """
     began = time.monotonic()
-    replaced = await _make_room(path, here)
+    place = _place(path, here)
+    replaced = await _make_room(place, here)
     from palaver.blueprints.baller.facts import facts
     from palaver.blueprints.baller.operations import Baller
     from palaver.blueprints.baller.playing import PlayedClock, Player
@@ -50,7 +52,7 @@ async def demo(
     begins = now - timedelta(seconds=SPAN_S)
     clock = PlayedClock(begins)
     traffic = dialogues(known, size)
-    async with _opened(path, clock) as store:
+    async with _opened(place, clock) as store:
         player = Player(Baller(store), clock, begins)
         await player.clubs(known)
         with here.out.progress("conversations", len(traffic)) as progress:
@@ -61,26 +63,49 @@ async def demo(
         await store.settle(timeout=30)
         await _mark(store, size)
     took = time.monotonic() - began
-    _tell(here, path, played, known.matches, took, replaced)
+    _tell(here, place, played, known.matches, took, replaced)
     return Exit.OK
 
 
+def _place(path: Path | None, here: Context) -> Path | str:
+    """Return the file to make, or the URL of the server to fill."""
+    from palaver.config import parse_url
+
+    if path is not None and here.url is not None:
+        raise Stop(Exit.USAGE, "usage", "Both --path and --url say where the demonstration goes.", hint="Give one of them.")
+    if here.url is None:
+        return path or Path(DEMO)
+    parsed = parse_url(here.url)
+    return Path(parsed.path) if parsed.scheme == "sqlite" else here.url
+
+
 @asynccontextmanager
-async def _opened(path: Path, clock: PlayedClock) -> AsyncIterator[Store]:
-    """Open the new file. A demonstration can be made again, so its commits need not outlive a power cut one by one."""
+async def _opened(place: Path | str, clock: PlayedClock) -> AsyncIterator[Store]:
+    """Open the new database. A demonstration can be made again, so commits to a file need not outlive a power cut one by one."""
     from palaver import blueprints
     from palaver.config import open as open_store
 
     package = blueprints.load("baller")
-    url, build = f"sqlite:///{path}?sync=normal", getattr(package, "PROJECTIONS", ())
+    url = f"sqlite:///{place}?sync=normal" if isinstance(place, Path) else place
+    build = getattr(package, "PROJECTIONS", ())
     async with open_store(url, schema=package.SCHEMA, clock=clock, projections=build, maintain=False, actor="demo") as store:
         yield store
 
 
-async def _make_room(path: Path, here: Context) -> bool:
-    """Remove an earlier demonstration; refuse any other file."""
+async def _make_room(place: Path | str, here: Context) -> bool:
+    """Remove an earlier demonstration; refuse any other file, and a server that holds anything of a schema."""
     from palaver.errors import PalaverError
 
+    if isinstance(place, str):
+        if await here.kept() is not None:
+            raise Stop(
+                Exit.CONFLICT,
+                "not_empty",
+                "The server holds a Palaver schema there already; it was left as it is.",
+                hint="Name an empty database, or another schema= or prefix, with --url.",
+            )
+        return False
+    path = place
     if not _exists(path):
         return False
     try:
@@ -118,17 +143,19 @@ async def _mark(store: Store, size: str) -> None:
     await store.core.records.write(WriteSet((put,), store.core.now_us()))
 
 
-def _tell(here: Context, path: Path, played: Played, results: int, took: float, replaced: bool) -> None:
+def _tell(here: Context, place: Path | str, played: Played, results: int, took: float, replaced: bool) -> None:
     out = here.out
+    # A server's URL may hold a password, so it is not said again.
+    path = str(place) if isinstance(place, Path) else ""
     if out.json:
-        out.emit("demo", {"path": str(path), "replaced": replaced, "results": results, "seconds": round(took, 3), **asdict(played)})
+        out.emit("demo", {"path": path, "replaced": replaced, "results": results, "seconds": round(took, 3), **asdict(played)})
         return
-    at = "" if path == Path(DEMO) else f" -u {path}"
+    at = "" if path == DEMO else f" -u {path}" if path else ' -u "$URL"'
     lines = (
         f"{results:,} real results of {played.clubs} clubs (openfootball, CC0) to talk about",
         f"{played.conversations:,} conversations of {played.users} people · {played.messages:,} messages · {played.calls:,} calls · "
         f"{played.failures} failures · {played.ratings} ratings, in {took:.1f} s",
-        f"everything is in {path}",
+        f"everything is in {path or 'the database that --url names'}",
         "",
         "try next:",
         f"  palaver show talk-0001{at}",
