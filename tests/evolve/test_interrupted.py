@@ -176,7 +176,7 @@ async def test_a_plan_for_a_database_that_changed_since_is_refused(place: Bed) -
     other = await place.migrator(BY_NAME["a new index"].new)
     await other.apply(await other.pending())
     again = await place.migrator(case.new)
-    with pytest.raises(Conflict, match="no longer what the plan"):
+    with pytest.raises(NotProvisioned, match="no longer what the plan"):
         await again.apply(plan)
 
 

@@ -125,8 +125,8 @@ class Migrator:
     async def apply(self, plan: Migration) -> list[Action]:
         """Carry a migration out, or go on with it where it was cut off; return the actions taken now.
 
-        Raises NotProvisioned where it is for another schema or records do not fulfil what it demands, Conflict where the
-        database is not what it was planned against or another process carries a migration out; then nothing was changed.
+        Raises NotProvisioned where it is for another schema, the database is not what it was planned against, or records
+        do not fulfil what it demands; Conflict while another process carries a migration out. Then nothing was changed.
         """
         if plan.fingerprint != self._planner.schema.fingerprint:
             raise NotProvisioned(
@@ -154,11 +154,11 @@ class Migrator:
         found = await self._stored_run(take=True)
         if found is not None:
             if plain_plan(found.plan)["digest"] != plain_plan(plan)["digest"]:
-                raise Conflict("Another migration was begun and not ended.", hint="`palaver migrate apply` ends it first.")
+                raise NotProvisioned("Another migration was begun and not ended.", hint="`palaver migrate apply` ends it first.")
             await self._save(found)
             return found
         if base_of(await self._records.describe(), await self.kept()) != plan.base:
-            raise Conflict("The database is no longer what the plan was made against.", hint="Plan again: palaver migrate plan.")
+            raise NotProvisioned("The database is no longer what the plan was made against.", hint="Plan again: palaver migrate plan.")
         unmet = await self.unmet(plan)
         if unmet:
             raise NotProvisioned(" ".join(unmet), schema=plan.schema)
