@@ -109,12 +109,18 @@ class Taken(NamedTuple):
         return max(verdict.retry_after_s for verdict in self.verdicts)
 
 
+def yes(remaining: int) -> Verdict:
+    """Return the verdict of a limit that allowed it; the same object each time, since most verdicts are one of a few."""
+    return _YES[remaining] if remaining < len(_YES) else Verdict(True, remaining, 0.0)
+
+
 def granted(remaining: int) -> Taken:
-    """Return the answer of one limit that said yes; the same object each time, since most answers are one of a few."""
+    """Return the answer of one limit that allowed it."""
     return _GRANTED[remaining] if remaining < len(_GRANTED) else Taken(True, (Verdict(True, remaining, 0.0),))
 
 
-_GRANTED = tuple(Taken(True, (Verdict(True, remaining, 0.0),)) for remaining in range(256))
+_YES = tuple(Verdict(True, remaining, 0.0) for remaining in range(1_024))
+_GRANTED = tuple(Taken(True, (verdict,)) for verdict in _YES)
 
 
 # --- presence -----------------------------------------------------------------------------------------------------------

@@ -71,6 +71,10 @@ async def test_over_the_bound_in_flight_calls_are_refused_and_the_others_answere
         assert [None] * 50 == found[:50]
         assert {Throttled} == set(map(type, found[50:]))
         assert await values.get("k") is None
+        limit = Limit("x", 100, 60)
+        with pytest.raises(Throttled):
+            await cache.limiter.take_each([[Take(limit, "u")]] * 51)
+        assert 100 == (await cache.limiter.peek(Take(limit, "u"))).verdicts[0].remaining
 
 
 async def test_a_server_that_does_not_read_is_not_sent_more_than_memory_holds() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from palaver.cache.checks import check_takes, check_text
 from palaver.cache.redis_scripts import TAKE, TAKE_BUCKET
-from palaver.caching import Limit, Take, Taken, Verdict, granted
+from palaver.caching import Limit, Take, Taken, Verdict, granted, yes
 from palaver.clock import Clock, to_ms
-from palaver.connections.redis import RedisClient, encode, encoded_part
+from palaver.connections.redis import RedisClient, Script, encode, encoded_part
 
 _COST = struct.Struct("<d").pack
 _START = struct.Struct("<dd").pack
 _ONE = _COST(1)
 _TAKES, _PEEKS = _START(0, 1), _START(0, 0)
-_ANSWERS = {8 * count: struct.Struct(f"<{count}d").unpack for count in (3, 5, 7, 9)}
+_ANSWERS = {8 * count: struct.Struct(f"<{count}q").unpack for count in (3, 5, 7, 9)}
+_MOST_FORMS = 1_000
+_Form: TypeAlias = tuple[Script, bytes, int]
 
 
 class RedisLimiter:
@@ -26,18 +29,43 @@ class RedisLimiter:
         self._client, self._clock = client, clock
         self._head = f"{{{prefix}:l:"
         self._fields: dict[str, bytes] = {}
+        self._forms: dict[Limit | tuple[Limit, ...], _Form] = {}
 
     async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
-        if len(takes) == 1 and not token:
-            limit, key, cost = takes[0]
-            if limit.kind == "bucket":
-                if cost < 1:
-                    check_takes(takes)
-                packed = limit.packed, _ONE if cost == 1 else _COST(cost), self._field(limit)
-                asked = b"$56\r\n%b%b%b\r\n%b" % (self._start(_TAKES), *packed)
-                answer = await self._client.run(TAKE_BUCKET, (self._key(group, key),), asked, 2)
-                return granted(answer) if type(answer) is int else _taken(answer)
-        return _taken(await self._client.run(TAKE, *self._asked(takes, group, _TAKES, token), again=bool(token)))
+        form = None if token else self._form(takes)
+        if form is None:
+            return _taken(await self._client.run(TAKE, *self._asked(takes, group, _TAKES, token), again=bool(token)))
+        script, asked, count = form
+        if self._clock is not None:
+            size, start, rest = asked.partition(_TAKES)
+            asked = size + self._start(start) + rest
+        answer = await self._client.run(script, (self._key(group, takes[0].key),), asked, count)
+        return granted(answer) if type(answer) is int else _taken(answer)
+
+    def _form(self, takes: Sequence[Take]) -> _Form | None:
+        """Return what is sent beside the key: the same each time these limits are charged one each, for one key; None for other calls."""
+        name: Limit | tuple[Limit, ...]
+        if len(takes) == 1:
+            name, _, cost = takes[0]
+            if cost != 1:
+                return None
+        else:
+            key = takes[0].key if takes else ""
+            for _, other, cost in takes:
+                if cost != 1 or other != key:
+                    return None
+            name = tuple([limit for limit, _, _ in takes])
+        return self._forms.get(name) or self._made(name, takes)
+
+    def _made(self, name: Limit | tuple[Limit, ...], takes: Sequence[Take]) -> _Form:
+        _, asked, count = self._asked(takes, "", _TAKES, timed=False)
+        script = TAKE
+        if isinstance(name, Limit) and name.kind == "bucket":
+            script, asked, count = TAKE_BUCKET, b"$56\r\n%b%b%b\r\n%b" % (_TAKES, name.packed, _ONE, self._field(name)), 2
+        if len(self._forms) >= _MOST_FORMS:
+            self._forms.clear()
+        self._forms[name] = script, asked, count
+        return script, asked, count
 
     async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
         asked = [self._asked(takes, group, _TAKES) for takes in calls]
@@ -50,10 +78,12 @@ class RedisLimiter:
         check_takes(takes)
         await self._client.read_each([encode("HDEL", self._key(group, take.key), take.limit.family) for take in takes])
 
-    def _asked(self, takes: Sequence[Take], group: str, start: bytes, token: str = "") -> tuple[list[bytes], bytes, int]:
+    def _asked(
+        self, takes: Sequence[Take], group: str, start: bytes, token: str = "", *, timed: bool = True
+    ) -> tuple[list[bytes], bytes, int]:
         """Return the keys and arguments of a call: one key where all takes are for the same."""
         check_takes(takes)
-        parts = [b"$%d\r\n%b" % (16 + 40 * len(takes), self._start(start))]
+        parts = [b"$%d\r\n%b" % (16 + 40 * len(takes), self._start(start) if timed else start)]
         for take in takes:
             parts += (take.limit.packed, _ONE if take.cost == 1 else _COST(take.cost))
         parts.append(b"\r\n$1\r\n%d\r\n" % bool(token))
@@ -87,10 +117,13 @@ def _tagged(group: str) -> str:
 
 
 def _taken(answer: bytes) -> Taken:
-    allowed, *rest = _ANSWERS[len(answer)](answer) if len(answer) in _ANSWERS else struct.unpack(f"<{len(answer) // 8}d", answer)
-    verdicts = [Verdict(retry == 0, int(remaining), _seconds(retry)) for remaining, retry in zip(rest[::2], rest[1::2], strict=True)]
-    return Taken(allowed == 1, tuple(verdicts))
+    size = len(answer)
+    values = _ANSWERS[size](answer) if size in _ANSWERS else struct.unpack(f"<{size // 8}q", answer)
+    if values[0]:
+        return Taken(True, tuple([yes(remaining) for remaining in values[1::2]]))
+    pairs = zip(values[1::2], values[2::2], strict=True)
+    return Taken(False, tuple([Verdict(retry == 0, remaining, _seconds(retry)) for remaining, retry in pairs]))
 
 
-def _seconds(ms: float) -> float:
+def _seconds(ms: int) -> float:
     return math.inf if ms < 0 else ms / 1_000

@@ -81,7 +81,7 @@ if after <= room then
 end
 local remaining = floor((room - debt) / period)
 if remaining < 0 then remaining = 0 end
-return pack('<ddd', 0, remaining, cost * period > room and -1 or ceil((after - room) / amount))
+return pack('<i8i8i8', 0, remaining, cost * period > room and -1 or ceil((after - room) / amount))
 """,
 )
 
@@ -188,7 +188,7 @@ else
     if answer[2 * i] == 0 then answer[2 * i - 1] = answer[2 * i - 1] + cost end
   end
 end
-local said = pack('<' .. string.rep('d', 1 + 2 * count), allowed, _G.unpack(answer))
+local said = pack('<' .. string.rep('i8', 1 + 2 * count), allowed, _G.unpack(answer))
 if token then call('PSETEX', token, 60000, said) end
 return said
 """,

@@ -155,6 +155,7 @@ class RedisClient:
         if not calls:
             return []
         wire = self._pick() or await self._connected()
+        wire.check_room(len(calls))
         futures = [wire.send(script.call(*call)) for call in calls]
         replies = await asyncio.gather(*futures, return_exceptions=True)
         answers: list[Any] = []
@@ -193,6 +194,7 @@ class RedisClient:
         if not commands:
             return []
         wire = self._pick() or await self._connected()
+        wire.check_room(len(commands))
         replies = await asyncio.gather(*[wire.send(command) for command in commands], return_exceptions=True)
         answers: list[Any] = []
         for reply, command in zip(replies, commands, strict=True):

@@ -71,7 +71,7 @@ class Wire(asyncio.Protocol):
     def send(self, command: bytes) -> asyncio.Future[Any]:
         """Queue one command; raises Throttled over the bound. The future gives the reply, ErrorReply or Lost."""
         if len(self.waiting) >= self._inflight:
-            raise Throttled("Too many commands wait for their reply from Redis.", hint="Ask for less at once, or raise inflight=.")
+            self.check_room(1)
         future = self._future()
         if self._lost:
             future.set_exception(Lost(sent=False))
@@ -85,6 +85,11 @@ class Wire(asyncio.Protocol):
         self._out.append(command)
         self.waiting.append(future)
         return future
+
+    def check_room(self, count: int) -> None:
+        """Raise Throttled where so many more commands are over the bound."""
+        if len(self.waiting) + count > self._inflight:
+            raise Throttled("Too many commands wait for their reply from Redis.", hint="Ask for less at once, or raise inflight=.")
 
     def tell(self, command: bytes) -> None:
         """Queue a command that is answered by pushes, not by a reply."""
