@@ -37,7 +37,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("export", KEEP, "Write records to files, whole, with a manifest."),
     ("purge", KEEP, "Erase everything about a person, or about people long inactive."),
     ("schema", TEND, "Look at the schema and what is wrong with it."),
-    ("migrate", TEND, "Bring the database up to its schema, by steps that only add."),
+    ("migrate", TEND, "Plan and apply what a changed schema does to the database."),
     ("copy", TEND, "Copy a whole stack into another one, while the application goes on."),
     ("doctor", TEND, "Examine the database and say what to do."),
     ("health", TEND, "Print figures for people and monitors."),
