@@ -101,6 +101,8 @@ def translate(error: BaseException, *, sent: bool = False) -> BaseException:
         return Unavailable("The server's certificate or TLS settings were refused.", hint="Check sslmode and sslrootcert in the URL.")
     if isinstance(error, TimeoutError):
         return Unavailable("The server did not answer in time.")
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return ConfigError("The address or the TLS settings in the URL cannot work.", hint="Check sslmode and sslrootcert in the URL.")
     if isinstance(error, OverflowError) or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         # The driver refused to write the value down.
         return NumberRange("A value does not fit into its column.")

@@ -1,0 +1,306 @@
+"""What can go wrong with a PostgreSQL server, and the error of the tree each failure becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+import palaver
+from palaver import Entity, Key, Schema, Store
+from palaver.connections.postgres import Pool
+from palaver.connections.postgres_options import PostgresOptions
+from palaver.errors import (
+    ConfigError,
+    Forbidden,
+    NotProvisioned,
+    OutcomeUnknown,
+    ReadOnly,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+)
+from palaver.ops import Absent, CreateTable, Refused, WriteSet
+from palaver.records.postgres import PostgresRecords
+from palaver.testing.records.base import COUNTERS, NOTES, NOW, put, put_note, stored
+from tests import servers
+from tests.engines.proxy import Proxy
+
+
+class Tally(Entity, table="tallies"):
+    name: str
+    count: int = 0
+
+    key = Key("name")
+
+
+SCHEMA = Schema("faults", [Tally])
+
+
+def newer() -> Any:
+    """Return the entity as a later version of the program declares it."""
+
+    class Tally(Entity, table="tallies"):
+        name: str
+        count: int = 0
+        remark: str = ""
+
+        key = Key("name")
+
+    return Tally
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    server = servers.postgres18()
+    name = server.create_database()
+    yield name
+    server.drop_database(name)
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    return servers.postgres18().url(database)
+
+
+@pytest.fixture
+async def engine(url: str) -> AsyncIterator[PostgresRecords]:
+    engine = PostgresRecords(await Pool.open(url, PostgresOptions(schema="faults", size=2, wait_s=0.2)), (NOTES, COUNTERS))
+    for table in (NOTES, COUNTERS):
+        await engine.apply(CreateTable(table))
+    yield engine
+    await engine.aclose()
+
+
+async def asked(url: str, text: str) -> list[Any]:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(text)  # type: ignore[no-any-return]
+    finally:
+        await connection.close()
+
+
+async def repeated(store: Store, token: str) -> str:
+    """Count once, as a caller who repeats until he is told; return what he was told first."""
+    first = ""
+    while True:
+        try:
+            await store.patch(Tally.at("t"), add={"count": 1}, token=token)
+            return first or "done"
+        except (OutcomeUnknown, Unavailable) as error:
+            first = first or type(error).__name__
+
+
+# --- connections that break -----------------------------------------------------------------------------------------
+
+
+async def test_a_connection_cut_before_or_after_the_commit_loses_and_doubles_nothing(url: str) -> None:
+    server = servers.postgres18()
+    chance = random.Random(7)
+    async with Proxy(server.host, server.port) as proxy:
+        through = url.replace(f":{server.port}/", f":{proxy.port}/")
+        async with palaver.open(f"{through}?schema=cut&pool=2&blobs=memory:", schema=SCHEMA, migrate=True, maintain=False) as store:
+            await store.put(Tally(name="t"))
+            for number in range(3):
+                await store.patch(Tally.at("t"), add={"count": 1}, token=f"warm {number}")
+            told: list[str] = []
+            committed = 0
+            for number in range(40):
+                cut = chance.choice(["", "request", "answer"])
+                if cut:
+                    proxy.cut_next("request" if cut == "request" else "answer")
+                told.append(await repeated(store, f"token {number}"))
+                assert 4 + number == (await store.get(Tally.at("t"))).count
+                committed += cut == "answer" and told[-1] == "OutcomeUnknown"
+            assert 43 == (await store.get(Tally.at("t"))).count
+    assert proxy.cuts > 10
+    assert committed > 3
+    assert "OutcomeUnknown" in told
+
+
+async def test_without_a_token_a_lost_answer_is_told(url: str, engine: PostgresRecords) -> None:
+    server = servers.postgres18()
+    async with Proxy(server.host, server.port) as proxy:
+        options = PostgresOptions(schema="faults", size=1)
+        through = PostgresRecords(await Pool.open(url.replace(f":{server.port}/", f":{proxy.port}/"), options), (NOTES, COUNTERS))
+        for number in range(2):
+            await through.write(WriteSet([put(COUNTERS, {"name": f"warm {number}"}, Absent())], NOW))
+        # What tells other processes of the writes before must be through.
+        await asyncio.sleep(0.2)
+        proxy.cut_next("answer")
+        with pytest.raises(OutcomeUnknown):
+            await through.write(WriteSet([put(COUNTERS, {"name": "lost answer"}, Absent())], NOW))
+        assert await stored(engine, COUNTERS, "lost answer") is not None
+        await through.write(WriteSet([put(COUNTERS, {"name": "warm again"}, Absent())], NOW))
+        await asyncio.sleep(0.2)
+        proxy.cut_next("request")
+        with pytest.raises(OutcomeUnknown):
+            await through.write(WriteSet([put(COUNTERS, {"name": "lost request"}, Absent())], NOW))
+        assert await stored(engine, COUNTERS, "lost request") is None
+        proxy.cut_next("answer")
+        assert (await through.get([put_note("u", "1").at]))[0] is None, "a read is simply asked again"
+        await through.aclose()
+
+
+async def more_than(acknowledged: list[str], further: int) -> None:
+    """Return when so many more writes have been acknowledged."""
+    until = len(acknowledged) + further
+    for _ in range(6_000):
+        if len(acknowledged) >= until:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the writers do not get on")
+
+
+async def test_a_server_killed_under_load_keeps_what_was_acknowledged_and_is_found_again() -> None:
+    server = servers.start_postgres()
+    try:
+        options = PostgresOptions(schema="load", size=4, connect_timeout_s=15)
+        engine = PostgresRecords(await Pool.open(server.url(), options), (NOTES,))
+        await engine.apply(CreateTable(NOTES))
+        acknowledged: list[str] = []
+        unknown = 0
+        over = asyncio.Event()
+
+        async def writer(me: int) -> None:
+            nonlocal unknown
+            number = 0
+            while not over.is_set():
+                number += 1
+                try:
+                    done = await engine.write(WriteSet([put_note("u", f"{me}/{number}", Absent())], NOW))
+                    assert not isinstance(done, Refused)
+                    acknowledged.append(f"{me}/{number}")
+                except OutcomeUnknown:
+                    unknown += 1
+                except Unavailable:
+                    await asyncio.sleep(0.01)
+
+        writers = [asyncio.create_task(writer(me)) for me in range(8)]
+        for _ in range(2):
+            await more_than(acknowledged, 100)
+            await asyncio.to_thread(server.kill_9)
+            await asyncio.to_thread(server.start)
+        await more_than(acknowledged, 100)
+        over.set()
+        await asyncio.gather(*writers)
+        there = {row[0] for row in await engine.pool.read(f"SELECT id FROM {engine.names.within(NOTES.name)}")}
+        assert set() == set(acknowledged) - there
+        assert unknown > 0
+        changes = await engine.pool.read(f"SELECT key[2] FROM {engine.names.changes}")
+        assert sorted(there) == sorted(row[0] for row in changes), "every record and its change, or neither"
+        await engine.aclose()
+    finally:
+        server.close()
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_password_is_unauthenticated_and_not_shown(url: str, database: str) -> None:
+    wrong = servers.postgres18().url(database, password="not-the-secret")
+    with pytest.raises(Unauthenticated) as caught:
+        await Pool.open(wrong)
+    assert "not-the-secret" not in f"{caught.value!r} {caught.value}"
+    assert caught.value.__cause__ is None
+
+
+async def test_an_unknown_database_is_named_in_the_hint() -> None:
+    with pytest.raises(ConfigError):
+        await Pool.open(servers.postgres18().url("no-such-database"))
+
+
+async def test_nobody_listening_is_unavailable_within_its_time() -> None:
+    with pytest.raises(Unavailable):
+        await Pool.open(f"postgresql://u:p@127.0.0.1:{servers.free_port()}/d", PostgresOptions(connect_timeout_s=0.3))
+
+
+async def test_a_pool_larger_than_the_server_allows_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="allows"):
+        await Pool.open(url, PostgresOptions(size=10_000))
+
+
+async def test_a_program_the_database_is_ahead_of_reads_and_puts_nothing(url: str) -> None:
+    at = f"{url}?schema=ahead&blobs=memory:"
+    later = newer()
+    async with palaver.open(at, schema=Schema("faults", [later], version=2), migrate=True, maintain=False) as store:
+        await store.put(later(name="t", count=1, remark="kept"))
+    async with palaver.open(at, schema=SCHEMA, maintain=False) as older:
+        assert 1 == (await older.get(Tally.at("t"))).count
+        with pytest.raises(NotProvisioned):
+            await older.put(Tally(name="t"))
+
+
+# --- what the server refuses ----------------------------------------------------------------------------------------
+
+
+async def test_a_full_pool_is_throttled_and_works_again(engine: PostgresRecords) -> None:
+    async with engine.pool.connection(), engine.pool.connection():
+        with pytest.raises(Throttled):
+            await stored(engine, NOTES, "u", "1")
+    assert await stored(engine, NOTES, "u", "1") is None
+
+
+async def test_missing_rights_are_forbidden(url: str, database: str, engine: PostgresRecords) -> None:
+    await asked(url, "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reading'; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    await asked(url, "GRANT USAGE ON SCHEMA faults TO reader")
+    await asked(url, "GRANT SELECT ON ALL TABLES IN SCHEMA faults TO reader")
+    options = PostgresOptions(schema="faults", size=1)
+    reader = PostgresRecords(await Pool.open(servers.postgres18().url(database, user="reader", password="reading"), options), (NOTES,))
+    assert await stored(reader, NOTES, "u", "1") is None
+    with pytest.raises(Forbidden):
+        await reader.write(WriteSet([put_note("u", "1", Absent())], NOW))
+    with pytest.raises(Forbidden):
+        await reader.write(WriteSet([put_note("u", "1")], NOW))
+    await reader.aclose()
+
+
+async def test_a_server_that_only_reads_says_so(url: str, engine: PostgresRecords) -> None:
+    async with engine.pool.connection() as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(ReadOnly):
+        await engine.write(WriteSet([put_note("u", "1", Absent())], NOW))
+
+
+async def test_a_statement_over_its_time_has_written_nothing(url: str) -> None:
+    pool = await Pool.open(url, PostgresOptions(size=1, timeout_s=0.1))
+    with pytest.raises(Throttled, match="timeout"):
+        await pool.fetch("SELECT pg_sleep(5)")
+    assert [(1,)] == [tuple(row) for row in await pool.read("SELECT 1")]
+    await pool.aclose()
+
+
+async def test_a_missing_table_is_not_provisioned(url: str) -> None:
+    engine = PostgresRecords(await Pool.open(url, PostgresOptions(schema="nowhere", size=1)), (NOTES,))
+    for call in (engine.write(WriteSet([put_note("u", "1")], NOW)), stored(engine, NOTES, "u", "1")):
+        with pytest.raises(NotProvisioned):
+            await call
+    await engine.aclose()
+
+
+async def test_a_cancelled_call_leaves_the_pool_whole(engine: PostgresRecords) -> None:
+    for _ in range(20):
+        task = asyncio.create_task(stored(engine, NOTES, "u", "1"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert await stored(engine, NOTES, "u", "1") is None
+
+
+async def test_tls_is_asked_for_and_verified() -> None:
+    """PostgreSQL 15 speaks TLS here, with a certificate nobody vouches for."""
+    server: Any = servers.postgres15()
+    if getattr(server, "certificate", None) is None:
+        pytest.skip("this server speaks no TLS")
+    pool = await Pool.open(server.url() + f"?sslmode=verify-full&sslrootcert={server.certificate}")
+    assert [(True,)] == [tuple(row) for row in await pool.read("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")]
+    await pool.aclose()
+    with pytest.raises(ConfigError, match="TLS"):
+        await Pool.open(server.url() + "?sslmode=strictest")
+    other = server.url().replace("127.0.0.1", "127.0.0.2") + f"?sslmode=verify-full&sslrootcert={server.certificate}"
+    with pytest.raises(Unavailable):
+        await Pool.open(other, PostgresOptions(connect_timeout_s=0.5))
