@@ -90,6 +90,13 @@ class Wakes(Protocol):
 
 
 @runtime_checkable
+class CopiesFeed(Protocol):
+    async def copy_feed(self) -> None:
+        """Copy what the database itself logged into the feed, as far as it is there; an engine that writes its feed needs none."""
+        ...
+
+
+@runtime_checkable
 class Restores(Protocol):
     async def restore(
         self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False

@@ -55,7 +55,7 @@ async def drop(endpoint: Endpoint, prefix: str) -> None:
 def raw_value(attribute: Mapping[str, Any]) -> object:
     """Read an attribute without the engine's own code."""
     ((native, value),) = attribute.items()
-    return {"N": int, "B": b64decode}.get(native, lambda value: value)(value)  # type: ignore[operator, no-any-return]
+    return {"N": int, "B": b64decode}.get(native, lambda value: value)(value)  # type: ignore[operator]
 
 
 def raw_attribute(value: object) -> dict[str, Any]:

@@ -137,4 +137,4 @@ class TestDynalite(
     @asynccontextmanager
     async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
         async with super().make(tables) as engine:
-            yield OneByOne(engine)  # type: ignore[misc]
+            yield OneByOne(engine)

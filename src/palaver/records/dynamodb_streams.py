@@ -22,7 +22,7 @@ CHECKPOINT = "shard"
 class Batch(NamedTuple):
     """Records of one shard after `before` (None: from its beginning) up to `upto`; `done`: the shard has no more.
 
-    `lost` says that records before these are gone from the stream without having been read.
+    `following` stands after them; `lost` says that records before these are gone from the stream without having been read.
     """
 
     table: str
@@ -31,6 +31,7 @@ class Batch(NamedTuple):
     upto: str | None
     done: bool
     records: list[dict[str, Any]]
+    following: str | None = None
     lost: bool = False
 
 
@@ -44,7 +45,6 @@ class _Shard:
     known: bool = False
     listed: bool = True
     iterator: str | None = None
-    ended: bool = False
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Streams:
         shard = stream.shards.get(batch.shard) if stream else None
         if stream is None or shard is None:
             return
-        shard.sequence, shard.done, shard.known = batch.upto, batch.done, True
+        shard.sequence, shard.done, shard.known, shard.iterator = batch.upto, batch.done, True, batch.following
         if batch.done:
             # Its children are to be looked for.
             stream.fresh = False
@@ -174,12 +174,14 @@ class Streams:
         else:
             return None
         records: list[dict[str, Any]] = answer.get("Records", [])
-        shard.iterator = answer.get("NextShardIterator")
-        done = shard.iterator is None
+        following: str | None = answer.get("NextShardIterator")
+        done = following is None
         if not records and not done:
+            shard.iterator = following
             return None
+        # With records it goes on only when they are in the log: whoever lets go of them reads them again.
         upto = records[-1]["dynamodb"]["SequenceNumber"] if records else shard.sequence
-        return Batch(table, id, shard.sequence, upto, done, records)
+        return Batch(table, id, shard.sequence, upto, done, records, following)
 
     async def _iterator(self, arn: str, id: str, sequence: str | None) -> str:
         body = {"StreamArn": arn, "ShardId": id, "ShardIteratorType": "TRIM_HORIZON"}

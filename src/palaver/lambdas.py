@@ -1,0 +1,80 @@
+"""The way in for AWS Lambda: an event of the tables' streams copies the feed and runs the projections of a store.
+
+The event says that there is something to copy and not what: the streams are read from the checkpoints of the log, by the code
+every other process uses, so that an event delivered twice, or to two functions at once, changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import palaver
+from palaver.config import ProjectionFactory
+from palaver.errors import ConfigError, PalaverError
+from palaver.ports import CopiesFeed
+from palaver.schema import Schema
+from palaver.store import Store
+
+log = logging.getLogger("palaver.lambdas")
+SPARE_S = 2.0
+
+
+class Context(Protocol):
+    """What Lambda tells a function about its invocation."""
+
+    def get_remaining_time_in_millis(self) -> int: ...
+
+
+Handler = Callable[[Mapping[str, Any], Context], dict[str, Any]]
+
+
+def handler(
+    url: str | None = None, *, schema: Schema, projections: Iterable[ProjectionFactory] = (), spare_s: float = SPARE_S
+) -> Handler:
+    """Return a Lambda function for the streams of a store's tables, and for a schedule.
+
+    With records of streams it copies the feed and runs the projections until they have caught up or `spare_s` are left; an event
+    without any, as a schedule sends, also expires records and ends cascades. Where the copy fails, the answer names the first record,
+    so that Lambda sends the batch again (ReportBatchItemFailures); a projection that fails is named in the store's health and goes on
+    with the next event. The store stays open between invocations.
+    """
+    made = list(projections)
+    # Made with the first event: what goes wrong while a module is imported is hard to find in Lambda.
+    running: list[tuple[asyncio.Runner, Store]] = []
+
+    def handle(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        if not running:
+            runner = asyncio.Runner()
+            running.append((runner, runner.run(_open(url, schema, made))))
+        runner, store = running[0]
+        return runner.run(_handle(store, event, context, spare_s))
+
+    return handle
+
+
+async def _open(url: str | None, schema: Schema, projections: Iterable[ProjectionFactory]) -> Store:
+    store = await palaver.open(url, schema=schema, projections=projections, maintain=False, migrate=False)
+    if not isinstance(store.core.records, CopiesFeed):
+        await store.aclose()
+        raise ConfigError("Only a stack whose feed is copied out of streams has events for Lambda.", hint="Run `palaver work` instead.")
+    return store
+
+
+async def _handle(store: Store, event: Mapping[str, Any], context: Context, spare_s: float) -> dict[str, Any]:
+    records = list(event.get("Records", ()))
+    feed = store.core.records
+    assert isinstance(feed, CopiesFeed)
+    try:
+        await feed.copy_feed()
+    except PalaverError as error:
+        log.warning("the feed was not copied: %s", error.code)
+        first = [record["dynamodb"]["SequenceNumber"] for record in records[:1]]
+        return {"batchItemFailures": [{"itemIdentifier": sequence} for sequence in first]}
+    while context.get_remaining_time_in_millis() > spare_s * 1_000 and await store.runner().step():
+        pass
+    if not records:
+        await store.core_upkeep().work()
+    return {"batchItemFailures": []}

@@ -1,0 +1,195 @@
+"""The feed copied out of streams: shards that split, several copiers, copies cut off, and what nobody wrote through us."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from palaver.clock import SystemClock
+from palaver.errors import OutcomeUnknown, Trimmed
+from palaver.expr import F
+from palaver.feed import Runner
+from palaver.ops import Add, Change, CreateTable, Op, Put
+from palaver.records.dynamodb import DynamoRecords
+from palaver.system import SYSTEM, system
+from palaver.testing.records.base import COUNTERS, NOTES, NOW, TABLES, all_changes, delete, put, put_note, update, written
+from palaver.testing.records.feeding import by_record
+from tests.engines.dynamo_clients import Between, Splitting, trimmed
+from tests.engines.dynamodb import client_of, engine_of, opened
+from tests.servers import ministack
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[DynamoRecords]:
+    async with opened(ministack().endpoint, TABLES) as engine:
+        yield engine
+
+
+async def beside(engine: DynamoRecords, wrapper: type[Any] = Between) -> tuple[DynamoRecords, Any]:
+    """Give another engine over the same tables, with its client wrapped."""
+    wrapped = wrapper(await client_of(ministack().endpoint))
+    return DynamoRecords(wrapped, TABLES, prefix=engine.prefix, pace_s=0.0), wrapped
+
+
+async def test_shards_are_read_after_their_parents_and_nothing_is_lost_or_doubled(engine: DynamoRecords) -> None:
+    copier, stream = await beside(engine, Splitting)
+    copier._layouts = copier._feed._layouts = {NOTES.name: engine.layout(NOTES.name)}
+    copies = random.Random(3)
+    await written(engine, put_note("u", "0"))
+    await copier.copy_feed()
+    for n in range(40):
+        await written(engine, put_note("u", f"{n % 7}", stamp=n))
+        if n % 11 == 5:
+            await stream.split()
+        if copies.random() < 0.3:
+            await copier.copy_feed()
+    changes = await all_changes(copier)
+    assert 41 == len(changes)
+    assert 6 < len(stream._shards())
+    for revisions in by_record(changes).values():
+        assert sorted(revisions) == revisions
+    await copier.aclose()
+
+
+async def test_any_number_of_copiers_leave_every_change_once(engine: DynamoRecords) -> None:
+    others = [(await beside(engine))[0] for _ in range(3)]
+
+    async def write() -> None:
+        for n in range(30):
+            await written(engine, put_note("u", f"{n % 5}", stamp=n), update(COUNTERS, ("a",), Add(F("hits"), 1)))
+
+    async def copy(each: DynamoRecords) -> None:
+        while not done.is_set():
+            await each.copy_feed()
+
+    done = asyncio.Event()
+    await written(engine, put(COUNTERS, {"name": "a"}))
+    copying = [asyncio.create_task(copy(each)) for each in others]
+    await write()
+    done.set()
+    await asyncio.gather(*copying)
+    found = [await all_changes(each) for each in (engine, *others)]
+    assert all(each == found[0] for each in found)
+    assert 61 == len(found[0]) == len({(change.table, change.key, change.revision) for change in found[0]})
+    for each in others:
+        await each.aclose()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_copy_that_is_cut_off_loses_nothing_and_doubles_nothing(engine: DynamoRecords, when: str) -> None:
+    """Between the look at the stream and the log, and between the log and its answer, a copier may die."""
+    dying, client = await beside(engine)
+    await written(engine, *(put_note("u", f"{n}") for n in range(20)))
+
+    def die(operation: str, *rest: Any) -> Any:
+        if operation == "TransactWriteItems":
+            raise OutcomeUnknown("killed here")
+        return rest[-1]
+
+    if when == "before":
+        client.before = die
+    else:
+        client.after = die
+    with pytest.raises(OutcomeUnknown):
+        await dying.copy_feed()
+    client.before, client.after = (lambda *_: None), (lambda *rest: rest[-1])
+    # It may go on itself, or another may.
+    both = await asyncio.gather(all_changes(dying), all_changes(engine))
+    assert both[0] == both[1]
+    assert {f"{n}" for n in range(20)} == {change.key[1] for change in both[0]}
+    assert 20 == len(both[0])
+    await dying.aclose()
+
+
+async def test_records_that_left_the_stream_uncopied_are_told_as_trimmed(engine: DynamoRecords) -> None:
+    await written(engine, put_note("u", "1"))
+    before = (await all_changes(engine))[-1].position
+    late, client = await beside(engine)
+    await written(engine, put_note("u", "2"))
+    asked: list[str] = []
+
+    def trim(operation: str, body: dict[str, Any]) -> None:
+        if operation == "GetShardIterator" and "SequenceNumber" in body and not asked:
+            asked.append(operation)
+            raise trimmed()
+
+    client.before = trim
+    with pytest.raises(Trimmed):
+        await late.changes(before, 10)
+    assert asked
+    # From the oldest kept a reader goes on, and later changes follow.
+    start = await late.changes(None, 10)
+    await written(engine, put_note("u", "3"))
+    assert "3" in {change.key[1] for change in (await late.changes(start.last, 10)).changes}
+    await late.aclose()
+
+
+async def test_what_is_changed_by_hand_is_a_change_too(engine: DynamoRecords) -> None:
+    name = engine.prefix + NOTES.name
+    await written(engine, put_note("u", "1"), put_note("u", "2"))
+    await engine.client.call("DeleteItem", {"TableName": name, "Key": {"owner": {"S": "u"}, "id": {"S": "1"}}})
+    await engine.client.call("PutItem", {"TableName": name, "Item": {"owner": {"S": "u"}, "id": {"S": "3"}, "text": {"S": "by hand"}}})
+    edit = {
+        "UpdateExpression": "SET #0 = :0",
+        "ExpressionAttributeNames": {"#0": "text"},
+        "ExpressionAttributeValues": {":0": {"S": "edited"}},
+    }
+    await engine.client.call("UpdateItem", {"TableName": name, "Key": {"owner": {"S": "u"}, "id": {"S": "2"}}, **edit})
+    found = {key[1]: changes for (_, key), changes in by_record(await all_changes(engine)).items()}
+    assert [(NOW, "created"), (NOW + 1, "deleted")] == found["1"]
+    assert [(NOW, "created"), (NOW, "updated")] == found["2"]
+    assert ["created"] == [kind for _, kind in found["3"]]
+    # A record without a revision is written like any other.
+    await written(engine, update(NOTES, ("u", "3"), Add(F("stamp"), 1)))
+    assert (NOW, "updated") == by_record(await all_changes(engine))[NOTES.name, ("u", "3")][-1]
+
+
+async def test_what_dynamodb_expires_by_itself_has_its_own_kind(engine: DynamoRecords) -> None:
+    copier, client = await beside(engine)
+    await written(engine, put_note("u", "1"))
+    await engine.client.call("DeleteItem", {"TableName": engine.prefix + NOTES.name, "Key": {"owner": {"S": "u"}, "id": {"S": "1"}}})
+
+    def by_the_service(operation: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        for record in answer.get("Records", ()) if operation == "GetRecords" else ():
+            if record["eventName"] == "REMOVE":
+                record["userIdentity"] = {"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"}
+        return answer
+
+    client.after = by_the_service
+    changes = await all_changes(copier)
+    assert [(NOW, "created"), (NOW + 1, "expired")] == [(change.revision, change.kind) for change in changes]
+    await copier.aclose()
+
+
+async def test_a_deletion_tells_its_reason_whoever_copies_it_and_when(engine: DynamoRecords) -> None:
+    for n in range(3):
+        await written(engine, put_note("u", "1", stamp=n), now_us=NOW + n)
+        await written(engine, delete(NOTES, "u", "1", expired=n == 1), now_us=NOW + 100 + n)
+    late = await engine_of(ministack().endpoint, TABLES, engine.prefix)
+    changes = await all_changes(late)
+    assert ["created", "deleted", "created", "expired", "created", "deleted"] == [change.kind for change in changes]
+    assert [NOW, NOW + 100, NOW + 1, NOW + 101, NOW + 2, NOW + 102] == [change.revision for change in changes]
+    await late.aclose()
+
+
+async def test_a_projection_that_writes_a_record_for_each_change_takes_fewer_at_once(engine: DynamoRecords) -> None:
+    await engine.apply(CreateTable(SYSTEM))
+
+    class Copying:
+        name = "copying"
+
+        async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
+            return [Put(system("copy", f"{change.position}"), {"scope": "copy", "name": f"{change.position}"}) for change in changes]
+
+        async def rebuild(self) -> None:
+            raise AssertionError("nothing was trimmed")
+
+    await written(engine, *(put_note("u", f"{n:03}") for n in range(250)), atomic=False)
+    runner = Runner(engine, [Copying()], SystemClock())
+    await runner.settle(10)
+    page = await engine.scan(SYSTEM.name, after=None, limit=1000)
+    assert 250 == sum(record["scope"] == "copy" for record in page.records)
