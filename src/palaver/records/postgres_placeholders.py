@@ -18,9 +18,8 @@ from palaver.records.postgres_rows import Rows
 _EMPTY: dict[str, Any] = {"text": "", "int": 0, "float": 0.0, "bool": False, "number": Decimal(0), "bytes": b"", "json": "null"}
 
 
-async def hold_absent(connection: Connection, places: Sequence[tuple[Rows, Address]]) -> list[tuple[str, tuple[Any, ...]]] | None:
-    """Hold every place and return the statements that let go of them; None where one is taken already."""
-    held: list[tuple[str, tuple[Any, ...]]] = []
+async def hold_absent(connection: Connection, places: Sequence[tuple[Rows, Address]]) -> bool:
+    """Hold every place until the transaction ends; False where one is taken already."""
     for rows, at in places:
         dialect = rows.names.dialect
         columns = [column for column in rows.table.columns if sql.is_always_there(rows.table, column)]
@@ -30,9 +29,10 @@ async def hold_absent(connection: Connection, places: Sequence[tuple[Rows, Addre
         marks = ", ".join(f"${n + 1}" for n in range(len(names)))
         text = f"INSERT INTO {rows.at} ({dialect.commas(names)}) VALUES ({marks}) ON CONFLICT DO NOTHING RETURNING 1"
         if not await connection.fetch(text, *values, 0):
-            return None
-        held.append((sql.delete(rows.table, dialect), at.key))
-    return held
+            return False
+        # Others still wait for the transaction that stored it, and it cannot be in the way of this one's own record.
+        await connection.execute(sql.delete(rows.table, dialect), *at.key)
+    return True
 
 
 def _harmless(column: Column) -> Any:

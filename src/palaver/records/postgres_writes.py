@@ -55,6 +55,7 @@ class Writes:
         self._pool = pool
         self._feed = feed
         self._rows = rows
+        self._identifying = asyncio.Lock()
         self._shared = SharedCommits(pool, feed, self._create_alone)
 
     def rows(self, table: str) -> Rows:
@@ -65,11 +66,13 @@ class Writes:
 
     async def identified(self, tables: Iterable[str]) -> None:
         """Learn the small numbers that stand for tables in the feed."""
-        missing = [rows for rows in map(self.rows, set(tables)) if not rows.id]
-        if not missing:
-            return
-        names = missing[0].names
-        found = dict(await self._pool.read(f"SELECT name, id FROM {names.names}"))
+        wanted = list(map(self.rows, set(tables)))
+        async with self._identifying:
+            # Whoever waited here finds that it was done meanwhile.
+            missing = [rows for rows in wanted if not rows.id]
+            if not missing:
+                return
+            found = dict(await self._pool.read(f"SELECT name, id FROM {missing[0].names.names}"))
         for rows in missing:
             if rows.name not in found:
                 raise NotProvisioned(f"The table {rows.name} was not made by this library.", hint="Apply the migrations first.")
@@ -174,12 +177,10 @@ class Writes:
             decided = Decision(self._rows, writes, looked)
             if decided.failures:
                 return Refused(decided.failures)
-            held = await hold_absent(connection, [(self.rows(op.at.table), op.at) for op in ops if op.at in decided.absent])
-            if held is None:
+            # In the order of addresses, those to be created too: two batches must not wait for each other.
+            if not await hold_absent(connection, [(self.rows(op.at.table), op.at) for op in ops if op.at in decided.places]):
                 raise Overtaken
             await self._apply(decided, connection.fetch)
-            for text, arguments in held:
-                await connection.execute(text, *arguments)
         return decided.written()
 
     async def _look(self, writes: WriteSet, fetch: Any, *, lock: bool = False) -> dict[Address, _Seen]:
@@ -251,7 +252,9 @@ class Decision:
         # With several ops, an absence that nothing is written to must last until the commit as well.
         self._written_to = {op.at for op in writes.ops if not isinstance(op, Check)}
         puts = {op.at for op in writes.ops if isinstance(op, Put)}
-        self.absent = {op.at for op in writes.ops if op.at not in seen and op.at not in puts and op.guards and len(writes.ops) > 1}
+        nothing = {op.at for op in writes.ops if op.at not in seen and len(writes.ops) > 1}
+        self.absent = {op.at for op in writes.ops if op.at in nothing and op.at not in puts and op.guards}
+        self.places = self.absent | (nothing & puts)
 
     def written(self) -> Written:
         return Written([outcome.given for outcome in self.outcomes], [outcome.updated for outcome in self.outcomes])
