@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from palaver.lifecycle import copy_progress, copy_records
 from palaver.lifecycle.copy import Copy
 from palaver.lifecycle.copy_ends import End
 from tests.lifecycle.app import SCHEMA
+
+# Small steps, each noted: more points at which to die.
+setattr(copy_records, "SCAN", 20)  # noqa: B010
+setattr(copy_progress, "SAVE_EVERY_S", 0.0)  # noqa: B010
 
 
 async def main(source: str, target: str) -> None:

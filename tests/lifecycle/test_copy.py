@@ -380,6 +380,42 @@ async def test_no_more_calls_run_at_once_than_are_allowed() -> None:
     assert 3 == most
 
 
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pages, each noted: more points at which something can go wrong."""
+    monkeypatch.setattr("palaver.lifecycle.copy_records.SCAN", 5)
+    monkeypatch.setattr("palaver.lifecycle.copy_progress.SAVE_EVERY_S", 0.0)
+
+
+@pytest.mark.usefixtures("small_steps")
+async def test_a_page_that_could_not_be_stored_is_not_taken_for_stored(files: Two) -> None:
+    engine: Any = files.target.core.records
+    left = 0
+
+    async def restore(*arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise StorageFull("The disk is full.")
+        return await engine.restore(*arguments, **options)
+
+    full: Any = Faulty(engine, 1)
+    full.restore = restore
+    files.target.core.records = full
+    failed = 0
+    for page in (3, 9, 5, 4, 6, 8, 2):
+        left = page
+        try:
+            await files.copy()
+        except StorageFull:
+            failed += 1
+    assert failed > 3
+    files.target.core.records = engine
+    assert (await files.copy()).finished
+    await files.same()
+
+
+@pytest.mark.usefixtures("small_steps")
 async def test_a_side_that_stays_away_ends_the_copy_and_it_goes_on_later(files: Two) -> None:
     engine = files.target.core.records
 

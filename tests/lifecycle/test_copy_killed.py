@@ -13,7 +13,7 @@ from palaver.lifecycle.copy_ends import End
 from palaver.lifecycle.copy_verify import verify
 from palaver.store import Store
 from tests.lifecycle.app import SCHEMA
-from tests.lifecycle.copying import dump, fill, opened, sqlite
+from tests.lifecycle.copying import dump, fill, opened, sqlite, url_of
 
 ROOT = Path(__file__).parents[2]
 KILLS = 8
@@ -42,10 +42,10 @@ async def _killed_after(source: str, target: str, seconds: float | None) -> str:
     return out.decode().strip()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_a_copy_killed_at_random_points_ends_equal_byte_for_byte(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [("sqlite", 1), ("postgres", 2)])
+async def test_a_copy_killed_at_random_points_ends_equal_byte_for_byte(tmp_path: Path, kind: str, seed: int) -> None:
     rng = random.Random(seed)
-    source, target = sqlite(tmp_path, "a"), sqlite(tmp_path, "b")
+    source, target = sqlite(tmp_path, "a"), url_of(kind, tmp_path, "b")
     async with opened(source) as end:
         for part in range(4):
             await fill(Store(end.core), 60, seed=part + 1)

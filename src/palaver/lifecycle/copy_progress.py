@@ -22,6 +22,7 @@ from palaver.values import KeyPart
 LEASE_MS = 20_000
 SAVE_EVERY_S = 0.25
 RENEW_EVERY_S = 5.0
+ATTEMPTS = 5
 
 State = Literal["copying", "following", "finished"]
 
@@ -54,7 +55,6 @@ class Progress:
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: bool = False
     _who: str = field(default_factory=lambda: secrets.token_hex(8))
-    _saves: int = 0
     _revision: int | None = None
     _saved: float = 0.0
     _until: float = 0.0
@@ -75,14 +75,14 @@ class Progress:
         }
         plain = {name: body[name] for name in _PLAIN}
         found = cls(target, tables=tables, **plain)
-        found._saves, found._revision, found.resumed = body["saves"], revision_of(record), True
+        found._revision, found.resumed = revision_of(record), True
         if found._is_held(body["holder"]):
             raise Conflict("Another process is copying into this target.", hint="Wait for it to end; a dead one is forgotten after 20 s.")
         return found
 
     def replaces(self, other: Progress) -> None:
         """Take the place of a copy that has ended."""
-        self._saves, self._revision = other._saves, other._revision
+        self._revision = other._revision
 
     def _is_held(self, holder: Mapping[str, Any] | None) -> bool:
         if holder is None or holder["until_ms"] <= to_ms(self.target.core.clock.now()):
@@ -93,7 +93,7 @@ class Progress:
         """Write how far it has come and renew the lease; raise Fenced where another process has the copy."""
         async with self._saving:
             until_ms = to_ms(self.target.core.clock.now()) + LEASE_MS
-            await self._store({"who": self._who, "host": socket.gethostname(), "pid": os.getpid(), "until_ms": until_ms})
+            await self._store({"host": socket.gethostname(), "pid": os.getpid(), "until_ms": until_ms})
 
     async def release(self) -> None:
         """Write how far it has come, and let any process go on."""
@@ -115,29 +115,31 @@ class Progress:
 
     async def _store(self, holder: Mapping[str, Any] | None) -> None:
         began = asyncio.get_running_loop().time()
-        self._saves += 1
-        body = self._body(holder)
-        put = Put(INTO, {"scope": INTO.key[0], "name": INTO.key[1], "body": body}, (Guard(Unchanged(self._revision), Origin(0, "copy")),))
         # Not in line with the data: a lease that waits behind it would run out.
-        self._revision = await self.target.pace.patiently(partial(self._put, put, body))
+        self._revision = await self.target.pace.patiently(partial(self._put, self._body(holder)))
         self._saved, self._until = began, began + LEASE_MS / 1000 * 0.75
 
-    async def _put(self, put: Put, body: Any) -> int | None:
-        result = await self.target.records.write(WriteSet((put,), self.target.core.now_us()))
-        if isinstance(result, Written):
-            return result.revisions[0]
-        stored = (await self.target.records.get((INTO,)))[0]
-        if stored is None or stored["body"] != body:
-            raise Fenced("Another process took over this copy.", hint="Run the copy again.")
-        # An earlier try was written, and only its answer was lost.
-        return revision_of(stored)
+    async def _put(self, body: Any) -> int | None:
+        for _ in range(ATTEMPTS):
+            guard = Guard(Unchanged(self._revision), Origin(0, "copy"))
+            put = Put(INTO, {"scope": INTO.key[0], "name": INTO.key[1], "body": body}, (guard,))
+            result = await self.target.records.write(WriteSet((put,), self.target.core.now_us()))
+            if isinstance(result, Written):
+                return result.revisions[0]
+            stored = (await self.target.records.get((INTO,)))[0]
+            mine: Any = stored["body"] if stored else {}
+            if stored is None or mine["who"] != self._who:
+                break
+            # A write of this object that was cancelled, or whose answer was lost, was done all the same.
+            self._revision = revision_of(stored)
+        raise Fenced("Another process took over this copy.", hint="Run the copy again.")
 
     def _body(self, holder: Mapping[str, Any] | None) -> Any:
         tables = {
             name: [[None if each.after is None else plain_key(each.after), each.done, each.records] for each in segments]
             for name, segments in self.tables.items()
         }
-        return {**{name: getattr(self, name) for name in _PLAIN}, "tables": tables, "holder": holder, "saves": self._saves}
+        return {**{name: getattr(self, name) for name in _PLAIN}, "tables": tables, "holder": holder, "who": self._who}
 
     # --- holding ----------------------------------------------------------------------------------------------------
 
