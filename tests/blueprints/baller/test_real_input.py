@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-import palaver
-from palaver.blueprints.baller import SCHEMA, Baller, patterns
+from palaver.blueprints.baller import Baller, patterns
 from palaver.errors import Validation
 from palaver.markers import INLINE
 from palaver.turns.transcripts import Said
@@ -148,54 +147,78 @@ async def is_found(baller: Baller, dialogues: Sequence[dict[str, Any]]) -> None:
         assert text in {hit.content for hit in hits}
 
 
-async def test_every_schema_guided_dialogue_is_read_back_as_it_was(tmp_path: Path, shared_data: Path) -> None:
+# One stack takes everything in every run; the others a part, and everything in the long run.
+PART = {"memory": 8, "sqlite": 1, "postgresql": 8, "dynamodb": 40}
+every_stack = pytest.mark.parametrize("stack", ["memory", "postgresql", "dynamodb"])
+
+
+async def every_schema_guided_dialogue(baller: Baller, dialogues: Sequence[dict[str, Any]]) -> int:
+    calls = await recorded(baller, dialogues)
+    await is_found(baller, dialogues)
+    counted = [await baller.conversation(f"user of {d['id']}", d["id"]) for d in dialogues]
+    said = sum(len(dialogue["turns"]) for dialogue in dialogues)
+    assert said == sum(conversation.metrics.message_count for conversation in counted)
+    return calls
+
+
+async def test_schema_guided_dialogues_are_read_back_as_they_were(baller: Baller, stack: str, shared_data: Path) -> None:
     dialogues = rows(shared_data / "dialogs" / "sgd.jsonl.gz")
     assert (1_400, 25_800) == (len(dialogues), sum(len(dialogue["turns"]) for dialogue in dialogues))
-    async with palaver.open(f"sqlite:///{tmp_path}/a.db?sync=normal", schema=SCHEMA, maintain=False) as store:
-        baller = Baller(store)
-        assert 4_003 == await recorded(baller, dialogues)
-        await is_found(baller, dialogues)
-        counted = [await baller.conversation(f"user of {d['id']}", d["id"]) for d in dialogues]
-        assert 25_800 == sum(conversation.metrics.message_count for conversation in counted)
+    calls = await every_schema_guided_dialogue(baller, dialogues[:: PART[stack]])
+    assert {1: 4_003, 8: 508, 40: 100}[PART[stack]] == calls
 
 
-async def test_every_ordering_dialogue_is_read_back_as_it_was(shared_data: Path) -> None:
+async def test_ordering_dialogues_are_read_back_as_they_were(baller: Baller, stack: str, shared_data: Path) -> None:
     dialogues = rows(shared_data / "dialogs" / "taskmaster4-coffee.jsonl.gz")
-    async with palaver.open("memory:", schema=SCHEMA, maintain=False) as store:
-        baller = Baller(store)
-        assert (600, 2_473) == (len(dialogues), await recorded(baller, dialogues))
-        await is_found(baller, dialogues)
+    assert 600 == len(dialogues)
+    assert {1: 2_473, 8: 312, 40: 61}[PART[stack]] == await recorded(baller, dialogues[:: PART[stack]])
+    await is_found(baller, dialogues[:: PART[stack]])
+
+
+@pytest.mark.soak
+@every_stack
+async def test_every_dialogue_is_read_back_as_it_was(baller: Baller, shared_data: Path) -> None:
+    assert 4_003 == await every_schema_guided_dialogue(baller, rows(shared_data / "dialogs" / "sgd.jsonl.gz"))
+    assert 2_473 == await recorded(baller, rows(shared_data / "dialogs" / "taskmaster4-coffee.jsonl.gz"))
 
 
 # --- a busy channel ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_busy_server_of_many_people_at_once_loses_nothing(tmp_path: Path, shared_data: Path) -> None:
-    lines = rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz")
-    assert 12_500 == len(lines)
+async def busy_server(baller: Baller, lines: Sequence[dict[str, Any]]) -> None:
     spoken: dict[tuple[str, str], list[str]] = defaultdict(list)
     for line in lines:
         spoken[line.get("nick") or "*", line["log"]].append(line["text"])
-    async with palaver.open(f"sqlite:///{tmp_path}/a.db?sync=normal", schema=SCHEMA, maintain=False) as store:
-        baller = Baller(store)
 
-        async def speak(one: tuple[tuple[str, str], list[str]]) -> None:
-            (nick, channel), texts = one
-            for text in texts:
-                async with baller.turn(user_id=nick, server_id="ubuntu", channel_id=channel, content=text):
-                    pass
+    async def speak(one: tuple[tuple[str, str], list[str]]) -> None:
+        (nick, channel), texts = one
+        for text in texts:
+            async with baller.turn(user_id=nick, server_id="ubuntu", channel_id=channel, content=text):
+                pass
 
-        await side_by_side(speak, spoken.items())
-        conversations = await found(baller, patterns.conversations_of_server("ubuntu"))
-        assert 12_500 == sum(conversation.metrics.message_count for conversation in conversations)
-        read: dict[tuple[str, str], list[str]] = {}
+    await side_by_side(speak, spoken.items())
+    conversations = await found(baller, patterns.conversations_of_server("ubuntu"))
+    assert len(lines) == sum(conversation.metrics.message_count for conversation in conversations)
+    read: dict[tuple[str, str], list[str]] = {}
 
-        async def listen(conversation: Any) -> None:
-            messages = await found(baller, patterns.messages_of_conversation(conversation.conversation_id))
-            read[conversation.user_id, conversation.channel_id] = [message.content for message in messages]
+    async def listen(conversation: Any) -> None:
+        messages = await found(baller, patterns.messages_of_conversation(conversation.conversation_id))
+        read[conversation.user_id, conversation.channel_id] = [message.content for message in messages]
 
-        await side_by_side(listen, conversations)
-        assert spoken == read
+    await side_by_side(listen, conversations)
+    assert spoken == read
+
+
+async def test_a_busy_server_of_many_people_at_once_loses_nothing(baller: Baller, stack: str, shared_data: Path) -> None:
+    lines = rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz")
+    assert 12_500 == len(lines)
+    await busy_server(baller, lines[: len(lines) // PART[stack]])
+
+
+@pytest.mark.soak
+@every_stack
+async def test_the_whole_channel_loses_nothing(baller: Baller, shared_data: Path) -> None:
+    await busy_server(baller, rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz"))
 
 
 # --- strings that break things ----------------------------------------------------------------------------------------
