@@ -11,7 +11,7 @@ import pytest
 
 from palaver.errors import Conflict, NotProvisioned, OutcomeUnknown, Throttled
 from palaver.expr import F
-from palaver.ops import Absent, Add, Address, Alive, CreateIndex, DropIndex, Put, Read, Set, WriteSet, Written
+from palaver.ops import Absent, Add, Address, Alive, CreateIndex, DropIndex, Op, Put, Read, Set, WriteSet, Written
 from palaver.records.dynamodb import DynamoRecords
 from palaver.testing.records.base import (
     COUNTERS,
@@ -89,7 +89,7 @@ async def test_transfers_under_conflict_keep_the_sum(engine: DynamoRecords) -> N
 
     await asyncio.gather(*(transfer(n) for n in range(60)))
     found = await engine.get([Address(COUNTERS.name, (name,)) for name in names], snapshot=True)
-    balances = [int(record["hits"]) for record in found if record]  # type: ignore[arg-type, call-overload]
+    balances = [int(record["hits"]) for record in found if record]  # type: ignore[arg-type]
     assert 300 == sum(balances)
     assert all(balance >= 0 for balance in balances)
     changes = await all_changes(engine)
@@ -220,7 +220,7 @@ async def test_a_single_write_whose_answer_is_lost_is_not_repeated_blindly(engin
 async def test_every_refusal_of_a_batch_is_listed_when_some_ops_have_to_be_read(engine: DynamoRecords) -> None:
     """Conditions DynamoDB cannot judge are judged here, and the refusal names all the others too."""
     await written(engine, put_note("u", "1", data={"a": [1]}), put_note("u", "2"))
-    ops = [
+    ops: list[Op] = [
         put_note("u", "1", F("data.a[0]") == 2),
         put_note("u", "2", Absent()),
         delete(NOTES, "u", "3", when=[Alive()]),
@@ -230,6 +230,13 @@ async def test_every_refusal_of_a_batch_is_listed_when_some_ops_have_to_be_read(
     assert not isinstance(done, Written)
     assert [0, 1, 2] == [failure.op for failure in done.failures]
     assert await stored(engine, NOTES, "u", "4") is None
+
+
+async def test_a_record_with_the_longest_key_is_deleted_with_its_reason(engine: DynamoRecords) -> None:
+    owner, id = "ö" * 1024, "i" * 1024
+    await written(engine, put_note(owner, id))
+    await written(engine, delete(NOTES, owner, id, expired=True))
+    assert ["created", "expired"] == [change.kind for change in await all_changes(engine)]
 
 
 async def test_what_an_index_cannot_hold_is_set_aside_and_comes_back(engine: DynamoRecords) -> None:

@@ -131,6 +131,9 @@ def condition_text(layout: Layout, terms: Terms, condition: Condition) -> str:
         case And(parts) | Or(parts):
             if not parts:
                 raise NotNative
+            if len(parts) == 1:
+                # DynamoDB refuses parentheses that say nothing.
+                return condition_text(layout, terms, parts[0])
             word = " AND " if isinstance(condition, And) else " OR "
             return "(" + word.join(condition_text(layout, terms, part) for part in parts) + ")"
         case Not(inner):

@@ -6,6 +6,7 @@ Nothing here waits or sends. The limits emulators do not hold (25, 100, 4 MB, 40
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from palaver.errors import BatchShape
@@ -256,8 +257,8 @@ def delete(layout: Layout, op: Delete, writing: Writing, seen: Record | None = U
 
 def gone_key(table: str, key: Sequence[KeyPart], revision: int) -> Item:
     """Return where the tombstone of one revision of a record lies, in the engine's own table."""
-    # A hash of what may be a person's identifier is not needed: it goes within two days, as the stream does.
-    return {"pk": {"S": f"gone#{table}#{joined(key)}"}, "sk": {"S": f"{revision:024d}"}}
+    # A key and its table may be longer than a key may be; nor is a person's identifier needed here.
+    return {"pk": {"S": f"gone#{table}#{sha256(joined(key).encode()).hexdigest()}"}, "sk": {"S": f"{revision:024d}"}}
 
 
 def _tombstone(layout: Layout, op: Delete, writing: Writing, revision: int) -> Action:
