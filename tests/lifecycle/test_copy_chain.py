@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -15,9 +16,12 @@ from palaver.lifecycle.copy import Copied, Copy
 from palaver.lifecycle.copy_ends import End
 from palaver.lifecycle.copy_verify import verify
 from palaver.store import Store
+from tests import servers
 from tests.blueprints.baller.test_real_input import record, rows, side_by_side
+from tests.engines.s3 import TestBucket
 from tests.lifecycle.app import SCHEMA as EVERYTHING
 from tests.lifecycle.copying import dump, fill, opened, sqlite, url_of
+from tests.lifecycle.test_tenants import SCHEMA as TENANTS, Letter, write
 
 CHAIN = ("postgres", "dynamodb", "sqlite")
 
@@ -100,6 +104,44 @@ async def _calls(baller: Baller, count: int) -> None:
 
 async def _usage(end: End) -> list[Any]:
     return list((await end.records.scan("baller-usage", after=None, limit=10)).records)
+
+
+async def test_objects_go_to_a_bucket_and_come_back(tmp_path: Path) -> None:
+    bucket = TestBucket(servers.ministack().endpoint)
+    server = servers.postgres18()
+    there = f"{server.url(server.create_database())}?blobs={quote(bucket.url('prod'), safe='')}"
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(opened(sqlite(tmp_path, "home")))
+        away = await stack.enter_async_context(opened(there))
+        home = await stack.enter_async_context(opened(sqlite(tmp_path, "again")))
+        await fill(Store(source.core), 20)
+        assert 20 < (await Copy(source, away).run()).objects
+        found = await verify(source, away)
+        assert found.same
+        key = sorted([info.key async for info in away.core.blobs.list()])[0]
+        await away.core.blobs.delete([key])
+        assert 1 == (await verify(source, away)).objects.missing
+        assert 1 == (await Copy(source, away).run()).objects
+        await Copy(away, home).run()
+        assert await dump(source) == await dump(home)
+    bucket.close()
+
+
+@pytest.mark.parametrize("kind", CHAIN)
+async def test_every_tenant_is_copied(tmp_path: Path, kind: str) -> None:
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(opened(sqlite(tmp_path, "home"), TENANTS))
+        target = await stack.enter_async_context(opened(url_of(kind, tmp_path, "to"), TENANTS))
+        for org in ("a", "b", "c/…"):
+            await write(Store(source.core), org)
+        await Copy(source, target).run()
+        dumped = await dump(source)
+        assert dumped == await dump(target)
+        assert any(key.startswith("archive/") for key in dumped["objects"])
+        for org in ("a", "b", "c/…"):
+            mine = Store(target.core).for_tenant(org)
+            assert 1 == (await mine.search("letters", '"again 2"')).total
+            assert {"is": f"canary{org}x long enough"} == (await mine.get(Letter.at("1"))).scan
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.soak), 10])
