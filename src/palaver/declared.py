@@ -108,7 +108,9 @@ def declare(entity: type[Entity]) -> Declared:
             _field(entity, fields, name)
     expires = _only(entity, fields, Expires)
     sharded = tuple(path for path in access.values() if path.shards)
-    shadows = {part.column: part for path in access.values() for part in path.parts if part.shadow}
+    # A claim to a unique value is made from what is stored, so its parts are stored as those of an index are.
+    parts = [*(part for path in access.values() for part in path.parts), *(part for unique in uniques.values() for part in unique.parts)]
+    shadows = {part.column: part for part in parts if part.shadow}
     declared = Declared(
         entity=entity,
         table=_table(entity, fields, access, tenant, expires, shadows),

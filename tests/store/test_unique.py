@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 
 import pytest
+from pydantic import Field
 
 from palaver import Batch, Entity, Key, ManualClock, Schema, Store, Unique, days
 from palaver.errors import ConditionFailed, Duplicate, NotFound
@@ -204,3 +206,26 @@ async def test_unique_values_of_several_kinds_never_collide(opened: Opener) -> N
         await store.create(each)
 
     assert b"1" == (await store.get(Key2.one("11", b"1", 1))).b
+
+
+class Offer(Entity, table="offers"):
+    id: str
+    price: Decimal
+    on: bool = True
+    place: dict[str, str] = Field(default_factory=dict)
+    key = Key("id")
+    by_price = Unique("price", "on")
+
+
+async def test_values_that_are_encoded_to_be_compared_are_unique_like_any_other(opened: Opener) -> None:
+    store = await opened(Schema("offers", [Offer]))
+    await store.create(Offer(id="a", price=Decimal("1.50")))
+    with pytest.raises(Duplicate):
+        await store.create(Offer(id="b", price=Decimal("1.5")))
+    await store.create(Offer(id="b", price=Decimal("1.5"), on=False))
+    assert "a" == (await store.get(Offer.by_price(Decimal("1.5"), True))).id
+    with pytest.raises(Duplicate):
+        await store.patch(Offer.at("b"), set={"on": True})
+    await store.patch(Offer.at("a"), set={"price": Decimal(2)})
+    await store.patch(Offer.at("b"), set={"on": True})
+    assert "b" == (await store.get(Offer.by_price(Decimal("1.5"), True))).id
