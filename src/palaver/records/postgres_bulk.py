@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,11 +23,30 @@ CHUNK = 1_000
 FEW = 20
 
 
+# Measured: one copies while the next is encoded and sent; more only make each commit smaller.
+COPIES = 2
+MOST_ROWS = 2_000
+
+
+class Load:
+    """New records of one table that wait to be copied; the outcome is False where one of them is there already."""
+
+    __slots__ = ("made", "mores", "outcome", "rows")
+
+    def __init__(self, rows: Rows, made: list[Row], mores: list[str | None]) -> None:
+        self.rows, self.made, self.mores = rows, made, mores
+        self.outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+
 class Bulk:
+    """Chunks that wait at the same time are copied in one commit; where that is refused, each alone."""
+
     def __init__(self, pool: Pool, feed: Feed, writes: Writes) -> None:
         self._pool = pool
         self._feed = feed
         self._writes = writes
+        self._waiting: list[Load] = []
+        self._senders: set[asyncio.Task[None]] = set()
 
     async def write(self, writes: WriteSet) -> Written:
         """Write op by op, unguarded, each durable when this returns; a chunk that holds only new records is one COPY."""
@@ -50,12 +70,56 @@ class Bulk:
         now_us, cause, encode = writes.now_us, writes.cause, rows.encode
         made = [encode(op.record, now_us) for op in ops]  # type: ignore[union-attr]
         mores = [more(cause, op.released) for op in ops]  # type: ignore[union-attr]
-        if len(ops) >= FEW and await self._copied(rows, made, mores):
+        if len(ops) >= FEW and await self._copy(Load(rows, made, mores)):
             return [now_us] * len(ops)
         return await self._put_over(rows, ops, made, mores)
 
-    async def _copied(self, rows: Rows, made: list[Row], mores: list[str | None]) -> bool:
+    async def _copy(self, load: Load) -> bool:
+        self._waiting.append(load)
+        if len(self._senders) < COPIES:
+            sender = asyncio.get_running_loop().create_task(self._send())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await load.outcome
+
+    async def _send(self) -> None:
+        while self._waiting:
+            group = self._taken()
+            try:
+                done = await self._copied(group)
+            except Exception as error:
+                if len(group) == 1:
+                    _end(group[0], error)
+                    continue
+                done = False
+            if done or len(group) == 1:
+                for load in group:
+                    _end(load, done)
+                continue
+            for load in group:
+                try:
+                    _end(load, await self._copied([load]))
+                except Exception as error:
+                    _end(load, error)
+
+    def _taken(self) -> list[Load]:
+        """Take what waits for one table, up to a size."""
+        first, size = self._waiting[0], 0
+        group: list[Load] = []
+        rest: list[Load] = []
+        for load in self._waiting:
+            if load.rows is first.rows and size < MOST_ROWS:
+                group.append(load)
+                size += len(load.made)
+            else:
+                rest.append(load)
+        self._waiting = rest
+        return group
+
+    async def _copied(self, group: Sequence[Load]) -> bool:
         """Store records that are all new; False, and nothing stored, where one is there already."""
+        rows = group[0].rows
+        made = [row for load in group for row in load.made]
         try:
             async with self._pool.transaction(raw=True) as connection:
                 await connection.copy_records_to_table(
@@ -64,8 +128,8 @@ class Bulk:
                 if rows.table.feed:
                     places = [rows.stored.index(name) for name in rows.table.key]
                     arrays = [[row[place] for row in made] for place in places]
-                    revisions = [row[-2] for row in made]
-                    await connection.execute(_published(rows), *arrays, revisions, mores)
+                    mores = [kept for load in group for kept in load.mores]
+                    await connection.execute(_published(rows), *arrays, [row[-2] for row in made], mores)
         except asyncpg.UniqueViolationError:
             return False
         except asyncpg.PostgresError as error:
@@ -84,6 +148,15 @@ class Bulk:
             revisions += [at[tuple(map(key_text, op.at.key))] for op in ops[start:end]]
         self._feed.written()
         return revisions
+
+
+def _end(load: Load, outcome: bool | Exception) -> None:
+    if load.outcome.done():
+        return
+    if isinstance(outcome, Exception):
+        load.outcome.set_exception(outcome)
+    else:
+        load.outcome.set_result(outcome)
 
 
 def _published(rows: Rows) -> str:
