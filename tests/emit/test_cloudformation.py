@@ -84,13 +84,15 @@ def test_the_tables_are_those_the_engine_asks_for(schema: Schema) -> None:
     resources = template(schema, prefix="bot-")["Resources"]
     tables = {each["Properties"]["TableName"]: each["Properties"] for each in resources.values() if each["Type"] == "AWS::DynamoDB::Table"}
     for table in Planner(schema).tables.values():
-        asked = dynamo_tables.create(Layout(table, "bot-"), TableOptions())
+        layout = Layout(table, "bot-", expires_natively=True)
+        asked = dynamo_tables.create(layout, TableOptions())
         found = tables[asked["TableName"]]
         for part in ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode"):
             assert asked.get(part) == found.get(part)
         assert bool(asked.get("StreamSpecification")) == bool(found.get("StreamSpecification"))
         assert found["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"]
-        assert ({"AttributeName": table.expires, "Enabled": True} if table.expires else None) == found.get("TimeToLiveSpecification")
+        natively = table.expires is not None and not layout.sweeps
+        assert ({"AttributeName": table.expires, "Enabled": True} if natively else None) == found.get("TimeToLiveSpecification")
     assert "bot-palaver_engine" in tables
 
 

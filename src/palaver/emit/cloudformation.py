@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl, urlsplit
 from palaver.bucket_rules import as_cloudformation, bucket_rules
 from palaver.emit.alarms import alarms
 from palaver.emit.permissions import policies
-from palaver.ops import Table
 from palaver.plan import Planner
 from palaver.records import dynamo_tables
 from palaver.records.dynamo_keys import Layout
@@ -30,9 +29,10 @@ def template(schema: Schema, *, prefix: str = "", options: Mapping[str, str] | N
     settings = TableOptions(
         point_in_time_recovery=True, encryption=asked.get("encryption") or "kms", deletion_protection=asked.get("protection") in TRUE
     )
-    layouts = {name: Layout(table, prefix) for name, table in planner.tables.items()}
+    natively = asked.get("expiry", "native") == "native"
+    layouts = {name: Layout(table, prefix, expires_natively=natively) for name, table in planner.tables.items()}
     resources: dict[str, Any] = {logical(name): table_resource(layout, settings) for name, layout in layouts.items()}
-    resources[logical(OWN)] = _resource(dynamo_tables.own_table(prefix, settings))
+    resources[logical(OWN)] = _resource(dynamo_tables.own_table(prefix, settings), "expires")
     bucket = _bucket(schema, asked.get("blobs", ""))
     resources |= bucket
     tables = {name: (logical(name), layout) for name, layout in layouts.items()}
@@ -59,18 +59,19 @@ def logical(name: str) -> str:
 
 def table_resource(layout: Layout, settings: TableOptions) -> dict[str, Any]:
     """Return one table as CloudFormation says what CreateTable is told."""
-    return _resource(dynamo_tables.create(layout, settings), layout.table)
+    # What something goes with is the sweep's to remove: DynamoDB would leave that behind.
+    return _resource(dynamo_tables.create(layout, settings), None if layout.sweeps else layout.table.expires)
 
 
-def _resource(request: Mapping[str, Any], table: Table | None = None) -> dict[str, Any]:
+def _resource(request: Mapping[str, Any], expires: str | None) -> dict[str, Any]:
     said = dict(request)
     if stream := said.pop("StreamSpecification", None):
         said["StreamSpecification"] = {"StreamViewType": stream["StreamViewType"]}
     if sealed := said.pop("SSESpecification", None):
         said["SSESpecification"] = {("SSEEnabled" if name == "Enabled" else name): value for name, value in sealed.items()}
     said["PointInTimeRecoverySpecification"] = {"PointInTimeRecoveryEnabled": True}
-    if table is not None and table.expires is not None:
-        said["TimeToLiveSpecification"] = {"AttributeName": table.expires, "Enabled": True}
+    if expires is not None:
+        said["TimeToLiveSpecification"] = {"AttributeName": expires, "Enabled": True}
     return {"Type": "AWS::DynamoDB::Table", "DeletionPolicy": "Retain", "UpdateReplacePolicy": "Retain", "Properties": said}
 
 

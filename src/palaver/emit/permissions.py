@@ -60,7 +60,7 @@ def _records(tables: Tables, own: str, *, working: bool = False) -> list[dict[st
     indexes = [
         {"Fn::Sub": f"${{{resource}.Arn}}/index/{name}"}
         for resource, layout in tables.values()
-        for name in (*layout.ways, *((EXPIRY,) if working and layout.table.expires else ()))
+        for name in (*layout.ways, *((EXPIRY,) if working and layout.sweeps else ()))
     ]
     if indexes:
         statements.append(_allow("Indexes", ("Query",), indexes))

@@ -180,11 +180,9 @@ class Structure:
     async def _create(self, table: Table) -> None:
         await self._own()
         layout = self.layout(table)
-        if await self._make(tables.create(layout, self._options)):
-            await self._expire_natively(layout, table.expires, enabled=not layout.sweeps)
-            return
-        # It is there: what it lacks of its indexes was not finished, or is another step's business.
-        await self._until_active(layout.name)
+        await self._make(tables.create(layout, self._options))
+        # Where it was there, it may have been made up to here; other steps change its indexes.
+        await self._expire_natively(layout, table.expires, enabled=not layout.sweeps)
 
     async def _own(self) -> None:
         """Make the engine's own table, if it is not there."""
