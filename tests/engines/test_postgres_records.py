@@ -14,7 +14,7 @@ import pytest
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.errors import Duplicate, ReferenceBroken, Validation
-from palaver.expr import F
+from palaver.expr import Append, F, Path
 from palaver.ops import (
     REVISION,
     Absent,
@@ -40,7 +40,7 @@ from palaver.ops import (
     WriteSet,
     Written,
 )
-from palaver.records import postgres_feed
+from palaver.records import postgres_feed, postgres_statements, postgres_writes
 from palaver.records.postgres import PostgresRecords
 from palaver.records.postgres_names import identifier, short
 from palaver.testing.records.base import (
@@ -277,6 +277,26 @@ async def test_two_batches_that_each_check_what_the_other_writes_do_not_both_win
 
         done = await asyncio.gather(attempt(engine, *batch(a, b)), attempt(engine, *batch(b, a)))
         assert 1 == sum(isinstance(each, Written) for each in done)
+
+
+async def appended(engine: PostgresRecords, tasks: int) -> int:
+    """Let tasks append to one list, which takes a look and a write each; return how many found their way into it."""
+    await written(engine, put(COUNTERS, {"name": "a", "data": {"list": []}}))
+    change = Set(Path("data.list"), Append(Path("data.list"), (1,)))
+    await asyncio.gather(*(written(engine, update(COUNTERS, ("a",), change)) for _ in range(tasks)))
+    found: Any = await stored(engine, COUNTERS, "a")
+    return len(found["data"]["list"])
+
+
+async def test_writes_that_take_a_look_lose_nothing_to_each_other(engine: PostgresRecords) -> None:
+    assert 20 == await appended(engine, 20)
+
+
+async def test_without_the_version_of_the_row_an_update_would_be_lost(engine: PostgresRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug the version is for, planted: writing whatever was looked at."""
+    right = postgres_statements.applied
+    monkeypatch.setattr(postgres_writes, "applied", lambda parts, *, feed: right(parts, feed=feed).replace(" AND t.xmin = s.version", ""))
+    assert 20 > await appended(engine, 20)
 
 
 async def test_a_held_place_leaves_nothing_behind(engine: PostgresRecords) -> None:
