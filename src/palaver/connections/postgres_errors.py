@@ -62,6 +62,7 @@ _CLASSES: dict[str, tuple[type[PalaverError], str, str]] = {
     "22": (Validation, "The server refused a value.", ""),
     "23": (Validation, "A constraint of the database refuses the record.", ""),
     "40": (Conflict, "Other transactions were faster.", ""),
+    "42": (NotProvisioned, "The database does not fit this schema.", "Look at `palaver migrate plan`."),
     "53": (Throttled, "The server lacks resources.", ""),
     "54": (Validation, "A value or request is larger than the server takes.", ""),
     "55": (Conflict, "The record is in use.", ""),
