@@ -22,6 +22,7 @@ from palaver.errors import (
 from tests import servers
 from tests.engines.redis_servers import answers, opened, own, until
 from tests.engines.test_cache import url
+from tests.servers.redis import speaks_tls
 
 # --- the connection -----------------------------------------------------------------------------------------------------
 
@@ -79,20 +80,20 @@ async def test_over_the_bound_in_flight_calls_are_refused_and_the_others_answere
 
 async def test_a_server_that_does_not_read_is_not_sent_more_than_memory_holds() -> None:
     with own() as server:
-        async with opened(server.url + "?timeout=5") as cache:
+        async with opened(server.url + "?timeout=30") as cache:
             values, large = cache.values("v"), b"x" * 8_000_000
             assert await answers(cache)
             server.freeze()
-            tasks = [asyncio.create_task(values.set(f"k{number}", large, ttl_s=60)) for number in range(30)]
+            tasks = [asyncio.create_task(values.set(f"k{number}", large, ttl_s=60)) for number in range(12)]
             await asyncio.sleep(0.05)
-            tasks += [asyncio.create_task(values.set(f"k{number}", large, ttl_s=60)) for number in range(30)]
+            assert 3 == sum(task.done() for task in tasks)
+            tasks += [asyncio.create_task(values.set(f"k{number}", large, ttl_s=60)) for number in range(12)]
             await asyncio.sleep(0.05)
-            refused = [task for task in tasks if task.done()]
-            assert 10 < len(refused) < 60
+            assert 6 == sum(task.done() for task in tasks)
             server.thaw()
             found = await asyncio.gather(*tasks, return_exceptions=True)
             assert {True, Throttled} == {type(one) if isinstance(one, Exception) else one for one in found}
-            assert (b"x" * 8_000_000, 0) == await values.get("k0")
+            assert (large, 0) == await values.get("k0")
 
 
 async def test_a_client_belongs_to_one_event_loop() -> None:
@@ -314,6 +315,8 @@ async def test_databases_are_apart() -> None:
 
 
 async def test_tls_checks_the_certificate(tmp_path: Path) -> None:
+    if not speaks_tls():
+        pytest.skip("this redis-server was built without TLS")
     key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key]
     made += ["-out", certificate, "-addext", "subjectAltName=DNS:localhost"]

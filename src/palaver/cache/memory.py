@@ -90,14 +90,14 @@ class MemoryValues:
     async def get(self, key: str, *, extend_s: float | None = None) -> Held | None:
         _check_open(self.closed)
         check_text(key)
-        now = self._ms()
+        extended, now = 0 if extend_s is None else checked_ms(extend_s), self._ms()
         with self._lock:
             entry = self.shelf.get(key, now)
             if entry is None or entry[0] is None:
                 self.misses += 1
                 return None
-            if extend_s is not None:
-                self.shelf.extend(key, now + checked_ms(extend_s))
+            if extended:
+                self.shelf.extend(key, now + extended)
             self.hits += 1
         return Held(entry[0], entry[1])
 

@@ -5,6 +5,8 @@ Redis repeats arguments in some of its texts, so none of them is ever shown: onl
 
 from __future__ import annotations
 
+import re
+
 from palaver.errors import (
     ConfigError,
     Conflict,
@@ -19,6 +21,8 @@ from palaver.errors import (
     Validation,
 )
 
+# Before 7.0 the error of a command is told inside that of the script which ran it.
+_IN_A_SCRIPT = re.compile(r"user_script: ?\d+: -([A-Z]+) ")
 _ASK_AN_ADMINISTRATOR = "Look at the users and passwords of the server: ACL LIST."
 _OLD = "Palaver needs Redis 6.2 or newer."
 _OWN_PREFIX = "Give Palaver a prefix of its own: ?prefix=."
@@ -45,6 +49,8 @@ _CODES: dict[str, tuple[type[PalaverError], str, str]] = {
 def translate(text: str) -> PalaverError:
     """Return the error of the tree for an error reply."""
     code = text.partition(" ")[0]
+    if code == "ERR" and (inner := _IN_A_SCRIPT.search(text)):
+        code = inner[1]
     if code in _CODES:
         kind, message, hint = _CODES[code]
         return kind(message, hint=hint, engine="redis")

@@ -76,10 +76,9 @@ class Wire(asyncio.Protocol):
         if self._lost:
             future.set_exception(Lost(sent=False))
             return future
-        if self._paused:
-            self._unsent_bytes += len(command)
-            if self._unsent_bytes > MOST_UNSENT_BYTES:
-                raise Throttled("Too many bytes wait to be sent to Redis.", hint="Ask for less at once.")
+        if self._unsent_bytes > MOST_UNSENT_BYTES:
+            raise Throttled("Too many bytes wait to be sent to Redis.", hint="Ask for less at once.")
+        self._unsent_bytes += len(command)
         if not self._out:
             self._soon(self._flush)
         self._out.append(command)
@@ -105,7 +104,7 @@ class Wire(asyncio.Protocol):
     def _flush(self) -> None:
         if self._paused or self._lost or not self._out or self._transport is None:
             return
-        out, self._out = self._out, []
+        out, self._out, self._unsent_bytes = self._out, [], 0
         self._sent_at.append((self._answered + len(self.waiting), self._loop.time()))
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
@@ -143,7 +142,7 @@ class Wire(asyncio.Protocol):
         self._paused = True
 
     def resume_writing(self) -> None:
-        self._paused, self._unsent_bytes = False, 0
+        self._paused = False
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:

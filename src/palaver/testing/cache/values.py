@@ -228,6 +228,8 @@ class KeyValueTests(CacheBase):
         for ttl in (0, -1, float("nan"), float("inf")):
             with pytest.raises(Validation):
                 await values.set("k", b"", ttl_s=ttl)
+            with pytest.raises(Validation):
+                await values.get("k", extend_s=ttl)
         for revision in (-1, HIGHEST_REVISION + 1):
             with pytest.raises(Validation):
                 await values.set("k", b"", ttl_s=1, revision=revision)
