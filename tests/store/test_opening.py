@@ -79,6 +79,23 @@ async def test_migrate_says_what_it_would_do_and_then_does_it(opened: Opener, pa
     assert () == (await store.migrate(dry_run=True)).actions
 
 
+async def test_migrate_drops_what_was_named_and_nothing_else(opened: Opener, path: str) -> None:
+    new = second_version()
+    store = await opened(new, url=path)
+    await store.create(thing(new)(id="a", extra="x"))
+    await store.aclose()
+
+    narrower = first_version(version=3)
+    store = await opened(narrower, url=path)
+    assert ("Thing.size", "Thing.extra", "Thing.expires") == (await store.migrate(dry_run=True)).kept
+    with pytest.raises(NotProvisioned, match=r"Thing\.other"):
+        await store.migrate(allow_data_loss=["Thing.other"])
+    plan = await store.migrate(allow_data_loss=["Thing.extra"])
+    assert ("Thing.size", "Thing.expires") == plan.kept
+    columns = {column.name for table in (await store.core.records.describe()).tables for column in table.columns if table.name == "things"}
+    assert {"id", "name", "size", "expires"} == columns
+
+
 async def test_an_older_program_refuses_newer_data_and_changes_nothing(opened: Opener, path: str) -> None:
     new = second_version()
     store = await opened(new, url=path)

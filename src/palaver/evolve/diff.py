@@ -5,18 +5,17 @@ Every step is also taken in thought, so that the next is derived from what will 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from palaver.declared import Declared
 from palaver.errors import NotProvisioned
 from palaver.evolve.actions import AUTOMATIC, Action, Claim, Demand, Effect, Rebuild, Release, Take
-from palaver.evolve.columns import Columns, is_required
+from palaver.evolve.columns import Columns
 from palaver.evolve.drift import base_of, drift_of
 from palaver.ops import CreateIndex, CreateTable, DropIndex, DropTable, Physical, RenameTable, SetExpiry, Step, Table, after_step
 from palaver.plan import Planner
-from palaver.snapshot import table_of
 from palaver.system import HISTORY
 
 PHASES = (
@@ -266,12 +265,4 @@ def _gone(draft: Draft, planner: Planner, snapshot: Mapping[str, Any]) -> None:
         if not known and entity not in draft.allow:
             continue
         if draft.loses(entity):
-            draft.take("tables gone", DropTable(table_of(declared[name]["table"]) if name in declared else table), "drops")
-
-
-def required_columns(table: Table) -> Iterable[str]:
-    """Return the columns every stored record has."""
-    return [column.name for column in table.columns if is_required(table, column)]
-
-
-__all__ = ["PHASES", "Draft", "Migration", "migration", "replace"]
+            draft.take("tables gone", DropTable(table), "drops")
