@@ -196,8 +196,8 @@ def after_step(table: Table, step: Step) -> Table:
             return replace(table, columns=tuple(column if each.name == column.name else each for each in table.columns))
         case DropColumn(_, name):
             return replace(table, columns=tuple(each for each in table.columns if each.name != name))
-        case SetExpiry(_, expires):
-            return replace(table, expires=expires)
+        case SetExpiry(wanted, expires):
+            return replace(table, expires=expires, swept=wanted.swept)
         case RenameTable(wanted, _):
             return replace(table, name=wanted.name, entity=wanted.entity)
     return table
