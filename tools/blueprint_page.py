@@ -20,6 +20,7 @@ from palaver.markers import Blob, Digits, Expires, Instant, Personal, Searchable
 from palaver.query import Query
 from palaver.schema import Schema
 from tools.answers import Answers, attributes, is_declared
+from tools.engines_tested import asked_on
 
 SAMPLES: Mapping[str, Any] = {
     "str": "1",
@@ -260,11 +261,14 @@ def methods(cls: type) -> list[tuple[str, Callable[..., Any]]]:
 
 def _patterns(patterns: ModuleType) -> Iterator[str]:
     yield "\n## Access patterns\n"
-    yield f"Each is a value of `{patterns.__name__}` that a store runs, pages, counts or explains; its statement is a golden file.\n"
-    yield "| pattern | what it finds |"
-    yield "|---|---|"
+    blueprint = patterns.__name__.split(".")[-2]
+    yield f"Each is a value of `{patterns.__name__}` that a store runs, pages, counts or explains."
+    yield f"What SQLite, PostgreSQL and DynamoDB are sent for it is in `tests/golden/{blueprint}`.\n"
+    yield "| pattern | what it finds | tested on |"
+    yield "|---|---|---|"
+    engines = asked_on(blueprint)
     for name, function in functions(patterns):
-        yield f"| {_signature(name, function)} | {_cell(_text(function))} |"
+        yield f"| {_signature(name, function)} | {_cell(_text(function))} | {', '.join(engines[name])} |"
 
 
 def _signature(name: str, function: Callable[..., Any]) -> str:

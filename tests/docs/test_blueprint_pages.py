@@ -6,7 +6,8 @@ import ast
 from functools import lru_cache
 
 from palaver.blueprints.baller import SCHEMA, patterns
-from tools import answers, blueprint_page, reference
+from tests.stacks import NAMES
+from tools import answers, blueprint_page, engines_tested, reference
 
 BALLER = answers.read("baller")
 PAGE = (reference.DOCS / "blueprints" / "baller.md").read_text(encoding="utf-8")
@@ -64,3 +65,11 @@ def test_every_pattern_and_every_index_is_on_the_page() -> None:
     assert [] == [name for name in names if f"| `{name}(" not in PAGE]
     for declared in SCHEMA.entities.values():
         assert [] == [index.name for index in declared.table.indexes if f"`{index.name}`" not in PAGE]
+
+
+def test_every_pattern_says_on_which_engines_it_is_tested() -> None:
+    tested = engines_tested.asked_on("baller")
+
+    assert set(tested) == {name for name, _ in blueprint_page.functions(patterns)}
+    assert list(NAMES) == [name for name in engines_tested.NAMES if engines_tested.NAMES[name] in engines_tested.stacks()]
+    assert [] == [name for name, engines in tested.items() if engines != engines_tested.stacks()]

@@ -87,6 +87,9 @@ async def test_the_usage_of_a_turn_is_priced(baller: Baller) -> None:
     await baller.store.settle()
     (line,) = await baller.usage.report(DAY, DAY, by=("provider", "model", "purpose"))
     assert ("openai", "gpt-4o", "main_response") == line.group
+    rows = await found(baller, patterns.usage_by_day("2026-01-01", "2026-12-31"))
+    assert {("openai", "gpt-4o", 1)} == {(row.provider, row.model, row.calls) for row in rows}
+    assert [] == await found(baller, patterns.usage_by_day("2027-01-01"))
     assert (1, 0, 1_500) == (line.used.calls, line.used.unpriced, line.used.total_tokens)
     assert Decimal("0.0075") == line.used.cost
     assert Used() == Used.sum([])

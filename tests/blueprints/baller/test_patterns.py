@@ -172,13 +172,25 @@ async def test_conversations_and_messages_are_found_by_every_pattern(baller: Bal
 async def test_calls_are_found_by_every_pattern(baller: Baller) -> None:
     question, _ = await ask(baller)
     [api] = await found(baller, patterns.api_calls_of_message(question))
+    assert [api] == await found(baller, patterns.api_calls_of_user("u1"))
+    assert [] == await found(baller, patterns.api_calls_of_user("u1", UNTIL))
     assert [api] == await found(baller, patterns.api_calls_of_endpoint("/fixtures"))
     assert [] == await found(baller, patterns.api_calls_of_endpoint("/standings"))
     [llm] = await found(baller, patterns.llm_calls_of_message(question))
+    assert [llm] == await found(baller, patterns.llm_calls_of_user("u1"))
+    assert [] == await found(baller, patterns.llm_calls_of_user("u2"))
     assert [llm] == await found(baller, patterns.llm_calls_of_provider("anthropic"))
     assert [llm] == await found(baller, patterns.llm_calls_of_model("anthropic", "m-1"))
     assert [llm] == await found(baller, patterns.llm_calls_for_purpose("main_response"))
     assert (12, 3, 15) == (llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
+
+
+async def test_ratings_are_found_by_whose_conversation_they_quote(baller: Baller) -> None:
+    _, answer = await ask(baller)
+    await ask(baller, user_id="u2")
+    await baller.give_feedback(answer, user_id="rater", rating="negative")
+    assert ["rater"] == [rating.user_id for rating in await found(baller, patterns.feedback_about("u1"))]
+    assert [] == await found(baller, patterns.feedback_about("u2"))
 
 
 async def test_metrics_of_two_modes_are_two_rows_found_by_every_pattern(baller: Baller) -> None:
