@@ -89,7 +89,7 @@ class Copy:
             try:
                 await self._through(progress, follower, objects, follow, until_caught_up, stop)
             finally:
-                self._note(progress, follower, objects)
+                self._note(follower)
         return self.report
 
     async def _through(
@@ -217,7 +217,7 @@ class Copy:
         await progress.save()
         self.report.finished = True
 
-    def _note(self, progress: Progress, follower: Follower, objects: Objects) -> None:
+    def _note(self, follower: Follower) -> None:
         self.report.records = dict(self._counts)
         self.report.followed, self.report.mended = follower.applied, follower.repaired
         self.report.throttled = self._source.pace.throttled + self._target.pace.throttled
