@@ -300,3 +300,17 @@ async def test_an_older_program_that_lacks_what_it_needs_is_refused(place: Bed) 
     await migrator.apply(await migrator.pending())
     with pytest.raises(NotProvisioned, match="version 2"):
         await place.store(old, changing=True)
+
+
+async def test_a_table_with_jobs_waiting_keeps_its_name_until_they_are_done(memory: Bed) -> None:
+    from palaver.system import system
+
+    case = BY_NAME["a table of another name"]
+    await filled(memory, case.old, "Thing", case.stored)
+    job: Any = {"scope": "cascade", "name": "x", "body": {"table": "things", "key": ["1"]}, "due": 0}
+    records = memory.engine
+    assert records is not None
+    await records.write(WriteSet((Put(system("cascade", "x"), job),), 1))
+    migrator = await memory.migrator(case.new)
+    with pytest.raises(NotProvisioned, match="palaver sweep"):
+        await migrator.apply(await migrator.pending())

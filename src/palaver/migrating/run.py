@@ -118,7 +118,22 @@ class Migrator:
                     former.setdefault(table.name, {})[""] = old
                 case Take(RenameColumn(table, old, new)):
                     former.setdefault(table.name, {})[new] = old
-        return await Examiner(self._planner, self._records, self._clock, self.tell).unmet(plan.demands, former)
+        unmet = await Examiner(self._planner, self._records, self._clock, self.tell).unmet(plan.demands, former)
+        return unmet + await self._waiting({names[""] for table, names in former.items() if names.get("", table) != table})
+
+    async def _waiting(self, tables: Collection[str]) -> list[str]:
+        """Return which tables, about to get another name, have jobs waiting that know them by the old one."""
+        found: set[str] = set()
+        for scope in ("cascade", "blob") if tables else ():
+            read = Read(SYSTEM.name, None, (scope,))
+            while True:
+                page = await self._records.query(read)
+                bodies: list[Any] = [record["body"] for record in page.records]
+                found |= {body["table"] for body in bodies} & set(tables)
+                if page.last is None:
+                    break
+                read = read._replace(after=page.last)
+        return [f"Table {table} has jobs waiting. Run `palaver sweep` with the program of before first." for table in sorted(found)]
 
     # --- applying ---------------------------------------------------------------------------------------------------
 
