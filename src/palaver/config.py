@@ -164,7 +164,7 @@ def open(
             _complete(schema, stack, parsed)
             if not create and not (await stack.records.describe()).tables:
                 raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
-            return await _assemble(schema, planner, stack, parsed.path, clock or SystemClock(), projections, maintain, migrate, actor)
+            return await _assemble(schema, planner, stack, clock or SystemClock(), projections, maintain, migrate, actor)
         except BaseException:
             for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
                 await close()
@@ -194,7 +194,6 @@ async def _assemble(
     schema: Schema,
     planner: Planner,
     stack: Stack,
-    url: str,
     clock: Clock,
     projections: Iterable[ProjectionFactory],
     maintain: bool | None,
@@ -212,7 +211,6 @@ async def _assemble(
         search=stack.search,
         clock=clock,
         signer=Signer(await _cursor_keys(stack.records, clock)),
-        url=url,
         closers=stack.closers,
         loop=asyncio.get_running_loop(),
         pid=os.getpid(),

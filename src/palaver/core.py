@@ -30,7 +30,6 @@ class Core:
     search: SearchIndex
     clock: Clock
     signer: Signer
-    url: str
     projections: list[Projection] = field(default_factory=list)
     runner: Runner | None = None
     closers: list[Any] = field(default_factory=list)

@@ -30,7 +30,7 @@ async def client_of(endpoint: Endpoint, **options: Any) -> DynamoClient:
 async def engine_of(
     endpoint: Endpoint, tables: Sequence[Table], prefix: str, options: TableOptions = NATIVE, **client: Any
 ) -> DynamoRecords:
-    return DynamoRecords(await client_of(endpoint, **client), tables, prefix=prefix, options=options, pace_s=0.02)
+    return DynamoRecords(await client_of(endpoint, **client), tables, prefix=prefix, options=options, pace_s=0.0)
 
 
 @asynccontextmanager

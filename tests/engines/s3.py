@@ -11,7 +11,7 @@ from botocore.session import Session  # type: ignore[import-untyped]
 
 from palaver.blobs.paths import path_of
 from palaver.blobs.s3 import S3Blobs
-from palaver.connections.dynamodb_credentials import Credentials
+from palaver.connections.aws_credentials import Credentials
 from tests.servers import Endpoint
 
 

@@ -17,9 +17,9 @@ from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from botocore.credentials import Credentials as BotoCredentials  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
 
-from palaver.connections import dynamodb_credentials
+from palaver.connections import aws_credentials
+from palaver.connections.aws_credentials import ResolvedCredentials, credential_source
 from palaver.connections.dynamodb import ConditionalCheckFailed, Credentials, DynamoClient, TransactionCancelled
-from palaver.connections.dynamodb_credentials import ResolvedCredentials, credential_source
 from palaver.connections.dynamodb_endpoints import Endpoint, endpoints
 from palaver.connections.dynamodb_signing import Signer, signing_key
 from palaver.errors import ConfigError, NotProvisioned, Unauthenticated, Validation
@@ -207,7 +207,7 @@ async def test_expiring_credentials_are_renewed_in_the_background_before_the_end
     first = source.current()
     assert first.access_key == "first"
     process(tmp_path, "second", "2099-01-01T00:00:00Z")
-    monkeypatch.setattr(dynamodb_credentials, "_LOOK_S", 0.0)
+    monkeypatch.setattr(aws_credentials, "_LOOK_S", 0.0)
     source._look_at = 0.0  # type: ignore[attr-defined]
     assert source.current() is first  # never waits
     for _ in range(200):

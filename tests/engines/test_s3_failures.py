@@ -15,7 +15,7 @@ from botocore.session import Session  # type: ignore[import-untyped]
 
 from palaver.blobs.s3 import PART, S3Blobs
 from palaver.blobs.s3_bucket import BucketSettings, check_bucket, provision_bucket
-from palaver.connections.dynamodb_credentials import Credentials
+from palaver.connections.aws_credentials import Credentials
 from palaver.errors import (
     ConfigError,
     Corruption,

@@ -11,7 +11,7 @@ from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth  # type: ignore[import-u
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from botocore.credentials import Credentials as BotoCredentials  # type: ignore[import-untyped]
 
-from palaver.connections.dynamodb_credentials import Credentials
+from palaver.connections.aws_credentials import Credentials
 from palaver.connections.s3_signing import encoded, presigned_query, signed_headers
 
 SECOND = 1_790_000_123

@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 
 from palaver.blobs.objects import HASH, ObjectBlobs
 from palaver.blobs.paths import path_of
-from palaver.connections.dynamodb_credentials import Credentials
+from palaver.connections.aws_credentials import Credentials
 from palaver.connections.s3 import Bucket
 from palaver.connections.s3_errors import Doing, from_obstore, lost, refused
 from palaver.connections.s3_place import place

@@ -20,7 +20,7 @@ from zlib import crc32
 import orjson
 
 from palaver.clock import Clock, SystemClock, us_of
-from palaver.connections.dynamodb_credentials import Credentials, CredentialSource, credential_source
+from palaver.connections.aws_credentials import Credentials, CredentialSource, credential_source
 from palaver.connections.dynamodb_endpoints import Endpoint, endpoints
 from palaver.connections.dynamodb_errors import (
     ConditionalCheckFailed,

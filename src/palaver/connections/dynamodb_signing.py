@@ -9,7 +9,7 @@ import hmac
 import time
 from hashlib import sha256
 
-from palaver.connections.dynamodb_credentials import Credentials
+from palaver.connections.aws_credentials import Credentials
 from palaver.connections.dynamodb_endpoints import Endpoint
 
 _TYPE = "application/x-amz-json-1.0"

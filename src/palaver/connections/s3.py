@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from palaver.connections.dynamodb_credentials import Credentials, CredentialSource, FixedCredentials, credential_source
+from palaver.connections.aws_credentials import Credentials, CredentialSource, FixedCredentials, credential_source
 from palaver.connections.s3_errors import Doing, lost, refused
 from palaver.connections.s3_place import Place
 from palaver.connections.s3_signing import encoded, presigned_query, signed_headers

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from urllib.parse import quote
 
-from palaver.connections.dynamodb_credentials import Credentials
+from palaver.connections.aws_credentials import Credentials
 from palaver.connections.dynamodb_signing import signing_key
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
