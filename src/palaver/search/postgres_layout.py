@@ -158,7 +158,8 @@ class Layout:
         wanted = {query.newest_first, *query.facets} - {None}
         columns = [name for field in self.columns if field in wanted for name in (self.columns[field], self.several[field])]
         columns += [f"{count} AS c{number}" for number, count in enumerate(counts)]
-        found = f"SELECT d.id, d.size::float8 AS size{''.join(f', {column}' for column in columns)} FROM {self.docs} AS d WHERE {self._where(binds, question)}"
+        taken = "".join(f", {column}" for column in columns)
+        found = f"SELECT d.id, d.size::float8 AS size{taken} FROM {self.docs} AS d WHERE {self._where(binds, question)}"
         ctes = [f"found AS MATERIALIZED ({found})"]
         if question.terms:
             ctes += [
