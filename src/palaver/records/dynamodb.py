@@ -65,7 +65,8 @@ class DynamoRecords:
             return await self._writes.write(writes)
         finally:
             # Also after a failure: whether it was written may be unknown.
-            self._feed.wrote()
+            if any(op.at.table in self._layouts and self._layouts[op.at.table].table.feed for op in writes.ops):
+                self._feed.wrote()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class Feed:
         self._pace_s = pace_s
         self._sleep = sleep
         self._pulling = asyncio.Lock()
-        self._pulled_at = 0.0
+        self._pulled_at = float("-inf")
         self._written = asyncio.Event()
         self._dirty = False
 
@@ -145,13 +145,19 @@ class Feed:
     # --- copying ----------------------------------------------------------------------------------------------------
 
     async def pull(self, *, at_once: bool = False) -> None:
-        """Copy what the streams hold into the log; not more often than the pace, unless this process wrote or `at_once` says so."""
+        """Copy what the streams hold into the log, never more often than the pace.
+
+        Called too early it waits where this process wrote, or `at_once` says so, and otherwise leaves it to the next call.
+        """
         async with self._pulling:
-            now = asyncio.get_running_loop().time()
-            if not (self._dirty or at_once) and now - self._pulled_at < self._pace_s:
-                return
+            loop = asyncio.get_running_loop()
+            early = self._pulled_at + self._pace_s - loop.time()
+            if early > 0:
+                if not (self._dirty or at_once):
+                    return
+                await self._sleep(early)
             self._dirty = False
-            self._pulled_at = now
+            self._pulled_at = loop.time()
             names = {table: layout.name for table, layout in self._layouts.items() if layout.table.feed}
             for attempt in range(ATTEMPTS):
                 try:
