@@ -72,13 +72,19 @@ class Migrator:
     async def pending(self, allow: Collection[str] = ()) -> Migration:
         """Return what the database lacks; what is left of it where a migration was cut off.
 
-        Raises NotProvisioned where stored data would be stranded.
+        Raises NotProvisioned where stored data would be stranded, and where a newer program wrote it.
         """
+        kept, schema = await self.kept(), self._planner.schema
+        if kept and kept["name"] == schema.name and kept["version"] > schema.version:
+            raise NotProvisioned(
+                f"The data was written with version {kept['version']} of schema {schema.name}; this program has {schema.version}.",
+                hint="Update the program: a migration does not lead back.",
+            )
         under_way = await self._stored_run()
         if under_way is not None and under_way.plan.fingerprint == self._planner.schema.fingerprint:
             return under_way.plan
         physical = await self._records.describe()
-        return migration(self._planner, physical, await self.kept(), allow=allow, renames=self._records.limits.renames)
+        return migration(self._planner, physical, kept, allow=allow, renames=self._records.limits.renames)
 
     async def under_way(self) -> tuple[Migration, int] | None:
         """Return the migration that was begun and not ended, and how many of its actions are done."""
