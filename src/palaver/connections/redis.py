@@ -19,7 +19,7 @@ import hiredis
 from palaver.connections.redis_errors import translate
 from palaver.connections.redis_options import RedisOptions
 from palaver.connections.redis_wire import ErrorReply, Lost, Wire
-from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, Unavailable
+from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, ReadOnly, Unavailable
 
 Breaker = Literal["closed", "half-open", "open"]
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
@@ -101,6 +101,7 @@ class RedisClient:
         self._first_attempt: asyncio.Future[None] | None = None
         self._error: PalaverError | None = None
         self._closed = False
+        self._leave_again = 0.0
 
     @property
     def health(self) -> RedisHealth:
@@ -114,7 +115,7 @@ class RedisClient:
             try:
                 return await wire.send(command)
             except ErrorReply as reply:
-                raise translate(reply.text) from None
+                raise self._told(reply, wire) from None
             except Lost:
                 continue
         raise Unavailable("The connection to Redis ended before the reply, twice.", engine="redis")
@@ -126,7 +127,7 @@ class RedisClient:
             try:
                 return await wire.send(command)
             except ErrorReply as reply:
-                raise translate(reply.text) from None
+                raise self._told(reply, wire) from None
             except Lost as lost:
                 if lost.sent:
                     raise OutcomeUnknown("The connection to Redis ended after the command was sent.", engine="redis") from None
@@ -141,7 +142,7 @@ class RedisClient:
                 return await wire.send(command)
             except ErrorReply as reply:
                 if not reply.text.startswith("NOSCRIPT"):
-                    raise translate(reply.text) from None
+                    raise self._told(reply, wire) from None
             except Lost as lost:
                 if lost.sent and not again:
                     raise OutcomeUnknown("The connection to Redis ended after a script was sent.", engine="redis") from None
@@ -237,6 +238,16 @@ class RedisClient:
         if wire := self._pick():
             return wire
         raise self._refusal()
+
+    def _told(self, reply: ErrorReply, wire: Wire) -> PalaverError:
+        """Return the error of a reply. A server that became a replica is left, once a second: its name may lead to the new primary."""
+        error = translate(reply.text)
+        if isinstance(error, ReadOnly) and self._loop is not None and wire in self._wires and self._loop.time() >= self._leave_again:
+            self._leave_again = self._loop.time() + _LONGEST_PAUSE_S
+            self._wires.remove(wire)
+            wire.retire()
+            self._connect()
+        return error
 
     def _refusal(self) -> PalaverError:
         error = self._error or Unavailable("The connection to Redis was closed.", engine="redis")
@@ -356,4 +367,7 @@ def _why_not(error: BaseException) -> BaseException:
             return Unavailable("The Redis server ended the connection at once.", engine="redis")
         case OSError():
             return Unavailable("The Redis server cannot be reached.", hint="Check the URL and the server.", engine="redis")
+        case Exception():
+            # Whatever it was, the one task that connects has to go on trying.
+            return Unavailable(f"Connecting to the Redis server failed: {type(error).__name__}.", engine="redis")
     return error

@@ -64,7 +64,7 @@ class Wire(asyncio.Protocol):
         self.waiting: deque[asyncio.Future[Any]] = deque()
         self._answered = self._unsent_bytes = 0
         self._sent_at: deque[tuple[int, float]] = deque()
-        self._paused = self._lost = self._stuck = False
+        self._paused = self._lost = self._stuck = self._retired = False
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -95,6 +95,12 @@ class Wire(asyncio.Protocol):
         if not self._out:
             self._soon(self._flush)
         self._out.append(command)
+
+    def retire(self) -> None:
+        """End when everything that waits has its reply."""
+        self._retired = True
+        if not self.waiting:
+            self.close()
 
     def close(self) -> None:
         self._ended()
@@ -137,6 +143,8 @@ class Wire(asyncio.Protocol):
             # What follows cannot be told apart any more, so nobody is given a reply that may be another's.
             self.close()
         self._answered += answered
+        if self._retired and not self.waiting:
+            self.close()
 
     def pause_writing(self) -> None:
         self._paused = True
