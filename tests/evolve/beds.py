@@ -66,7 +66,6 @@ class Bed:
                 search,
                 self.clock,
                 Signer([b"k" * 32]),
-                "test:",
                 loop=asyncio.get_running_loop(),
                 pid=os.getpid(),
             )

@@ -89,7 +89,6 @@ class End:
             clock=clock,
             # Nobody is given a cursor here.
             signer=Signer([b"no cursor is signed by a copy"]),
-            url=identity(url),
             closers=stack.closers,
             loop=asyncio.get_running_loop(),
             pid=os.getpid(),
