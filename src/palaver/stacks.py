@@ -96,14 +96,16 @@ async def postgresql(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     from palaver.search.postgres import PostgresSearch
 
     blobs = open_blobs(url.options.get("blobs", "memory:"))
-    pool = await _postgres_pool(url)
+    pool = await _postgres_pool(url, tables)
     missing = () if "blobs" in url.options else ("blobs",)
     return Stack(PostgresRecords(pool, tables), blobs, PostgresSearch(pool), [pool.aclose], embedded=False, missing=missing)
 
 
-async def _postgres_pool(url: Url) -> Pool:
+async def _postgres_pool(url: Url, tables: Sequence[Table]) -> Pool:
     from palaver.connections.postgres import Pool
+    from palaver.connections.postgres_isolation import isolate
     from palaver.connections.postgres_options import PostgresOptions
+    from palaver.records.postgres_names import tenant_columns
 
     standard = PostgresOptions()
     poolers: tuple[Literal["auto", "transaction", "none"], ...] = ("auto", "transaction", "none")
@@ -114,8 +116,16 @@ async def _postgres_pool(url: Url) -> Pool:
         timeout_s=_seconds(url, "timeout", standard.timeout_s),
         wait_s=_seconds(url, "wait", standard.wait_s),
         connect_timeout_s=_seconds(url, "connect_timeout", standard.connect_timeout_s),
+        rls=_flag(url, "rls", standard.rls),
     )
-    return await Pool.open(url.address, options)
+    pool = await Pool.open(url.address, options)
+    try:
+        if options.rls:
+            await isolate(pool, tenant_columns(tables))
+    except BaseException:
+        await pool.aclose()
+        raise
+    return pool
 
 
 async def dynamodb(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
@@ -134,14 +144,15 @@ async def dynamodb(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
         native_expiry=_one_of(url, "expiry", ("native", "swept")) == "native",
     )
     blobs = open_blobs(url.options.get("blobs", "memory:"))
-    client = await DynamoClient.open(region, endpoint=endpoint, pool=_count(url, "pool", 32), deadline_s=_seconds(url, "timeout", 10.0))
+    search, closers = await _search(url.options.get("search"))
+    try:
+        client = await DynamoClient.open(region, endpoint=endpoint, pool=_count(url, "pool", 32), deadline_s=_seconds(url, "timeout", 10.0))
+    except BaseException:
+        for close in closers:
+            await close()
+        raise
     # Five reads of a shard in a second is a limit of the service, not of an endpoint of one's own.
     records = DynamoRecords(client, tables, prefix=prefix, options=options, pace_s=0.02 if endpoint else PACE_S)
-    try:
-        search, closers = await _search(url.options.get("search"))
-    except BaseException:
-        await records.aclose()
-        raise
     missing = tuple(name for name in ("blobs", "search") if name not in url.options)
     return Stack(records, blobs, search, closers, embedded=False, missing=missing)
 
@@ -161,6 +172,6 @@ async def _search(where: str | None) -> tuple[SearchIndex, list[Any]]:
     if url.scheme == "postgresql":
         from palaver.search.postgres import PostgresSearch
 
-        pool = await _postgres_pool(url)
+        pool = await _postgres_pool(url, ())
         return PostgresSearch(pool), [pool.aclose]
     raise ConfigError(f"{url.scheme} is no place for search.", hint="Write search=sqlite:///search.db, or a PostgreSQL URL.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,8 @@ import pytest
 
 import palaver
 from palaver import Batch, Entity, Expires, Expiry, Index, Key, Schema, Store, Unique
+from palaver.blueprints.baller import SCHEMA as BALLER
+from palaver.config import parse_url
 from palaver.errors import AlreadyExists, ConfigError, NotProvisioned, PalaverError
 from palaver.sync import SyncStore
 from tests.store.conftest import Opener
@@ -165,6 +168,13 @@ async def test_data_outlives_the_process(opened: Opener, path: str) -> None:
         ("sqlite:///x.db?synch=full", "Did you mean sync"),
         ("sqlite:///x.db?sync=maybe", "full or normal"),
         ("memory:?size=1", "no option"),
+        ("postgresql:///db", "needs a server"),
+        ("postgresql://host", "needs a server"),
+        ("postgresql://host/db?pol=3", "Did you mean pool"),
+        ("postgresql://host/db?pool=0&blobs=memory:", "from 1 to"),
+        ("postgresql://host/db?pooler=maybe&blobs=memory:", "one of auto"),
+        ("dynamodb://?endpoint=http://127.0.0.1:1", "names no region"),
+        ("dynamodb://eu-central-1?search=dynamodb://x", "no place for search"),
     ],
 )
 async def test_a_url_that_cannot_work_says_why(wrong: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -173,6 +183,28 @@ async def test_a_url_that_cannot_work_says_why(wrong: str, words: str, monkeypat
     with pytest.raises(ConfigError, match=words):
         await palaver.open(wrong, schema=CHAT)
     assert [] == os.listdir(tmp_path)
+
+
+def test_a_password_is_not_shown() -> None:
+    parsed = parse_url("postgres://me:hidden@host:5432/db?schema=s&sslmode=require&blobs=s3://b/p%3Fsecret=hidden")
+    assert ("postgresql", "db", "s") == (parsed.scheme, parsed.path, parsed.options["schema"])
+    assert "postgresql://me:hidden@host:5432/db?sslmode=require" == parsed.address
+    assert "hidden" not in repr(parsed)
+
+
+@pytest.mark.parametrize("stack", ["postgresql", "dynamodb"])
+async def test_a_schema_that_stores_more_than_records_needs_a_place_for_it(url: str) -> None:
+    for option in ("blobs", "search"):
+        short = re.sub(f"{option}=[^&]*&?", "", url)
+        if short != url:
+            with pytest.raises(ConfigError, match=f"needs the option {option}"):
+                await palaver.open(short, schema=BALLER)
+
+
+@pytest.mark.parametrize("stack", ["postgresql", "dynamodb"])
+async def test_a_server_that_holds_nothing_is_not_filled_unasked(url: str) -> None:
+    with pytest.raises(NotProvisioned, match="no tables"):
+        await palaver.open(url, schema=CHAT, create=False)
 
 
 async def test_a_database_that_is_not_to_be_made_is_missing(tmp_path: Path) -> None:
