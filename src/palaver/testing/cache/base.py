@@ -32,6 +32,10 @@ HOSTILE_DATA = [
 ]
 
 
+SHORT = 0.3
+"""Seconds to live of what a test lets expire: long enough that a busy machine does not before the test means it to."""
+
+
 class CacheBase:
     @pytest.fixture
     def clock(self) -> ManualClock:

@@ -11,7 +11,7 @@ from palaver.caching import ABSENT, HIGHEST_REVISION
 from palaver.clock import ManualClock
 from palaver.errors import KeyTooLong, Validation
 from palaver.ports import Cache, KeyValue
-from palaver.testing.cache.base import HOSTILE, HOSTILE_DATA, CacheBase
+from palaver.testing.cache.base import HOSTILE, HOSTILE_DATA, SHORT, CacheBase
 
 TTL = 60.0
 
@@ -78,31 +78,31 @@ class KeyValueTests(CacheBase):
 
     async def test_a_value_is_a_miss_after_its_time(self, cache: Cache, clock: ManualClock) -> None:
         values = cache.values("session")
-        await values.set("short", b"x", ttl_s=0.1)
+        await values.set("short", b"x", ttl_s=SHORT)
         await values.set("long", b"x", ttl_s=TTL)
-        await values.set("revised", b"x", ttl_s=0.1, revision=1)
-        await self.pass_time(clock, 0.15)
+        await values.set("revised", b"x", ttl_s=SHORT, revision=1)
+        await self.pass_time(clock, SHORT * 1.5)
         assert [None, (b"x", 0), None] == await values.get_many(["short", "long", "revised"])
         assert await values.get("short") is None
 
     async def test_setting_again_gives_a_new_time(self, cache: Cache, clock: ManualClock) -> None:
         values = cache.values("session")
-        await values.set("k", b"x", ttl_s=0.1)
+        await values.set("k", b"x", ttl_s=SHORT)
         await values.set("k", b"y", ttl_s=TTL)
         await values.set("other", b"x", ttl_s=TTL)
-        await values.set("other", b"y", ttl_s=0.1, revision=2)
-        await self.pass_time(clock, 0.15)
+        await values.set("other", b"y", ttl_s=SHORT, revision=2)
+        await self.pass_time(clock, SHORT * 1.5)
         assert b"y" == await value_of(values, "k")
         assert await values.get("other") is None
 
     async def test_reading_may_extend_the_time_of_what_is_there(self, cache: Cache, clock: ManualClock) -> None:
         values = cache.values("session")
         assert await values.get("k", extend_s=TTL) is None
-        await values.set("k", b"x", ttl_s=0.1, revision=3)
+        await values.set("k", b"x", ttl_s=SHORT, revision=3)
         assert (b"x", 3) == await values.get("k", extend_s=TTL)
-        await self.pass_time(clock, 0.15)
-        assert (b"x", 3) == await values.get("k", extend_s=0.1)
-        await self.pass_time(clock, 0.15)
+        await self.pass_time(clock, SHORT * 1.5)
+        assert (b"x", 3) == await values.get("k", extend_s=SHORT)
+        await self.pass_time(clock, SHORT * 1.5)
         assert await values.get("k") is None
 
     # --- revisions and fences ---------------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ class KeyValueTests(CacheBase):
 
     async def test_a_fence_goes_after_its_time(self, cache: Cache, clock: ManualClock) -> None:
         values = cache.values("user")
-        await values.delete("k", revision=6, fence_s=0.1)
-        await self.pass_time(clock, 0.15)
+        await values.delete("k", revision=6, fence_s=SHORT)
+        await self.pass_time(clock, SHORT * 1.5)
         assert await values.set("k", b"5", ttl_s=TTL, revision=5)
 
     async def test_a_stale_set_after_a_delete_is_never_read(self, cache: Cache) -> None:

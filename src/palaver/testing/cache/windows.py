@@ -12,7 +12,7 @@ from palaver.caching import Item
 from palaver.clock import ManualClock
 from palaver.errors import EmptyKey, Validation
 from palaver.ports import Cache
-from palaver.testing.cache.base import HOSTILE, HOSTILE_DATA, CacheBase
+from palaver.testing.cache.base import HOSTILE, HOSTILE_DATA, SHORT, CacheBase
 
 TTL = 60.0
 
@@ -169,21 +169,21 @@ class WindowTests(CacheBase):
     # --- expiry -----------------------------------------------------------------------------------------------------
 
     async def test_a_window_that_expired_is_a_miss_and_a_push_does_not_make_a_part_of_it(self, cache: Cache, clock: ManualClock) -> None:
-        await fill(cache, "w", items(1, 2), ttl_s=0.1)
-        await self.pass_time(clock, 0.15)
+        await fill(cache, "w", items(1, 2), ttl_s=SHORT)
+        await self.pass_time(clock, SHORT * 1.5)
         assert not await cache.windows.push("w", items(3), ttl_s=TTL)
         assert await numbers(cache, "w", 1) is None
 
     async def test_a_push_lets_a_window_live_on(self, cache: Cache, clock: ManualClock) -> None:
-        await fill(cache, "w", items(1), ttl_s=0.1)
+        await fill(cache, "w", items(1), ttl_s=SHORT)
         await cache.windows.push("w", items(2), ttl_s=TTL)
-        await self.pass_time(clock, 0.15)
+        await self.pass_time(clock, SHORT * 1.5)
         assert [1, 2] == await numbers(cache, "w", 5)
 
     async def test_a_leave_is_stale_after_its_time(self, cache: Cache, clock: ManualClock) -> None:
-        leave = await cache.windows.begin("w", ttl_s=0.1)
+        leave = await cache.windows.begin("w", ttl_s=SHORT)
         await cache.windows.push("w", items(2), ttl_s=TTL)
-        await self.pass_time(clock, 0.15)
+        await self.pass_time(clock, SHORT * 1.5)
         assert not await cache.windows.replace("w", items(1), ticket=leave.ticket, keep=5, complete=True, ttl_s=TTL)
         assert await numbers(cache, "w", 1) is None
 
