@@ -33,6 +33,10 @@ async def engine_of(
     return DynamoRecords(await client_of(endpoint, **client), tables, prefix=prefix, options=options, pace_s=0.0)
 
 
+OTHERS: list[DynamoRecords] = []
+"""Engines a test opened beside its own; closed with it, however it ends."""
+
+
 @asynccontextmanager
 async def opened(endpoint: Endpoint, tables: Sequence[Table], options: TableOptions = NATIVE) -> AsyncIterator[DynamoRecords]:
     """Give an engine over new tables, which are dropped afterwards, whoever closed the engine."""
@@ -41,7 +45,9 @@ async def opened(endpoint: Endpoint, tables: Sequence[Table], options: TableOpti
         await asyncio.gather(*(engine.apply(CreateTable(table)) for table in tables))
         yield engine
     finally:
-        await engine.aclose()
+        for each in (*OTHERS, engine):
+            await each.aclose()
+        OTHERS.clear()
         await drop(endpoint, engine.prefix)
 
 

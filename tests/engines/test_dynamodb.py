@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
+import pytest
+
 from palaver.ops import Address, Refused, Table, WriteSet, Written
 from palaver.ports import RecordEngine
 from palaver.records.dynamo_tables import TableOptions
@@ -62,6 +64,10 @@ class TestMoto(OnServer, UnorderedRecordEngineTests):
     gaps: ClassVar[Mapping[str, str]] = {
         "test_one_refused_op_keeps_all_others_from_being_written": "moto's stream shows what a cancelled transaction has undone",
     }
+
+    @pytest.mark.skip(reason="moto undoes a cancelled transaction by putting whole tables back, and what others wrote meanwhile is lost")
+    async def test_a_refused_batch_leaves_its_concurrent_neighbours_alone(self, engine: RecordEngine) -> None:
+        raise NotImplementedError
 
 
 class OneByOne:

@@ -19,7 +19,7 @@ from palaver.system import SYSTEM, system
 from palaver.testing.records.base import COUNTERS, NOTES, NOW, TABLES, all_changes, delete, put, put_note, update, written
 from palaver.testing.records.feeding import by_record
 from tests.engines.dynamo_clients import Between, Splitting, trimmed
-from tests.engines.dynamodb import client_of, engine_of, opened
+from tests.engines.dynamodb import OTHERS, client_of, opened
 from tests.servers import ministack
 
 
@@ -32,7 +32,8 @@ async def engine() -> AsyncIterator[DynamoRecords]:
 async def beside(engine: DynamoRecords, wrapper: type[Any] = Between) -> tuple[DynamoRecords, Any]:
     """Give another engine over the same tables, with its client wrapped."""
     wrapped = wrapper(await client_of(ministack().endpoint))
-    return DynamoRecords(wrapped, TABLES, prefix=engine.prefix, pace_s=0.0), wrapped
+    OTHERS.append(DynamoRecords(wrapped, TABLES, prefix=engine.prefix, pace_s=0.0))
+    return OTHERS[-1], wrapped
 
 
 async def test_shards_are_read_after_their_parents_and_nothing_is_lost_or_doubled(engine: DynamoRecords) -> None:
@@ -52,7 +53,6 @@ async def test_shards_are_read_after_their_parents_and_nothing_is_lost_or_double
     assert 6 < len(stream._shards())
     for revisions in by_record(changes).values():
         assert sorted(revisions) == revisions
-    await copier.aclose()
 
 
 async def test_any_number_of_copiers_leave_every_change_once(engine: DynamoRecords) -> None:
@@ -75,8 +75,24 @@ async def test_any_number_of_copiers_leave_every_change_once(engine: DynamoRecor
     found = [await all_changes(each) for each in (engine, *others)]
     assert all(each == found[0] for each in found)
     assert 61 == len(found[0]) == len({(change.table, change.key, change.revision) for change in found[0]})
-    for each in others:
-        await each.aclose()
+
+
+async def test_a_copier_that_was_overtaken_leaves_every_change_once(engine: DynamoRecords) -> None:
+    """Between its look at the stream and the log another copies the same."""
+    slow, _ = await beside(engine)
+    append = slow._feed._append
+
+    async def overtaken(batches: Any) -> None:
+        slow._feed._append = append  # type: ignore[method-assign]
+        await engine.copy_feed()
+        await append(batches)
+
+    slow._feed._append = overtaken  # type: ignore[method-assign]
+    await written(engine, *(put_note("u", f"{n}") for n in range(5)))
+    await slow.copy_feed()
+    await written(engine, put_note("u", "later"))
+    for each in (slow, engine):
+        assert ["0", "1", "2", "3", "4", "later"] == [change.key[1] for change in await all_changes(each)]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -102,7 +118,6 @@ async def test_a_copy_that_is_cut_off_loses_nothing_and_doubles_nothing(engine: 
     assert both[0] == both[1]
     assert {f"{n}" for n in range(20)} == {change.key[1] for change in both[0]}
     assert 20 == len(both[0])
-    await dying.aclose()
 
 
 async def test_records_that_left_the_stream_uncopied_are_told_as_trimmed(engine: DynamoRecords) -> None:
@@ -125,7 +140,6 @@ async def test_records_that_left_the_stream_uncopied_are_told_as_trimmed(engine:
     start = await late.changes(None, 10)
     await written(engine, put_note("u", "3"))
     assert "3" in {change.key[1] for change in (await late.changes(start.last, 10)).changes}
-    await late.aclose()
 
 
 async def test_what_is_changed_by_hand_is_a_change_too(engine: DynamoRecords) -> None:
@@ -162,18 +176,16 @@ async def test_what_dynamodb_expires_by_itself_has_its_own_kind(engine: DynamoRe
     client.after = by_the_service
     changes = await all_changes(copier)
     assert [(NOW, "created"), (NOW + 1, "expired")] == [(change.revision, change.kind) for change in changes]
-    await copier.aclose()
 
 
 async def test_a_deletion_tells_its_reason_whoever_copies_it_and_when(engine: DynamoRecords) -> None:
     for n in range(3):
         await written(engine, put_note("u", "1", stamp=n), now_us=NOW + n)
         await written(engine, delete(NOTES, "u", "1", expired=n == 1), now_us=NOW + 100 + n)
-    late = await engine_of(ministack().endpoint, TABLES, engine.prefix)
+    late, _ = await beside(engine)
     changes = await all_changes(late)
     assert ["created", "deleted", "created", "expired", "created", "deleted"] == [change.kind for change in changes]
     assert [NOW, NOW + 100, NOW + 1, NOW + 101, NOW + 2, NOW + 102] == [change.revision for change in changes]
-    await late.aclose()
 
 
 async def test_a_projection_that_writes_a_record_for_each_change_takes_fewer_at_once(engine: DynamoRecords) -> None:
