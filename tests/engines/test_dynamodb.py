@@ -11,7 +11,7 @@ import pytest
 from palaver.ops import Address, Refused, Table, WriteSet, Written
 from palaver.ports import RecordEngine
 from palaver.records.dynamo_tables import TableOptions
-from palaver.testing import UnorderedRecordEngineTests
+from palaver.testing import UnorderedRecordEngineTests, machine
 from palaver.testing.records.base import BY_NAME, RecordSuite
 from palaver.testing.records.conditions import Conditions
 from palaver.testing.records.content import Content
@@ -144,3 +144,17 @@ class TestDynalite(
     async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
         async with super().make(tables) as engine:
             yield OneByOne(engine)
+
+
+async def test_a_seeded_run_of_dynamodb_beside_memory_does_not_diverge() -> None:
+    async with machine.dynamodb(endpoint("ministack").url) as pair:
+        await machine.run(pair, 20260102, 700)
+        await pair.compare_everything()
+    assert pair.steps == 700
+    assert pair.refused > 30
+
+
+@pytest.mark.soak
+async def test_a_long_run_of_dynamodb_beside_memory_does_not_diverge() -> None:
+    url = endpoint("ministack").url
+    assert 0 == await machine.long_run(lambda: machine.dynamodb(url), 1, 20_000)
