@@ -31,9 +31,7 @@ class Context(Protocol):
 Handler = Callable[[Mapping[str, Any], Context], dict[str, Any]]
 
 
-def handler(
-    url: str | None = None, *, schema: Schema, projections: Iterable[ProjectionFactory] = (), spare_s: float = SPARE_S
-) -> Handler:
+def handler(url: str | None = None, *, schema: Schema, projections: Iterable[ProjectionFactory] = (), spare_s: float = SPARE_S) -> Handler:
     """Return a Lambda function for the streams of a store's tables, and for a schedule.
 
     With records of streams it copies the feed and runs the projections until they have caught up or `spare_s` are left; an event
