@@ -67,7 +67,7 @@ _TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 _OPTIONS = {
     "sqlite": ("sync", "create", "read_only", "timeout", "blobs"),
     "memory": ("blobs",),
-    "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "create", "blobs", *_TLS),
+    "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "rls", "create", "blobs", *_TLS),
     "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "expiry", "create", "blobs", "search"),
 }
 

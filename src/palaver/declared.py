@@ -389,6 +389,7 @@ def _table(
         sort=tuple(part.column for part in key.sort),
         indexes=indexes,
         expires=expires.stored if expires else None,
+        tenant=tenant.stored if tenant else None,
     )
 
 

@@ -139,6 +139,8 @@ def _parts(model: type[BaseModel], inside: tuple[type[BaseModel], ...]) -> Itera
 def plain_table(table: Table) -> dict[str, Any]:
     """Return a table as JSON values; `table_of` gives it back."""
     plain: dict[str, Any] = _listed(asdict(table))
+    # No database keeps it with the table.
+    del plain["tenant"]
     return plain
 
 

@@ -54,7 +54,8 @@ class Table:
     `partition` + `sort` name the key columns, in order. `expires` names an integer column of epoch seconds; `swept` says
     that something goes with a record that expires, so that an engine that expires records by itself must leave these alone.
     `feed` says whether its writes appear in the change feed. Every record also has REVISION (int, >= 1) and may
-    have MARK (int, when it is being deleted); they are not listed in `columns`.
+    have MARK (int, when it is being deleted); they are not listed in `columns`. `tenant` names the column that says whose a
+    record is, for engines that can guard it; it is the program's word and not kept with the table.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Table:
     feed: bool = True
     belts: tuple[Belt, ...] = ()
     swept: bool = field(default=True, compare=False)
+    tenant: str | None = field(default=None, compare=False)
 
     @property
     def key(self) -> tuple[str, ...]:

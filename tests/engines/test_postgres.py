@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -22,6 +24,7 @@ from palaver.testing import RecordEngineTests
 from palaver.testing.records.base import BY_NAME
 from palaver.values import Record
 from tests import servers
+from tests.engines.postgres_roles import OWNER, Owned
 
 
 @cache
@@ -32,6 +35,7 @@ def database(server: Callable[[], servers.Database]) -> str:
 class TestPostgres18(RecordEngineTests):
     server = staticmethod(servers.postgres18)
     behind: Any = None
+    options_too: Mapping[str, Any] = MappingProxyType({})
 
     def url(self) -> str:
         """Return the address of the run's database, through the pooler where there is one."""
@@ -40,7 +44,7 @@ class TestPostgres18(RecordEngineTests):
 
     @asynccontextmanager
     async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
-        self.options = PostgresOptions(schema=f"suite {type(self).__name__} {hash(tuple(tables)) & 0xFFFF}", size=4)
+        self.options = PostgresOptions(schema=f"suite {type(self).__name__} {hash(tuple(tables)) & 0xFFFF}", size=4, **self.options_too)
         engine = PostgresRecords(await Pool.open(self.url(), self.options), tables)
         self.opened: list[PostgresRecords] = [engine]
         await self.empty(engine, tables)
@@ -62,8 +66,11 @@ class TestPostgres18(RecordEngineTests):
         for table in tables:
             await engine.apply(CreateTable(table))
 
+    def backdoor_url(self) -> str:
+        return type(self).server().url(database(type(self).server))
+
     async def backdoor(self, text: str, *arguments: object) -> list[Any]:
-        connection = await asyncpg.connect(type(self).server().url(database(type(self).server)))
+        connection = await asyncpg.connect(self.backdoor_url())
         try:
             return await connection.fetch(text, *arguments)  # type: ignore[no-any-return]
         finally:
@@ -84,6 +91,37 @@ class TestPostgres18(RecordEngineTests):
         again = PostgresRecords(await Pool.open(self.url(), self.options), tuple(BY_NAME.values()))
         self.opened.append(again)
         return again
+
+
+@cache
+def owned(server: Callable[[], servers.Database]) -> Owned:
+    return Owned(server())
+
+
+class TestIsolated18(TestPostgres18):
+    """With row-level security on every table, as the role that owns them: superusers would not be held to it anyway."""
+
+    options_too = MappingProxyType({"rls": True})
+
+    def url(self) -> str:
+        return owned(type(self).server).url(OWNER)
+
+    def backdoor_url(self) -> str:
+        return owned(type(self).server).server.url(owned(type(self).server).name)
+
+    @asynccontextmanager
+    async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
+        tenanted = [replace(table, tenant=_first_text(table)) for table in tables]
+        async with super().make(tenanted) as engine:
+            yield engine
+            assert isinstance(engine, PostgresRecords)
+            open_tables = f"SELECT count(*) FROM pg_class WHERE relnamespace = '{identifier(self.options.schema)}'::regnamespace"
+            assert [0] == [row[0] for row in await self.backdoor(f"{open_tables} AND relkind = 'r' AND NOT relrowsecurity")]
+
+
+def _first_text(table: Table) -> str | None:
+    kinds = {column.name: column.kind for column in table.columns}
+    return next((name for name in table.partition if kinds[name] == "text"), None)
 
 
 class TestPostgres15(TestPostgres18):

@@ -34,7 +34,7 @@ from palaver.records import postgres_structure as structure
 from palaver.records.postgres_bulk import Bulk
 from palaver.records.postgres_doctor import Doctor
 from palaver.records.postgres_feed import Feed
-from palaver.records.postgres_names import Names
+from palaver.records.postgres_names import Names, tenant_columns
 from palaver.records.postgres_restore import Restoring
 from palaver.records.postgres_rows import PAGE_BYTES, Rows
 from palaver.records.postgres_writes import Writes
@@ -53,6 +53,7 @@ class PostgresRecords:
         self.pool = pool
         self.names = Names(pool.options.schema)
         self.feed = Feed(pool, self.names)
+        self._tenants = tenant_columns(tables)
         self._rows = {table.name: Rows(table, self.names) for table in tables}
         self._writes = Writes(pool, self.feed, self._rows)
         self._bulk = Bulk(pool, self.feed, self._writes)
@@ -175,7 +176,8 @@ class PostgresRecords:
 
     async def apply(self, step: Step) -> None:
         """Take one step; a step taken before is no error. An index of a table that is there is made while others write."""
-        table = await structure.apply(self.pool, self.names, step)
+        self._tenants |= tenant_columns([step.table])
+        table = await structure.apply(self.pool, self.names, step, self._tenants)
         if isinstance(step, RenameTable):
             self._rows.pop(step.old, None)
         if table is None:

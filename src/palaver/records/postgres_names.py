@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from palaver.ops import KINDS, Table
@@ -69,6 +69,11 @@ class Names:
 
     def within(self, name: str) -> str:
         return self.prefix + identifier(name)
+
+
+def tenant_columns(tables: Iterable[Table]) -> dict[str, str]:
+    """Return which column says whose a row is, by table, both as the server names them."""
+    return {short(table.name): short(table.tenant) for table in tables if table.tenant is not None}
 
 
 def kinds(table: Table) -> dict[str, KINDS]:

@@ -7,11 +7,12 @@ partitions) stands in comments of the tables, columns and indexes, so that the d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from palaver.connections.postgres import Connection, Pool
 from palaver.connections.postgres_errors import translate
+from palaver.connections.postgres_isolation import protect, refuse_hidden, without_policy
 from palaver.errors import NotProvisioned
 from palaver.ops import (
     AddColumn,
@@ -88,12 +89,17 @@ COMMENT ON COLUMN {names.changes}.more IS 'actor, token, released blobs';
 # --- changing -------------------------------------------------------------------------------------------------------
 
 
-async def apply(pool: Pool, names: Names, step: Step) -> Table | None:
-    """Take one step and return the table as it is after it, None where it is gone; a step taken before is no error."""
+async def apply(pool: Pool, names: Names, step: Step, tenants: Mapping[str, str]) -> Table | None:
+    """Take one step and return the table as it is after it, None where it is gone; a step taken before is no error.
+
+    `tenants`: which column says whose a row is, by table, for row-level security where it is on.
+    """
     if not isinstance(step, CreateIndex):
         async with pool.transaction() as connection:
             await connection.execute(f"SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({_LOCK})", timeout=_LONG_S)
-            return await _in_one_commit(connection, names, step)
+            after = await _in_one_commit(connection, names, step, tenants)
+            await protect(connection, identifier(names.schema), tenants, begin=pool.options.rls)
+            return after
     connection = await pool.connect()
     try:
         if not pool.pooled:
@@ -105,7 +111,7 @@ async def apply(pool: Pool, names: Names, step: Step) -> Table | None:
         connection.terminate()
 
 
-async def _in_one_commit(connection: Connection, names: Names, step: Step) -> Table | None:
+async def _in_one_commit(connection: Connection, names: Names, step: Step, tenants: Mapping[str, str]) -> Table | None:
     await _ensure_system(connection, names)
     name = step.old if isinstance(step, RenameTable) else step.table.name
     before = (await _described(connection, names)).get(name)
@@ -120,6 +126,8 @@ async def _in_one_commit(connection: Connection, names: Names, step: Step) -> Ta
         raise NotProvisioned(f"There is no table {name}.", table=name)
     after = after_step(before, step)
     if isinstance(step, AlterColumn):
+        if tenants.get(short(before.name)) == short(step.column.name):
+            await connection.execute(without_policy(names.within(before.name)))
         await _drop_checks(connection, names, before, step.column.name)
     await _run(connection, statements(before, after, step, names))
     if isinstance(step, RenameTable):
@@ -309,6 +317,7 @@ def _abouts(table: Table, names: Names) -> list[str]:
 async def describe(pool: Pool, names: Names) -> Physical:
     """Return the tables this library made, the names of all others, and the stamp."""
     async with pool.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
+        await refuse_hidden(connection, identifier(names.schema))
         tables = await _described(connection, names)
         found = await connection.fetch(_TABLES, identifier(names.schema))
         unknown = [name for _, name, about in found if _about(about) is None and not name.startswith(OURS)]

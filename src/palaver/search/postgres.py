@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from palaver.connections.postgres import Connection, Pool
+from palaver.connections.postgres_isolation import protect
 from palaver.errors import ConfigError, NotProvisioned
 from palaver.ports import SearchDoc, SearchHit, SearchPage, SearchQuery, SearchSpec
 from palaver.search.postgres_layout import Layout, Registry, tail
@@ -125,6 +126,7 @@ class PostgresSearch:
         if stored.keys() != declared.keys() or not all(_fits(stored[name], spec) for name, spec in declared.items()):
             async with self._pool.transaction() as connection:
                 stored = await _Change(self._registry, connection).apply(declared)
+                await protect(connection, self._registry.schema, {}, begin=self._pool.options.rls)
         self._known = dict(stored)
         return [name for name in declared if stored[name].filling]
 
@@ -143,6 +145,7 @@ class PostgresSearch:
             change = _Change(self._registry, connection)
             versions = await change.locked(index)
             await change.replace(index, versions, _Versions(None, await change.made(versions.newest.spec)))
+            await protect(connection, self._registry.schema, {}, begin=self._pool.options.rls)
         self._known.pop(index, None)
 
     async def aclose(self) -> None:

@@ -1,0 +1,254 @@
+"""Row-level security from the declaration: what another role sees and writes, whom it is not for, and that it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import asyncpg
+import pytest
+
+import palaver
+from palaver import Blob, Entity, History, Key, Schema, Search, Searchable, Source, Store, Tenant, Unique, days
+from palaver.connections.postgres import Pool
+from palaver.connections.postgres_options import PostgresOptions
+from palaver.errors import Forbidden
+from palaver.ops import AlterColumn, Column, CreateTable, RenameColumn, RenameTable, Table
+from palaver.ports import SearchDoc, SearchSpec
+from palaver.records.postgres import PostgresRecords
+from palaver.search.postgres import PostgresSearch
+from tests import servers
+from tests.engines.postgres_roles import OWNER, SQL, Owned
+
+SERVERS = {"18": servers.postgres18, "15": servers.postgres15}
+
+
+class Page(Entity, table="pages"):
+    team: Annotated[str, Tenant()]
+    id: str
+    slug: str
+    text: Annotated[str, Searchable()] = ""
+    file: Annotated[bytes | None, Blob("{id}/file", inline=16)] = None
+    key = Key("id")
+    by_slug = Unique("slug")
+    history = History(days(35))
+
+
+PAGES = Schema("pages", [Page], searches=[Search("pages", Source(Page))])
+
+
+@pytest.fixture(params=SERVERS)
+def owned(request: pytest.FixtureRequest) -> Iterator[Owned]:
+    made = Owned(SERVERS[request.param]())
+    yield made
+    made.drop()
+
+
+def opening(owned: Owned, role: str = OWNER, **options: str) -> palaver.config.Opening:
+    return palaver.open(owned.url(role, blobs="memory:", pool="4", **options), schema=PAGES, maintain=False, migrate=True)
+
+
+async def fill(store: Store) -> None:
+    for team in "ab":
+        own = store.for_tenant(team)
+        for n in range(3):
+            await own.create(Page(team=team, id=f"{n}", slug=f"s{n}", text=f"words of {team}"), token=f"t{n}")
+        await own.bulk([Page(team=team, id=f"{n}", slug=f"s{n}", text=f"words of {team}") for n in range(10, 60)])
+    await store.settle()
+
+
+# --- what another role sees -----------------------------------------------------------------------------------------
+
+
+async def test_a_role_sees_the_rows_of_the_tenant_it_sets_and_nothing_else_of_ours(owned: Owned) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+    full = {table for table in owned.tables() if owned.superuser(f'SELECT count(*) FROM "{table}"') != "0"}
+    assert {"pages", "pages-history", "palaver_system", "palaver_changes", "palaver_names", "search.indexes"} <= full
+
+    assert {} == await owned.seen()
+    assert {} == await owned.seen("")
+    assert {} == await owned.seen("c")
+    assert {"pages": 53} == await owned.seen("a")
+    async with owned.by_sql("b") as connection:
+        assert ["b"] == [row[0] for row in await connection.fetch("SELECT DISTINCT team FROM pages")]
+        await connection.execute("RESET palaver.tenant")
+        assert 0 == await connection.fetchval("SELECT count(*) FROM pages")
+
+
+async def test_a_setting_of_one_transaction_ends_with_it(owned: Owned) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+    async with owned.by_sql() as connection:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL palaver.tenant = 'a'")
+            assert 53 == await connection.fetchval("SELECT count(*) FROM pages")
+        assert 0 == await connection.fetchval("SELECT count(*) FROM pages")
+
+
+async def test_a_role_writes_no_row_of_another_tenant(owned: Owned) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+    before = owned.superuser("SELECT md5(string_agg(p::text, '' ORDER BY id)) FROM pages p WHERE team = 'b'")
+    insert = "INSERT INTO pages SELECT (p).* FROM (SELECT jsonb_populate_record(p, $1) AS p FROM pages p LIMIT 1) s"
+    async with owned.by_sql("a") as connection:
+        refused: list[tuple[str, ...]] = [
+            ("UPDATE pages SET team = 'b' WHERE id = '0'",),
+            (insert, '{"team": "b", "id": "new", "slug": "new"}'),
+            ("INSERT INTO palaver_names (name, kinds) VALUES ('x', 'text')",),
+        ]
+        for statement in refused:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+                await connection.execute(*statement)
+        assert "UPDATE 0" == await connection.execute("UPDATE pages SET text = 'theirs' WHERE team = 'b'")
+        assert "DELETE 0" == await connection.execute("DELETE FROM pages WHERE team = 'b'")
+        assert "DELETE 0" == await connection.execute("DELETE FROM palaver_system")
+        assert "INSERT 0 1" == await connection.execute(insert, '{"team": "a", "id": "new", "slug": "new"}')
+        assert "DELETE 54" == await connection.execute("DELETE FROM pages")
+
+    assert before == owned.superuser("SELECT md5(string_agg(p::text, '' ORDER BY id)) FROM pages p WHERE team = 'b'")
+
+
+# --- whom it is not for ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooler", ["none", "transaction"])
+async def test_a_store_is_not_opened_by_a_role_that_would_not_see_every_row(owned: Owned, pooler: str) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+
+    with pytest.raises(Forbidden, match="hides records"):
+        await opening(owned, SQL, pooler=pooler)
+
+
+async def test_a_member_of_the_owner_and_a_role_that_bypasses_open_it(owned: Owned) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+    for give, take in (
+        (f"GRANT {OWNER} TO {SQL}", f"REVOKE {OWNER} FROM {SQL}"),
+        (f"ALTER ROLE {SQL} BYPASSRLS", f"ALTER ROLE {SQL} NOBYPASSRLS"),
+    ):
+        owned.superuser(give)
+        try:
+            async with opening(owned, SQL, rls="on") as store:
+                await store.for_tenant("a").get(Page.at("11"))
+                await store.for_tenant("b").patch(Page.at("11"), set={"text": "new"})
+        finally:
+            owned.superuser(take)
+
+
+async def test_who_does_not_own_the_tables_cannot_close_them(owned: Owned) -> None:
+    async with opening(owned) as store:
+        await fill(store)
+    owned.grant()
+
+    with pytest.raises(Forbidden):
+        await opening(owned, SQL, rls="on")
+
+    assert "0" == owned.superuser("SELECT count(*) FROM pg_class WHERE relrowsecurity")
+    async with opening(owned, SQL) as store:
+        await store.for_tenant("a").get(Page.at("1"))
+
+
+# --- that it comes, and stays ---------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_is_there_is_closed_at_opening_and_once_is_enough(owned: Owned) -> None:
+    async with opening(owned) as store:
+        await fill(store)
+    owned.grant()
+    assert len(await owned.seen()) > 5
+
+    async with opening(owned, rls="on"):
+        pass
+    assert {"pages": 53} == await owned.seen("a")
+    state = "SELECT string_agg(xmin::text, ',' ORDER BY oid) FROM pg_class WHERE relrowsecurity"
+    before = owned.superuser(state)
+    async with opening(owned, rls="on"):
+        pass
+    assert before == owned.superuser(state)
+
+
+async def test_what_is_made_later_is_closed_too_whichever_url_makes_it(owned: Owned) -> None:
+    class Page2(Entity, table="more"):
+        team: Annotated[str, Tenant()]
+        id: str
+        text: Annotated[str, Searchable()] = ""
+        key = Key("id")
+
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    later = Schema("pages", [Page, Page2], searches=[Search("pages", Source(Page)), Search("more", Source(Page2))], version=2)
+    async with palaver.open(owned.url(blobs="memory:"), schema=later, maintain=False, migrate=True) as store:
+        await store.for_tenant("a").create(Page2(team="a", id="1"))
+        await store.for_tenant("b").create(Page2(team="b", id="1"))
+        assert isinstance(store.core.search, PostgresSearch)
+        await store.core.search.restart("pages")
+        await store.settle()
+    owned.grant()
+
+    assert "0" != owned.superuser("SELECT count(*) FROM pg_class WHERE relname LIKE 'search.%.more'")
+    assert {} == await owned.seen()
+    assert {"more": 1, "pages": 53} == await owned.seen("a")
+
+
+async def test_without_the_option_nothing_is_closed(owned: Owned) -> None:
+    async with opening(owned) as store:
+        await fill(store)
+
+    assert "0" == owned.superuser("SELECT count(*) FROM pg_class WHERE relrowsecurity")
+
+
+TABLE = Table(
+    "things",
+    "Thing",
+    (Column("owner", "text", required=True), Column("id", "text", required=True)),
+    partition=("owner",),
+    sort=("id",),
+    tenant="owner",
+)
+
+
+async def test_the_policy_follows_a_table_and_a_column_through_their_changes(owned: Owned) -> None:
+    engine = PostgresRecords(await Pool.open(owned.url(), PostgresOptions(rls=True)), ())
+    await engine.apply(CreateTable(TABLE))
+    named = replace(TABLE, name="other things")
+    await engine.apply(RenameTable(named, "things"))
+    await engine.apply(AlterColumn(named, Column("owner", "text", required=True, check=(("max_length", 9),))))
+    renamed = replace(named, columns=(Column("whose", "text", required=True), TABLE.columns[1]), partition=("whose",), tenant="whose")
+    await engine.apply(RenameColumn(renamed, "owner", "whose"))
+    await engine.aclose()
+    owned.grant()
+    owned.superuser("""INSERT INTO "other things" (whose, id, _revision) VALUES ('a', '1', 1), ('b', '1', 1)""")
+
+    assert {} == await owned.seen()
+    assert {"other things": 1} == await owned.seen("a")
+
+
+async def test_a_table_stays_closed_until_it_has_the_column(owned: Owned) -> None:
+    engine = PostgresRecords(await Pool.open(owned.url(), PostgresOptions(rls=True)), ())
+    await engine.apply(CreateTable(replace(TABLE, tenant="whose")))
+    owned.grant()
+    owned.superuser("""INSERT INTO things (owner, id, _revision) VALUES ('a', '1', 1)""")
+    assert {} == await owned.seen("a")
+
+    await engine.apply(RenameColumn(replace(TABLE, tenant="whose"), "owner", "whose"))
+    await engine.aclose()
+    assert {"things": 1} == await owned.seen("a")
+
+
+async def test_search_alone_in_a_database_is_closed(owned: Owned) -> None:
+    pool = await Pool.open(owned.url(), PostgresOptions(rls=True))
+    search = PostgresSearch(pool)
+    await search.apply([SearchSpec("notes", ("text",), {})])
+    await search.put("notes", [SearchDoc("1", 1, {"text": "words"}, {})])
+    await pool.aclose()
+    owned.grant()
+
+    assert {} == await owned.seen()
