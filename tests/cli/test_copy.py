@@ -112,9 +112,14 @@ def test_a_source_that_lacks_tables_of_the_schema_is_drift(palaver: Palaver, els
     assert 7 == ran.code
 
 
+# Who starts the tests in the background has Ctrl-C ignored, and children inherit that.
+LISTENING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+PALAVER = [sys.executable, "-c", f"{LISTENING}; from palaver.cli import main; sys.exit(main())"]
+
+
 def follow(target: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "palaver", "copy", "palaver-demo.db", target, "--follow", "--human", *words],
+        [*PALAVER, "copy", "palaver-demo.db", target, "--follow", "--human", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

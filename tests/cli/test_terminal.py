@@ -16,7 +16,9 @@ import pytest
 from palaver.cli.exits import Exit
 
 pytestmark = pytest.mark.usefixtures("demo")
-PALAVER = [sys.executable, "-c", "import sys; from palaver.cli import main; sys.exit(main())"]
+# Who starts the tests in the background has Ctrl-C ignored, and children inherit that.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+PALAVER = [sys.executable, "-c", LISTENING + "import sys; from palaver.cli import main; sys.exit(main())"]
 ANA = "201000000000000000"
 
 
