@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
@@ -89,6 +90,26 @@ async def test_a_setting_of_one_transaction_ends_with_it(owned: Owned) -> None:
         assert 0 == await connection.fetchval("SELECT count(*) FROM pages")
 
 
+async def test_what_a_role_sees_is_found_by_the_key(owned: Owned) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+    async with owned.by_sql("a") as connection:
+        await connection.execute("SET enable_seqscan = off")
+        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN SELECT * FROM pages WHERE id = '11'"))
+    assert "Index Cond: ((team = current_setting('palaver.tenant'::text, true)) AND (id = '11'::text))" in plan
+
+
+async def test_a_policy_beside_ours_holds_a_role_to_one_tenant_whatever_it_sets(owned: Owned) -> None:
+    async with opening(owned, rls="on") as store:
+        await fill(store)
+    owned.grant()
+    owned.superuser(f"CREATE POLICY only_a ON pages AS RESTRICTIVE TO {SQL} USING (team = 'a')")
+
+    assert {} == await owned.seen("b")
+    assert {"pages": 53} == await owned.seen("a")
+
+
 async def test_a_role_writes_no_row_of_another_tenant(owned: Owned) -> None:
     async with opening(owned, rls="on") as store:
         await fill(store)
@@ -173,6 +194,19 @@ async def test_a_database_that_is_there_is_closed_at_opening_and_once_is_enough(
     async with opening(owned, rls="on"):
         pass
     assert before == owned.superuser(state)
+
+
+async def test_several_may_open_it_at_the_same_time(owned: Owned) -> None:
+    async with opening(owned) as store:
+        await fill(store)
+    owned.grant()
+
+    async def once() -> None:
+        async with opening(owned, rls="on") as store:
+            await store.for_tenant("a").get(Page.at("1"))
+
+    await asyncio.gather(*(once() for _ in range(5)))
+    assert {"pages": 53} == await owned.seen("a")
 
 
 async def test_what_is_made_later_is_closed_too_whichever_url_makes_it(owned: Owned) -> None:
