@@ -42,8 +42,9 @@ help: ## list the commands
 demo: .venv/.runtime ## start the demonstration
 	@$(BIN)/palaver demo $(ARGS)
 
+# A process for each core, a file in one of them: what a file's tests share is made once.
 test: .venv/.dev .venv/.servers ## run the tests; ARGS="-k name" is handed to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 soak: .venv/.dev .venv/.servers ## run the long reliability tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -53,6 +54,18 @@ def pytest_report_header() -> list[str]:
     engines = [name + version for name, version in versions.items() if built and importlib.util.find_spec(f"palaver.records.{name}")]
     found = [f"{name} {version}" for name, version in servers.there().items()]
     return [f"engines: {', '.join(engines) or 'none'}", f"servers: {', '.join(found)}"]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["servers"] = dict(Once.used)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over which servers one of several processes used."""
+    Once.used.update(getattr(node, "workeroutput", {}).get("servers", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
