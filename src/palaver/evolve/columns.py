@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +43,18 @@ class Columns:
                 fill += self._add(column)
             elif self._alter(old, column):
                 fill.append(column.name)
-        fill += [name for name in self._computed_anew() if name not in fill]
+        fill += [name for name in (*self._computed_anew(), *self._computed_from(fill)) if name not in fill]
         if fill:
             order = [column.name for column in self._table.columns if column.name in fill]
             self._draft.phases["fills"].append(Fill(self._table.name, tuple(order)))
         for column in stored.values():
             if column.name not in self._wanted and not column.shadow:
                 self._leave(column)
+
+    def _computed_from(self, filled: Sequence[str]) -> list[str]:
+        """Return the shadow columns that get a value where one of these columns does."""
+        fields = {self._specs[name].name for name in filled if name in self._specs}
+        return [name for name, part in (self._owner.shadows if self._owner else ()) if part.steps[0] in fields]
 
     # --- renamed ----------------------------------------------------------------------------------------------------
 
