@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 W = TypeVar("W", bound=Delete | Put)
 BATCH = 100
 HELD_US = 60_000_000
+REMEMBERED_S = 3_600
 # Records removed by one commit: 100 with their indexes held other writers up for 30 ms, 20 for less than 5 (two cores).
 AT_ONCE = 20
 ATTEMPTS = 5
@@ -333,13 +334,20 @@ class Upkeep:
         return gone
 
     async def _done(self, taken: Sequence[Put]) -> None:
-        """Forget finished jobs; one whose object was released once more meanwhile waits for its turn again."""
+        """End finished jobs; one whose object was released once more meanwhile waits for its turn again.
+
+        What is left of a job for an hour tells a write that uploaded the object before it was removed: it had seen no job.
+        """
         stored = await self._records.get([op.at for op in taken])
         now_us = self._core.now_us()
         for op, job in zip(taken, stored, strict=True):
             body: Any = job["body"] if job else {}
             if job is not None and body.get("taken") == op.record["body"]["taken"]:  # type: ignore[call-overload, index]
-                ending: Put | Delete = _free(op._replace(record=_bare(job))) if body.get("again") else Delete(op.at)
+                ending = _free(op._replace(record=_bare(job)))
+                if not body.get("again"):
+                    # Nothing of the object or of whose it was stays, only that there was a job.
+                    left: Record = {"scope": job["scope"], "name": job["name"], "body": {}}
+                    ending = ending._replace(record={**left, "expires": now_us // 1_000_000 + REMEMBERED_S})
                 await self._unmoved([ending._replace(guards=(premise(0, job),))], now_us)
 
     async def _referred(self, table: str, key: tuple[KeyPart, ...], blob: str) -> bool:

@@ -14,9 +14,10 @@ import apsw
 import pytest
 
 import palaver
-from palaver.errors import Conflict, Corruption, NotProvisioned, PalaverError, ReadOnly, Unavailable
+from palaver.errors import Conflict, Corruption, PalaverError, ReadOnly, Unavailable
 from palaver.schema import Schema, Search, Source
 from palaver.store import Store
+from palaver.system import system
 from tests.reliability.app import CANARY, SCHEMA, Account, Left, Note, Owner, Right
 from tests.reliability.examine import check_file, settled
 
@@ -180,11 +181,12 @@ async def test_a_file_cut_short_is_corruption_and_never_silently_less(tmp_path: 
     await works(tmp_path)
 
 
-async def test_a_file_of_a_newer_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+async def test_a_file_of_a_newer_program_is_read_by_an_older_one_and_left_as_it_is(tmp_path: Path) -> None:
     await made(tmp_path, NEWER)
-    error = await refused(tmp_path, NotProvisioned)
-    assert "Update" in error.hint
+    async with palaver.open(url(tmp_path), schema=SCHEMA, maintain=False) as older:
+        assert 200 == await read_all(older)
     async with palaver.open(url(tmp_path), schema=NEWER, maintain=False) as store:
+        assert 2 == (await store.core.records.get((system("schema", "current"),)))[0]["body"]["version"]  # type: ignore[index, call-overload]
         assert 200 == await read_all(store)
 
 

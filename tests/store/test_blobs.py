@@ -140,6 +140,29 @@ async def test_an_object_released_once_more_while_it_is_removed_stays_closed_to_
     assert big("a") == (await store.get(made.address)).context
 
 
+async def test_an_object_removed_between_its_upload_and_the_commit_is_uploaded_again(store: Store, parent: Conversation) -> None:
+    made = await store.create(message(context=big("a")))
+    await store.patch(made, set={"context": big("b")})
+    blobs = store.core.blobs
+    put = blobs.put
+    calls: list[str] = []
+
+    async def late(key: str, data: bytes) -> None:
+        await put(key, data)
+        calls.append(key)
+        if len(calls) == 1:
+            # The release is seen, and the object goes, after the write looked whether anybody was at it.
+            await store.settle()
+            await store.sweep()
+
+    blobs.put = late  # type: ignore[method-assign]
+    await store.patch(made, set={"context": big("a")})
+    blobs.put = put  # type: ignore[method-assign]
+
+    assert 2 == len(calls)
+    assert big("a") == (await store.get(made.address)).context
+
+
 async def test_writes_and_collection_at_once_never_lose_an_object(store: Store, parent: Conversation) -> None:
     made = await store.create(message(context=big("a")))
 
