@@ -56,6 +56,11 @@ class Stack:
     #: Options the URL does not have and a schema with objects or searches needs, such as `blobs`.
     missing: tuple[str, ...] = ()
 
+    async def aclose(self) -> None:
+        """Close the engines, and then what they share."""
+        for close in (self.records.aclose, self.search.aclose, self.blobs.aclose, *self.closers):
+            await close()
+
 
 _STACKS = {
     "sqlite": "palaver.stacks:sqlite",
@@ -159,21 +164,20 @@ def open(
         if not create:
             parsed.options["create"] = "false"
         planner = Planner(schema)
-        stack = await _stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
+        stack = await open_stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
         try:
-            _complete(schema, stack, parsed)
+            refuse_incomplete(schema, stack, parsed)
             if not create and not (await stack.records.describe()).tables:
                 raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
             return await _assemble(schema, planner, stack, clock or SystemClock(), projections, maintain, migrate, actor)
         except BaseException:
-            for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
-                await close()
+            await stack.aclose()
             raise
 
     return Opening(make)
 
 
-def _complete(schema: Schema, stack: Stack, url: Url) -> None:
+def refuse_incomplete(schema: Schema, stack: Stack, url: Url) -> None:
     """Refuse a URL that names no place for what the schema stores beside records."""
     needed = {"blobs": any(declared.blobs for declared in schema.entities.values()), "search": bool(schema.searches)}
     for option in stack.missing:
@@ -184,7 +188,8 @@ def _complete(schema: Schema, stack: Stack, url: Url) -> None:
             )
 
 
-async def _stack(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+async def open_stack(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
+    """Open the engines a URL names, and prepare nothing in them; raises what opening them raises."""
     module, name = _STACKS[url.scheme].split(":")
     stack: Stack = await getattr(import_module(module), name)(url, tables, clock)
     return stack

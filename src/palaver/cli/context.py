@@ -70,22 +70,20 @@ class Context:
 
     async def kept(self) -> Kept | None:
         """Read what the database says of itself without changing it; None where no schema was ever kept in it."""
-        from palaver import stacks
         from palaver.clock import SystemClock
-        from palaver.config import parse_url
+        from palaver.config import open_stack, parse_url
         from palaver.system import SYSTEM, system
 
         parsed = parse_url(self.where)
         if parsed.scheme == "sqlite":
             parsed.options["read_only"] = "true"
-        stack = await getattr(stacks, parsed.scheme)(parsed, (SYSTEM,), SystemClock())
+        stack = await open_stack(parsed, (SYSTEM,), SystemClock())
         try:
             if all(table.name != SYSTEM.name for table in (await stack.records.describe()).tables):
                 return None
             schema, demo = await stack.records.get((system("schema", "current"), system("demo", "made")))
         finally:
-            for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
-                await close()
+            await stack.aclose()
         body: Any = schema["body"] if schema else None
         return Kept(str(body["name"]), int(body["version"]), demo is not None) if body else None
 
@@ -146,12 +144,11 @@ class Context:
         parsed = config.parse_url(self.where)
         if parsed.scheme == "sqlite":
             parsed.options.update({"read_only": "true"} if read_only else {"create": "false"})
-        stack = await config._stack(parsed, tuple(planner.tables.values()), clock)
+        stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
         try:
             yield Migrator(planner, stack.records, clock)
         finally:
-            for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
-                await close()
+            await stack.aclose()
 
     async def missing(self, schema: Schema) -> list[str]:
         """Return what the database lacks of a schema, in words; nothing where there is no database."""

@@ -103,13 +103,12 @@ async def _told(here: Context) -> list[Finding]:
 
     schema = await _schema_or_none(here)
     tables = tuple(Planner(schema).tables.values()) if schema is not None else ()
-    stack: Stack = await config._stack(config.parse_url(here.where), tables, SystemClock())
+    stack: Stack = await config.open_stack(config.parse_url(here.where), tables, SystemClock())
     engines: Sequence[Any] = (stack.records, stack.blobs, stack.search)
     try:
         found = [finding for engine in engines if isinstance(engine, Diagnoses) for finding in await engine.diagnose()]
     finally:
-        for close in (stack.records.aclose, stack.search.aclose, stack.blobs.aclose, *stack.closers):
-            await close()
+        await stack.aclose()
     found += [Finding(f"option {name}", "warn", f"the URL names no place for {name}", f"Add {name}=… to it.") for name in stack.missing]
     return found
 

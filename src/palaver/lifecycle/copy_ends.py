@@ -79,7 +79,7 @@ class End:
         planner, clock, parsed = Planner(schema), clock or SystemClock(), config.parse_url(url)
         if read_only and parsed.scheme == "sqlite":
             parsed.options["read_only"] = "true"
-        stack = await config._stack(parsed, tuple(planner.tables.values()), clock)
+        stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
         core = Core(
             schema=schema,
             planner=planner,
@@ -96,7 +96,7 @@ class End:
         store = Store(core)
         core.projections.extend(projections_of(store, projections))
         try:
-            config._complete(schema, stack, parsed)
+            config.refuse_incomplete(schema, stack, parsed)
             yield End(identity(url), core, stack.embedded)
         finally:
             await store.aclose()
