@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import palaver
@@ -28,7 +28,34 @@ class Context(Protocol):
     def get_remaining_time_in_millis(self) -> int: ...
 
 
-Handler = Callable[[Mapping[str, Any], Context], dict[str, Any]]
+class Handler:
+    """A Lambda function: call it with an event. `close` ends the store it opened with the first one; Lambda itself never asks."""
+
+    def __init__(self, url: str | None, schema: Schema, projections: Iterable[ProjectionFactory], spare_s: float) -> None:
+        self._url, self._schema, self._projections, self._spare_s = url, schema, list(projections), spare_s
+        # Made with the first event: what goes wrong while a module is imported is hard to find in Lambda.
+        self._running: tuple[asyncio.Runner, Store] | None = None
+
+    def __call__(self, event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        runner, store = self._running = self._running or self._started()
+        return runner.run(_handle(store, event, context, self._spare_s))
+
+    def _started(self) -> tuple[asyncio.Runner, Store]:
+        runner = asyncio.Runner()
+        try:
+            return runner, runner.run(_open(self._url, self._schema, self._projections))
+        except BaseException:
+            runner.close()
+            raise
+
+    def close(self) -> None:
+        if self._running is not None:
+            runner, store = self._running
+            self._running = None
+            try:
+                runner.run(store.aclose())
+            finally:
+                runner.close()
 
 
 def handler(url: str | None = None, *, schema: Schema, projections: Iterable[ProjectionFactory] = (), spare_s: float = SPARE_S) -> Handler:
@@ -39,18 +66,7 @@ def handler(url: str | None = None, *, schema: Schema, projections: Iterable[Pro
     so that Lambda sends the batch again (ReportBatchItemFailures); a projection that fails is named in the store's health and goes on
     with the next event. The store stays open between invocations.
     """
-    made = list(projections)
-    # Made with the first event: what goes wrong while a module is imported is hard to find in Lambda.
-    running: list[tuple[asyncio.Runner, Store]] = []
-
-    def handle(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
-        if not running:
-            runner = asyncio.Runner()
-            running.append((runner, runner.run(_open(url, schema, made))))
-        runner, store = running[0]
-        return runner.run(_handle(store, event, context, spare_s))
-
-    return handle
+    return Handler(url, schema, projections, spare_s)
 
 
 async def _open(url: str | None, schema: Schema, projections: Iterable[ProjectionFactory]) -> Store:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,34 +65,36 @@ def write(url: str, *entities: Any) -> None:
     asyncio.run(do())
 
 
-def handler(url: str, seen: Seen) -> lambdas.Handler:
+@contextmanager
+def handler(url: str, seen: Seen) -> Iterator[lambdas.Handler]:
     def make(store: Any) -> Projection:
         return seen
 
-    return lambdas.handler(url, schema=CHAT, projections=[make])
+    with closing(lambdas.handler(url, schema=CHAT, projections=[make])) as handle:
+        yield handle
 
 
 def test_an_event_copies_the_feed_and_runs_the_projections(url: str) -> None:
     seen = Seen()
     write(url, Team(id="a"), Team(id="b"))
-    handle = handler(url, seen)
-    assert {"batchItemFailures": []} == handle(event("1"), Plenty())
-    assert {("a",), ("b",)} == {change.key for change in seen.changes}
-    write(url, Team(id="c"))
-    # Delivered twice, as Lambda may.
-    for _ in range(2):
-        assert {"batchItemFailures": []} == handle(event("2"), Plenty())
-    assert [("c",)] == [change.key for change in seen.changes[2:]]
+    with handler(url, seen) as handle:
+        assert {"batchItemFailures": []} == handle(event("1"), Plenty())
+        assert {("a",), ("b",)} == {change.key for change in seen.changes}
+        write(url, Team(id="c"))
+        # Delivered twice, as Lambda may.
+        for _ in range(2):
+            assert {"batchItemFailures": []} == handle(event("2"), Plenty())
+        assert [("c",)] == [change.key for change in seen.changes[2:]]
 
 
 def test_near_its_deadline_it_leaves_the_projections_for_the_next_event(url: str) -> None:
     seen = Seen()
     write(url, Team(id="a"))
-    handle = handler(url, seen)
-    assert {"batchItemFailures": []} == handle(event("1"), Plenty(1.0))
-    assert [] == seen.changes
-    handle(event("1"), Plenty())
-    assert 1 == len(seen.changes)
+    with handler(url, seen) as handle:
+        assert {"batchItemFailures": []} == handle(event("1"), Plenty(1.0))
+        assert [] == seen.changes
+        handle(event("1"), Plenty())
+        assert 1 == len(seen.changes)
 
 
 def test_a_copy_that_fails_is_asked_for_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,24 +102,24 @@ def test_a_copy_that_fails_is_asked_for_again(url: str, monkeypatch: pytest.Monk
 
     seen = Seen()
     write(url, Team(id="a"))
-    handle = handler(url, seen)
-    copy = DynamoRecords.copy_feed
+    with handler(url, seen) as handle:
+        copy = DynamoRecords.copy_feed
 
-    async def throttled(self: DynamoRecords) -> None:
-        raise Throttled(reason="hot key")
+        async def throttled(self: DynamoRecords) -> None:
+            raise Throttled(reason="hot key")
 
-    monkeypatch.setattr(DynamoRecords, "copy_feed", throttled)
-    assert {"batchItemFailures": [{"itemIdentifier": "7"}]} == handle(event("7", "8"), Plenty())
-    assert [] == seen.changes
-    monkeypatch.setattr(DynamoRecords, "copy_feed", copy)
-    assert {"batchItemFailures": []} == handle(event("7", "8"), Plenty())
-    assert 1 == len(seen.changes)
+        monkeypatch.setattr(DynamoRecords, "copy_feed", throttled)
+        assert {"batchItemFailures": [{"itemIdentifier": "7"}]} == handle(event("7", "8"), Plenty())
+        assert [] == seen.changes
+        monkeypatch.setattr(DynamoRecords, "copy_feed", copy)
+        assert {"batchItemFailures": []} == handle(event("7", "8"), Plenty())
+        assert 1 == len(seen.changes)
 
 
 def test_a_schedule_keeps_the_house(url: str) -> None:
     write(url, Conversation(user_id="u", id="1", expires=palaver.ManualClock().now()))
-    handle = handler(url, Seen())
-    handle({"source": "aws.events"}, Plenty())
+    with handler(url, Seen()) as handle:
+        handle({"source": "aws.events"}, Plenty())
 
     async def left() -> int:
         async with palaver.open(url, schema=CHAT, maintain=False) as store:

@@ -183,6 +183,19 @@ async def test_a_full_disk_is_read_on_and_written_again_when_there_is_room(small
         assert set(more) <= {note.note_id async for note in store.query(Note.key(0, "o"))}
 
 
+async def test_a_database_on_a_full_disk_is_closed_and_holds_everything_when_it_is_opened_again(small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    url = f"sqlite:///{small_disk}/a.db"
+    async with palaver.open(url, schema=SCHEMA, maintain=False) as store:
+        await store.create(Owner(worker=0, name="o", handle="h"))
+        kept, errors = await fill(store, 0, 100)
+        assert [] == errors
+        ballast.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    ballast.unlink()
+    async with palaver.open(url, schema=SCHEMA, maintain=False) as store:
+        assert kept == [note.note_id async for note in store.query(Note.key(0, "o"))]
+
+
 async def test_a_full_disk_for_objects_refuses_the_record_too(small_disk: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.db?blobs=file:{small_disk}/blobs"
     async with palaver.open(url, schema=SCHEMA, maintain=False) as store:

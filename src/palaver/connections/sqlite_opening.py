@@ -118,8 +118,8 @@ def open_reader(path: Path, options: SqliteOptions) -> apsw.Connection:
 def close_writer(connection: apsw.Connection) -> None:
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    except (apsw.BusyError, apsw.LockedError):
-        # Another process still reads: it, or the next one to open the file, empties the log.
+    except (apsw.BusyError, apsw.LockedError, apsw.FullError):
+        # Another process still reads, or the disk has no room for both: everything is in the log, and who opens the file next empties it.
         return
     except apsw.Error as error:
         raise translate(error) from error
