@@ -70,10 +70,10 @@ _STACKS = {
 }
 _TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 _OPTIONS = {
-    "sqlite": ("sync", "create", "read_only", "timeout", "blobs"),
-    "memory": ("blobs",),
-    "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "rls", "create", "blobs", *_TLS),
-    "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "expiry", "create", "blobs", "search"),
+    "sqlite": ("sync", "create", "read_only", "timeout", "blobs", "cache"),
+    "memory": ("blobs", "cache"),
+    "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "rls", "create", "blobs", "cache", *_TLS),
+    "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "expiry", "create", "blobs", "search", "cache"),
 }
 
 
@@ -95,6 +95,10 @@ def parse_url(url: str) -> Url:
     for name in options:
         if name not in _OPTIONS[scheme]:
             raise ConfigError(f"{scheme} has no option {name}.", hint=did_you_mean(name, _OPTIONS[scheme]))
+    if "cache" in options:
+        from palaver.cache.opening import check_cache
+
+        check_cache(options["cache"])
     if scheme == "postgresql":
         return _postgresql(parts, options)
     path = unquote(parts.netloc + parts.path)
@@ -169,7 +173,7 @@ def open(
             refuse_incomplete(schema, stack, parsed)
             if not create and not (await stack.records.describe()).tables:
                 raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
-            return await _assemble(schema, planner, stack, clock or SystemClock(), projections, maintain, migrate, actor)
+            return await _assemble(schema, planner, stack, parsed, clock or SystemClock(), projections, maintain, migrate, actor)
         except BaseException:
             await stack.aclose()
             raise
@@ -199,6 +203,7 @@ async def _assemble(
     schema: Schema,
     planner: Planner,
     stack: Stack,
+    url: Url,
     clock: Clock,
     projections: Iterable[ProjectionFactory],
     maintain: bool | None,
@@ -216,6 +221,7 @@ async def _assemble(
         search=stack.search,
         clock=clock,
         signer=Signer(await _cursor_keys(stack.records, clock)),
+        cache_at=url.options.get("cache", "memory"),
         closers=stack.closers,
         loop=asyncio.get_running_loop(),
         pid=os.getpid(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from palaver.clock import Clock, us_of
 from palaver.cursor import Signer
 from palaver.plan import Planner
-from palaver.ports import BlobStore, RecordEngine, SearchIndex
+from palaver.ports import BlobStore, Cache, RecordEngine, SearchIndex
 from palaver.schema import Schema
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Core:
     search: SearchIndex
     clock: Clock
     signer: Signer
+    #: What the URL's option `cache` says.
+    cache_at: str = field(default="memory", repr=False)
     projections: list[Projection] = field(default_factory=list)
     runner: Runner | None = None
     closers: list[Any] = field(default_factory=list)
@@ -39,6 +42,19 @@ class Core:
     pid: int = 0
     thread: int = field(default_factory=get_ident)
     closed: bool = False
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The cache, made when it is first asked for: what does not use one does not pay for it."""
+        from palaver.cache.opening import open_cache
+
+        return open_cache(self.cache_at, self.clock)
+
+    async def aclose(self) -> None:
+        """Close the engines, the cache if there is one, and then what they share."""
+        cache = [self.cache.aclose] if "cache" in self.__dict__ else []
+        for close in (*cache, self.records.aclose, self.search.aclose, self.blobs.aclose, *self.closers):
+            await close()
 
     def now_us(self) -> int:
         """Return the write instant: the clock's, a little later where one was given out already, so that no revision repeats.

@@ -22,6 +22,7 @@ from palaver.errors import (
     NotFound,
     OutcomeUnknown,
     PalaverError,
+    TenantMismatch,
     TransactionCancelled,
     Validation,
 )
@@ -33,7 +34,7 @@ from palaver.fields import build
 from palaver.loading import CHUNK, load
 from palaver.migrating import Migrator
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
-from palaver.ports import Counts
+from palaver.ports import Cache, Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
 from palaver.reading import Page, filled, merged, read_of, reads_of
@@ -77,6 +78,20 @@ class Store:
     def core(self) -> Core:
         """The engines behind this store, for capabilities and tools; applications use the verbs."""
         return self._core
+
+    @property
+    def cache(self) -> Cache:
+        """The cache the URL names with `cache=`, this process's memory where it names none; a tenant's store has its own part of it.
+
+        Limits, sessions, presence, flags and context windows are built on it. It holds the only copy of nothing.
+        """
+        if self._tenant is None:
+            if self._core.schema.tenanted:
+                raise TenantMismatch("This cache belongs to tenants and the store is bound to none.", hint="Use store.for_tenant(…).")
+            return self._core.cache
+        from palaver.cache.scoped import ScopedCache
+
+        return ScopedCache(self._core.cache, self._tenant)
 
     def for_tenant(self, tenant: str) -> Store:
         """Return this store bound to a tenant; nothing of another tenant can be reached through it."""
@@ -440,8 +455,7 @@ class Store:
         core.closed = True
         if core.runner is not None:
             await core.runner.stop()
-        for close in (core.records.aclose, core.search.aclose, core.blobs.aclose, *core.closers):
-            await close()
+        await core.aclose()
 
     async def __aenter__(self) -> Store:
         return self

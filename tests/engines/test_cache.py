@@ -12,6 +12,7 @@ import pytest
 from palaver.cache.bounded import Bounds
 from palaver.cache.memory import MemoryCache
 from palaver.cache.redis import RedisCache
+from palaver.cache.scoped import ScopedCache
 from palaver.clock import ManualClock
 from palaver.ports import Cache
 from palaver.testing.cache import CacheTests
@@ -31,6 +32,16 @@ class TestMemoryCache(CacheTests):
     async def cache(self, clock: ManualClock) -> AsyncIterator[Cache]:
         cache = MemoryCache(clock=clock)
         yield cache
+        await cache.aclose()
+
+
+class TestTenantsPartOfAMemoryCache(CacheTests):
+    """The whole suite holds for a part, whatever is in the parts beside it."""
+
+    @pytest.fixture
+    async def cache(self, clock: ManualClock) -> AsyncIterator[Cache]:
+        cache = MemoryCache(clock=clock)
+        yield ScopedCache(cache, "acme")
         await cache.aclose()
 
 

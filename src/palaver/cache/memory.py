@@ -20,7 +20,6 @@ from palaver.caching import ABSENT, CacheHealth, Heard, Held, Item, Missed, Pres
 from palaver.clock import Clock, SystemClock
 from palaver.errors import ConfigError
 
-_DEFAULT = Bounds()
 _SEEN_FOR = timedelta(days=30)
 Milliseconds = Callable[[], int]
 
@@ -31,22 +30,30 @@ class MemoryCache:
     What one kind holds is never given up for another, so a flood of one does not push out sessions.
     """
 
-    def __init__(self, *, clock: Clock | None = None, bounds: Mapping[str, Bounds] | None = None, states: int = 200_000) -> None:
-        """`states` is how many limits, and how many members of channels, are kept."""
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        bounds: Mapping[str, Bounds] | None = None,
+        kind_bytes: int | None = None,
+        states: int = 200_000,
+    ) -> None:
+        """`kind_bytes` is what a kind without bounds of its own may hold; `states` how many limits, and members of channels, are kept."""
         self._clock = clock or SystemClock()
         self._ms = monotonic_ms if type(self._clock) is SystemClock else self._clock_ms
         self._bounds = dict(bounds or {})
+        self._default = Bounds() if kind_bytes is None else Bounds(bytes=kind_bytes)
         self._values: dict[str, MemoryValues] = {}
         self._lock = threading.Lock()
         self.limiter = MemoryLimiter(self._ms, states)
         self.presence = MemoryPresence(self._ms, self._clock.now, states)
-        self.windows = MemoryWindows(self._ms, self._bounds.get("windows", _DEFAULT))
+        self.windows = MemoryWindows(self._ms, self._bounds.get("windows", self._default))
         self.bus = MemoryBus()
 
     def values(self, kind: str) -> MemoryValues:
         with self._lock:
             if kind not in self._values:
-                self._values[checked_name(kind)] = MemoryValues(self._ms, self._bounds.get(kind, _DEFAULT))
+                self._values[checked_name(kind)] = MemoryValues(self._ms, self._bounds.get(kind, self._default))
             return self._values[kind]
 
     def health(self) -> CacheHealth:
