@@ -41,7 +41,9 @@ class TestTenantsPartOfAMemoryCache(CacheTests):
     @pytest.fixture
     async def cache(self, clock: ManualClock) -> AsyncIterator[Cache]:
         cache = MemoryCache(clock=clock)
-        yield ScopedCache(cache, "acme")
+        part = ScopedCache(cache, "acme")
+        part.aclose = cache.aclose  # type: ignore[method-assign] - the suite closes what it was given
+        yield part
         await cache.aclose()
 
 
