@@ -42,7 +42,7 @@ class TestTenantsPartOfAMemoryCache(CacheTests):
     async def cache(self, clock: ManualClock) -> AsyncIterator[Cache]:
         cache = MemoryCache(clock=clock)
         part = ScopedCache(cache, "acme")
-        part.aclose = cache.aclose  # type: ignore[method-assign] - the suite closes what it was given
+        part.aclose = cache.aclose  # type: ignore[method-assign]  # the suite closes what it was given
         yield part
         await cache.aclose()
 
