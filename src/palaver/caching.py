@@ -168,7 +168,10 @@ class Missed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CacheHealth:
-    """How a cache is: `breaker` is "closed" while it answers; `error` the code of why it does not."""
+    """How a cache is: `breaker` is "closed" while it answers; `error` the code of why it does not.
+
+    `made` counts the connections made so far: where it grew, the server may meanwhile have lost some of what it held.
+    """
 
     breaker: Literal["closed", "half-open", "open"]
     error: str = ""
@@ -179,3 +182,4 @@ class CacheHealth:
     entries: int = 0
     bytes: int = 0
     evicted: int = 0
+    made: int = 0

@@ -60,7 +60,7 @@ class RedisCache:
     def health(self) -> CacheHealth:
         client = self.client.health
         hits, misses = (sum(getattr(values, name) for values in self._values.values()) for name in ("hits", "misses"))
-        return CacheHealth(client.breaker, client.error, client.connections, client.inflight, hits, misses)
+        return CacheHealth(client.breaker, client.error, client.connections, client.inflight, hits, misses, made=client.made)
 
     async def figures(self) -> dict[str, int]:
         """Return the server's own figures: memory, clients, hits and misses, evictions."""
