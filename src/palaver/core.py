@@ -16,6 +16,7 @@ from palaver.schema import Schema
 
 if TYPE_CHECKING:
     from palaver.feed import Projection, Runner
+    from palaver.following import Follower
 
 JUMP_US = 1_000_000
 
@@ -35,6 +36,8 @@ class Core:
     cache_at: str = field(default="memory", repr=False)
     projections: list[Projection] = field(default_factory=list)
     runner: Runner | None = None
+    #: There while somebody listens to changes, or did.
+    follower: Follower | None = None
     closers: list[Any] = field(default_factory=list)
     last_us: int = 0
     next_sweep: float = 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from palaver.draft import bind_tenant
 from palaver.entity import Entity
-from palaver.ops import Address, Cause, Put, WriteSet, position
+from palaver.ops import Address, Cause, Put, WriteSet, Written, position
 from palaver.system import blob_address
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ async def _encoded(store: Store, entities: Sequence[Entity]) -> tuple[list[Put],
 
 async def _write(store: Store, puts: Sequence[Put], now_us: int, count: int) -> int:
     if puts:
-        await store.core.records.write(WriteSet(puts, now_us, Cause(store._actor), atomic=False))
+        writes = WriteSet(puts, now_us, Cause(store._actor), atomic=False)
+        written = await store.core.records.write(writes)
+        if store.core.follower is not None and isinstance(written, Written):
+            await store.core.follower.wrote(writes, written)
     return count
 
 

@@ -97,6 +97,13 @@ class CopiesFeed(Protocol):
 
 
 @runtime_checkable
+class ReadsLog(Protocol):
+    async def logged(self, after: int, limit: int) -> ChangePage:
+        """Return what `changes` would of what was copied into the feed already, and copy nothing; raise Trimmed as it does."""
+        ...
+
+
+@runtime_checkable
 class Restores(Protocol):
     async def restore(
         self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False

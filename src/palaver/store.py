@@ -31,6 +31,7 @@ from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.fields import build
+from palaver.following import Following, Wrote
 from palaver.loading import CHUNK, load
 from palaver.migrating import Migrator
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
@@ -92,6 +93,12 @@ class Store:
         from palaver.cache.scoped import ScopedCache
 
         return ScopedCache(self._core.cache, self._tenant)
+
+    @property
+    def following(self) -> Following:
+        """Where to listen to what any process commits, of this store's tenant: `store.following.add(listener)`."""
+        self._here()
+        return Following(self._core, self._tenant)
 
     def for_tenant(self, tenant: str) -> Store:
         """Return this store bound to a tenant; nothing of another tenant can be reached through it."""
@@ -269,6 +276,8 @@ class Store:
         if token is None and (plan := self._planner.creates(batch, self._core, self._actor)) is not None:
             result = await self._records.write(plan.writes)
             if isinstance(result, Written):
+                if self._core.follower is not None:
+                    await self._core.follower.wrote(plan.writes, result)
                 return tuple([stamped(made, revision or 0) for made, revision in zip(plan.made, result.revisions, strict=True) if made])
             # Somebody's record is in the way; the general way finds out whose.
         held = self._planner.held(batch, self._tenant)
@@ -296,6 +305,8 @@ class Store:
             if isinstance(result, Written):
                 if plan.jobs and self._core.runner is not None:
                     self._core.runner.poke()
+                if self._core.follower is not None:
+                    await self._core.follower.wrote(plan.writes, result)
                 return await self._outcome(batch, plan, result)
             if left := leftovers(planner, plan.writes, result):
                 await self.core_upkeep().clear(left)
@@ -366,7 +377,11 @@ class Store:
         body: Any = earlier["body"]
         if body["hash"] != fingerprint(batch):
             raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
-        return tuple([await self.find(asked_at(op)) for op in batch.ops])
+        found = tuple([await self.find(asked_at(op)) for op in batch.ops])
+        if self._core.follower is not None:
+            # Whoever wrote it may have been cut off before it could tell.
+            await self._core.follower.touched([Wrote(self._planner.address(asked_at(op), self._tenant), None) for op in batch.ops])
+        return found
 
     # --- searching, explaining, keeping ----------------------------------------------------------------------------
 
@@ -453,8 +468,9 @@ class Store:
         if core.closed:
             return
         core.closed = True
-        if core.runner is not None:
-            await core.runner.stop()
+        for running in (core.runner, core.follower):
+            if running is not None:
+                await running.stop()
         await core.aclose()
 
     async def __aenter__(self) -> Store:

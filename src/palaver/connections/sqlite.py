@@ -61,6 +61,8 @@ class Database:
         self._reader.set_busy_timeout(0)
         self._reader.set_progress_handler(self._is_late, _STEPS)
         self._version = self._data_version()
+        #: How many times a commit of any process was noticed.
+        self.commits = 0
         self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
         self._pooled: list[apsw.Connection] = []
         self._pool: ThreadPoolExecutor | None = None
@@ -297,10 +299,14 @@ class Database:
 
     # --- noticing commits -------------------------------------------------------------------------------------------
 
-    async def wait_for_commit(self, timeout: float) -> bool:
-        """Return True as soon as this or another process may have committed since the last call; False in the end."""
+    async def wait_for_commit(self, timeout: float, since: int | None = None) -> bool:
+        """Return True as soon as this or another process may have committed; False in the end.
+
+        `since` is what `commits` was before the caller looked at what is there: without it another who waits may have been
+        told of a commit in between.
+        """
         self._check()
-        if self._noticed():
+        if self._noticed() or (since is not None and since != self.commits):
             return True
         watcher: asyncio.Future[None] = self._loop.create_future()
         self._watchers.add(watcher)
@@ -327,6 +333,9 @@ class Database:
             return False
         changed = version != self._version
         self._version = version
+        if changed:
+            self.commits += 1
+            self._wake_watchers()
         return changed
 
     def _poll(self) -> None:
@@ -334,8 +343,7 @@ class Database:
         if self._closing or not self._watchers:
             return
         try:
-            if self._noticed():
-                self._wake_watchers()
+            self._noticed()
         except apsw.Error as error:
             for watcher in self._watchers:
                 if not watcher.done():

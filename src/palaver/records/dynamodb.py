@@ -102,6 +102,9 @@ class DynamoRecords:
     async def changes(self, after: int | None, limit: int) -> ChangePage:
         return await self._feed.changes(after, limit)
 
+    async def logged(self, after: int, limit: int) -> ChangePage:
+        return await self._feed.logged(after, limit)
+
     async def copy_feed(self) -> None:
         """Copy into the log whatever the tables' streams hold now."""
         await self._feed.pull(at_once=True)

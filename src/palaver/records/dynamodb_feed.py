@@ -89,6 +89,15 @@ class Feed:
             last = max(last, head.position)
         return ChangePage(found, last, max(head.position, last))
 
+    async def logged(self, after: int, limit: int) -> ChangePage:
+        """Return changes that are in the log already."""
+        head = await self.head()
+        if after < head.trimmed:
+            raise Trimmed("The feed does not reach back to this position.")
+        found = await self._log(after, limit) if after < head.position else []
+        last = found[-1].position if len(found) == limit else max(after, head.position)
+        return ChangePage(found, last, max(head.position, last))
+
     async def head(self) -> Head:
         try:
             answer = await self._client.call("GetItem", {"TableName": self._own, "Key": _HEAD, "ConsistentRead": True})

@@ -174,11 +174,12 @@ class SqliteRecords:
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         until = time.monotonic() + timeout
         while True:
+            since = self.database.commits
             head = (await self.database.fetch(_HEAD))[0][0]
             if head > after:
                 return True
             left = until - time.monotonic()
-            if left <= 0 or not await self.database.wait_for_commit(left):
+            if left <= 0 or not await self.database.wait_for_commit(left, since):
                 return False
 
     # --- structure --------------------------------------------------------------------------------------------------

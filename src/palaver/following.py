@@ -1,0 +1,358 @@
+"""Following the feed in every process: whoever keeps something of records in memory is told what changed, and when it must start anew.
+
+One task a store, shared by all listeners, begun with the first and ended with the last. No lease: every process hears everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from palaver.entity import Entity
+from palaver.errors import PalaverError, Trimmed
+from palaver.ops import Address, Change, ChangePage, Delete, Put, Unchanged, Update, WriteSet, Written
+from palaver.ports import ReadsLog, RecordEngine, Wakes
+
+if TYPE_CHECKING:
+    from palaver.core import Core
+
+log = logging.getLogger("palaver.following")
+
+CHUNK = 500
+IDLE_S = 1.0
+# Changes of this long are told together.
+GATHER_S = 0.02
+RETRY_S = 0.1
+SLOWEST_RETRY_S = 2.0
+PATIENCE_S = 10.0
+"""How long a listener may take, and how long it may fail before it is told to start anew."""
+STOPPED_S = 60.0
+NOTED_EVERY_S = 1.0
+LOOK_S = 0.3
+"""How often a feed that has to be copied first is looked at for what others copied."""
+COPY_S = 5.0
+COPY_OWN_S = 0.3
+
+
+class Listener(Protocol):
+    """Something that keeps what it read of `entities`, and has to know when that is no longer true."""
+
+    @property
+    def entities(self) -> Sequence[type[Entity]]: ...
+
+    async def changed(self, changes: Sequence[Change]) -> None:
+        """Take in what any process committed; again if it raised. Of several changes of one record only the last may come."""
+        ...
+
+    async def missed(self) -> None:
+        """Drop everything: what changed before this call is not told any more. Comes first of all, and again if it raised."""
+        ...
+
+
+class Wrote(NamedTuple):
+    """What this process wrote. `revision`: the record's new one, None where only the feed will know it."""
+
+    at: Address
+    revision: int | None
+
+
+@runtime_checkable
+class HearsWrites(Protocol):
+    """A listener that is told what this process's stores wrote before the write returns; it has to be quick, and raises nothing."""
+
+    async def wrote(self, writes: Sequence[Wrote]) -> None: ...
+
+
+@runtime_checkable
+class NotesPlace(Protocol):
+    """A listener that wants to know up to which position of the feed it was told everything: after changes, else about each second."""
+
+    async def reached(self, position: int) -> None: ...
+
+
+class Subscription:
+    """One listener's place in the feed. `close` ends it; doing so twice is not an error."""
+
+    def __init__(self, follower: Follower, listener: Listener, tenant: str | None) -> None:
+        schema = follower.core.schema
+        declared = [schema.of(entity) for entity in listener.entities]
+        self.listener = listener
+        self.tables = {each.table.name for each in declared}
+        self._tenant = tenant
+        self._tenanted = {each.table.name for each in declared if each.tenant is not None}
+        self._follower = follower
+        self.position: int | None = None
+        self.error: str | None = None
+        self.noted_at = 0.0
+        self.retry_at = 0.0
+        self._pause = RETRY_S
+        self._failing_since: float | None = None
+        self._begun = asyncio.Event()
+
+    def close(self) -> None:
+        self._follower.part(self)
+
+    def miss(self) -> None:
+        """Have the listener start anew: it noticed by itself that it does not know what it should."""
+        self.position = None
+        self._follower.wake()
+
+    async def ready(self) -> None:
+        """Return when the listener has begun: it hears of everything that is committed from now on."""
+        await self._begun.wait()
+
+    def concerns(self, at: Address) -> bool:
+        return at.table in self.tables and (self._tenant is None or at.table not in self._tenanted or at.key[0] == self._tenant)
+
+    async def begin(self, head: int, now: float) -> None:
+        """Tell the listener to start anew, from a position of the feed."""
+        # Before the call: a listener that misses something in it is not overruled.
+        self.position = head
+        if await self._told(self.listener.missed(), now):
+            self._begun.set()
+        else:
+            self.position = None
+
+    async def take(self, page: ChangePage, now: float) -> None:
+        """Tell the listener what concerns it of a page that begins at or before its place."""
+        place = self.position
+        assert place is not None
+        # The last change of each record, in the order of these.
+        last: dict[Address, Change] = {}
+        for change in page.changes:
+            at = Address(change.table, change.key)
+            if change.position > place and self.concerns(at):
+                last.pop(at, None)
+                last[at] = change
+        if last and not await self._told(self.listener.changed(list(last.values())), now):
+            if self._failing_since is not None and now - self._failing_since > PATIENCE_S:
+                self.position = None
+            return
+        if self.position != place:
+            return
+        self.position = max(place, page.last)
+        if isinstance(self.listener, NotesPlace) and self.position > place and (last or now >= self.noted_at + NOTED_EVERY_S):
+            self.noted_at = now
+            await self._told(self.listener.reached(self.position), now)
+
+    async def _told(self, telling: Awaitable[None], now: float) -> bool:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await telling
+        except Exception as error:
+            described = _described(error)
+            if described != self.error:
+                log.warning("a listener to changes failed: %s", described)
+            self.error = described
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            self.retry_at, self._pause = now + self._pause, min(self._pause * 2, SLOWEST_RETRY_S)
+            return False
+        self.error, self._failing_since, self._pause, self.retry_at = None, None, RETRY_S, 0.0
+        return True
+
+
+class Following:
+    """What a store shows of it: who listens hears of the store's tenant only, of everything where it has none."""
+
+    def __init__(self, core: Core, tenant: str | None) -> None:
+        self._core, self._tenant = core, tenant
+
+    def add(self, listener: Listener) -> Subscription:
+        """Tell a listener of every change, whichever process commits it, soon after: at least once, those of one record in order.
+
+        It is told `missed` first. Everything that is committed after that call began is told by `changed`, or else by another
+        `missed`: after a stop of over a minute, where the feed was trimmed, or where the listener kept failing for 10 seconds.
+        """
+        if self._core.follower is None:
+            self._core.follower = Follower(self._core)
+        return self._core.follower.join(listener, self._tenant)
+
+
+class Follower:
+    """The task of one store that reads the feed and tells the listeners."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self._records = core.records
+        self._subscriptions: list[Subscription] = []
+        self._task: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self._copy_at = 0.0
+        self.error: str | None = None
+
+    # --- who listens ------------------------------------------------------------------------------------------------
+
+    def join(self, listener: Listener, tenant: str | None) -> Subscription:
+        subscription = Subscription(self, listener, tenant)
+        self._subscriptions.append(subscription)
+        if self._task is None:
+            self._looked_at = _now()
+            self._task = asyncio.create_task(self._forever(), name="palaver-following")
+        self.wake()
+        return subscription
+
+    def part(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        if not self._subscriptions and self._task is not None:
+            self._task.cancel()
+            self._ending.add(self._task)
+            self._task.add_done_callback(self._ending.discard)
+            self._task = None
+
+    def wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def stop(self) -> None:
+        """End the task; nobody is told anything any more."""
+        self._subscriptions.clear()
+        if self._task is not None:
+            self._task.cancel()
+            self._ending.add(self._task)
+            self._task = None
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def wrote(self, writes: WriteSet, written: Written) -> None:
+        """Tell those who hear of this process's writes at once."""
+        await self.touched([Wrote(op.at, _revision(op, revision, writes.now_us)) for op, revision in _stored(writes, written)])
+
+    async def touched(self, writes: Sequence[Wrote]) -> None:
+        self._copy_at = min(self._copy_at, _now() + COPY_OWN_S)
+        for subscription in list(self._subscriptions):
+            if isinstance(subscription.listener, HearsWrites) and (own := [each for each in writes if subscription.concerns(each.at)]):
+                try:
+                    await subscription.listener.wrote(own)
+                except Exception as error:
+                    # What was written is written, and the feed tells of it.
+                    log.warning("a listener to writes failed: %s", _described(error))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def _forever(self) -> None:
+        while True:
+            try:
+                await self._begin()
+                await (asyncio.sleep(GATHER_S) if await self._round() else self._idle())
+                self.error = None
+            except Exception as error:
+                described = _described(error)
+                if described != self.error:
+                    log.warning("changes are not heard of: %s", described)
+                self.error = described
+                await asyncio.sleep(IDLE_S)
+
+    async def _begin(self) -> None:
+        """Let those begin who are new, or lost their place."""
+        if _now() - self._looked_at > STOPPED_S:
+            for subscription in self._subscriptions:
+                subscription.position = None
+        due = [each for each in self._subscriptions if each.position is None and each.retry_at <= _now()]
+        head = await settled_head(self._records) if due else None
+        for each in due if head is None else ():
+            each.retry_at = _now() + RETRY_S
+        if head is not None:
+            await asyncio.gather(*(each.begin(head, _now()) for each in due))
+        self._looked_at = _now()
+
+    async def _round(self) -> bool:
+        """Tell those who stand furthest back what comes next; return whether there was anything."""
+        due = [each for each in self._subscriptions if each.position is not None and each.retry_at <= _now()]
+        if not due:
+            return False
+        start = min(each.position for each in due if each.position is not None)
+        try:
+            page = await self._page(start)
+        except Trimmed:
+            for each in due:
+                if each.position == start:
+                    each.position = None
+            return True
+        now = self._looked_at = _now()
+        # One that moved its place while the page was read is told by the next.
+        ready = [each for each in due if each.position is not None and each.position >= start and each in self._subscriptions]
+        await asyncio.gather(*(each.take(page, now) for each in ready))
+        return bool(page.changes)
+
+    async def _page(self, start: int) -> ChangePage:
+        if not isinstance(self._records, ReadsLog):
+            return await self._records.changes(start, CHUNK)
+        if _now() < self._copy_at:
+            page = await self._records.logged(start, CHUNK)
+            if page.changes:
+                # Somebody else copies.
+                self._copy_at = _now() + COPY_S * random.uniform(0.75, 1.25)
+            return page
+        self._copy_at = _now() + COPY_S * random.uniform(0.75, 1.25)
+        return await self._records.changes(start, CHUNK)
+
+    async def _idle(self) -> None:
+        """Wait until there may be something new, or somebody joins."""
+        retries = [each.retry_at - _now() for each in self._subscriptions if each.retry_at]
+        seconds = max(0.0, min([IDLE_S, *retries]))
+        positions = [each.position for each in self._subscriptions if each.position is not None and not each.retry_at]
+        if any(each.position is None and not each.retry_at for each in self._subscriptions):
+            return
+        self._waiting = asyncio.create_task(self._wait(max(positions, default=None), seconds), name="palaver-following-waits")
+        try:
+            await asyncio.wait({self._waiting})
+            if not self._waiting.cancelled():
+                self._waiting.result()
+        finally:
+            self._waiting.cancel()
+            await asyncio.gather(self._waiting, return_exceptions=True)
+            self._waiting = None
+
+    async def _wait(self, position: int | None, seconds: float) -> None:
+        if isinstance(self._records, ReadsLog):
+            await asyncio.sleep(min(seconds, LOOK_S))
+        elif position is not None and isinstance(self._records, Wakes):
+            await self._records.wait_for_change(position, seconds)
+        else:
+            await asyncio.sleep(min(seconds, LOOK_S))
+
+
+async def settled_head(records: RecordEngine) -> int | None:
+    """Return the feed's end once no change can appear before it any more, None while one can.
+
+    Where positions are given before they are committed, the newest that is seen may still be followed by an older one. Who reads
+    records after this, and the changes after the position, misses nothing.
+    """
+    head = (await records.changes(None, 0)).head
+    if head == 0:
+        return head
+    try:
+        page = await records.changes(head - 1, 1)
+    except Trimmed:
+        return head
+    return head if page.last >= head else None
+
+
+def _stored(writes: WriteSet, written: Written) -> list[tuple[Put | Update | Delete, int | None]]:
+    pairs = zip(writes.ops, written.revisions, strict=True)
+    return [(op, revision) for op, revision in pairs if isinstance(op, Put | Update | Delete)]
+
+
+def _revision(op: Put | Update | Delete, revision: int | None, now_us: int) -> int | None:
+    """Return the revision a write made; that of a deletion is known where the one before was guarded."""
+    if revision is not None or not isinstance(op, Delete):
+        return revision
+    before = next((guard.when.revision for guard in op.guards if isinstance(guard.when, Unchanged)), None)
+    return None if before is None else max(now_us, before + 1)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _described(error: Exception) -> str:
+    """Return what may be logged of an error: its code, or its type and where it happened; its text may hold stored values."""
+    if isinstance(error, PalaverError):
+        return error.code
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
