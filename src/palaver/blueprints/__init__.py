@@ -8,7 +8,7 @@ from types import ModuleType
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError
 
-BLUEPRINTS = {"baller": "palaver.blueprints.baller"}
+BLUEPRINTS = {"baller": "palaver.blueprints.baller", "simple_agent": "palaver.blueprints.simple_agent"}
 
 
 def load(name: str) -> ModuleType:

@@ -1,0 +1,9 @@
+"""Simple AI Agent: people on several channels, one history for each, and the models that answer them."""
+
+from palaver.blueprints.simple_agent.keeping import ERASURE, PURGE
+from palaver.blueprints.simple_agent.operations import SimpleAgent
+from palaver.blueprints.simple_agent.projections import PROJECTIONS
+from palaver.blueprints.simple_agent.recording import Settings
+from palaver.blueprints.simple_agent.schema import SCHEMA, Retention, schema
+
+__all__ = ["ERASURE", "PROJECTIONS", "PURGE", "SCHEMA", "Retention", "Settings", "SimpleAgent", "schema"]

@@ -1,0 +1,224 @@
+"""Simple AI Agent's operations, in the design's words: users across channels, conversations, messages, models, reports.
+
+What only reads one access pattern is in `patterns`; a store runs those values directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from palaver.batch import unchanged
+from palaver.blueprints.simple_agent import patterns
+from palaver.blueprints.simple_agent.channels import Channels
+from palaver.blueprints.simple_agent.directory import Directory
+from palaver.blueprints.simple_agent.keeping import ERASURE, PURGE
+from palaver.blueprints.simple_agent.migrating import Transform, migrate_users
+from palaver.blueprints.simple_agent.people import People, over
+from palaver.blueprints.simple_agent.reading import Reading
+from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook, begun, opening
+from palaver.blueprints.simple_agent.reports import Reports
+from palaver.blueprints.simple_agent.schema import Conversation, DataMigration, Feedback, Message, Rating
+from palaver.blueprints.simple_agent.turn import AgentTurn
+from palaver.errors import AlreadyExists, ConditionFailed, Conflict, NotFound, TransactionCancelled
+from palaver.expr import Condition
+from palaver.ids import Ids
+from palaver.lifecycle.erase import Erased, erase
+from palaver.lifecycle.purge import Purged, purge_inactive
+from palaver.searching import Results
+from palaver.store import Page, Store
+from palaver.turns.refusing import refusing
+
+ATTEMPTS = 20
+
+
+class SimpleAgent(Reading):
+    """The operations over one opened store. Also the blueprint's `Transcripts`.
+
+    `people` knows who is who, `channels` what was decided for each channel; `reports` reads what the store was opened with
+    `projections=simple_agent.PROJECTIONS` for.
+    """
+
+    def __init__(self, store: Store, *, settings: Settings | None = None) -> None:
+        self.store = store
+        self.settings = settings or Settings()
+        ids = Ids(store.clock)
+        self.people = People(store, ids, tenant=self.settings.tenant)
+        self.channels = Channels(store, tenant=self.settings.tenant)
+        self.reports = Reports(store)
+        self.directory = Directory(store, self.people, ids, tenant=self.settings.tenant, pause=self.settings.pause)
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def message(
+        self,
+        channel_type: str,
+        channel_user_id: str,
+        content: str,
+        *,
+        username: str | None = None,
+        delivery_id: str | None = None,
+        conversation_id: str | None = None,
+        token_count: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> AgentTurn:
+        """Record a message from a channel and everything until its reply: `async with agent.message(...) as turn`.
+
+        Who was never here becomes a user; the message goes into their active conversation, whichever channel that began
+        on, or begins one. `delivery_id` is the channel's: the same message delivered again gives a turn whose `duplicate`
+        is true.
+        """
+        arrival = Arrival(
+            channel_type,
+            channel_user_id,
+            content,
+            username,
+            delivery_id,
+            conversation_id,
+            token_count=token_count,
+            metadata=dict(metadata or {}),
+        )
+        return AgentTurn(self._book(arrival), self.store.clock, self.settings.default_model)
+
+    def _book(self, arrival: Arrival) -> TurnBook:
+        return TurnBook(self.store, self.settings, self.directory, arrival)
+
+    async def message_of(self, message_id: str) -> Message:
+        """Return a message by its id alone; raise NotFound."""
+        async for found in self.store.query(patterns.message_by_id(message_id)):
+            return found
+        raise NotFound("There is no such message.", hint="It may have expired or been deleted.", entity="Message")
+
+    async def recent_messages(self, conversation_id: str, n: int = 20) -> list[Message]:
+        """Return the last n messages of a conversation, oldest first: what the next prompt is made of."""
+        return [message async for message in self.store.query(patterns.recent_messages(conversation_id, n))][::-1]
+
+    async def history(self, user_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Message]:
+        """Return a page of what was said in a user's conversations on all channels, newest first, and a cursor to go on."""
+        return await self.store.page(patterns.messages_of_user(user_id), limit=limit, cursor=cursor)
+
+    async def messages(self, conversation_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Message]:
+        """Return a page of a conversation, newest first. A page costs the same however far down it is."""
+        return await self.store.page(patterns.messages_of_conversation(conversation_id).newest_first(), limit=limit, cursor=cursor)
+
+    async def search_messages(self, text: str, *, where: Condition | None = None, **options: Any) -> Results:
+        """Find messages by their words; narrowed by user_id, conversation_id, channel_type, role, model_used, tool_name, timestamp."""
+        return await self.store.search("messages", text, where=where, **options)
+
+    # --- conversations ------------------------------------------------------------------------------------------------
+
+    async def start(self, channel_type: str, channel_user_id: str) -> Conversation:
+        """Return a user's active conversation, begun where there is none; however many ask at once, there is one.
+
+        Raises nothing for a user never seen: they are made.
+        """
+        arrival = Arrival(channel_type, channel_user_id, "")
+        for attempt in range(ATTEMPTS):
+            known = await self.directory.look(arrival, fresh=attempt > 0)
+            if known.conversation is not None:
+                return known.conversation
+            conversation = begun(known, self.directory.ids.new(), channel_type, channel_user_id, self.store.clock.now())
+            try:
+                return await self._begin(opening(known, conversation))
+            except TransactionCancelled:
+                self.directory.forget(known)
+        raise Conflict("Conversations of this user kept beginning and ending.", hint="Try again after a random pause.")
+
+    async def _begin(self, batch: Any) -> Conversation:
+        written = await self.store.write(batch)
+        return next(each for each in written if isinstance(each, Conversation))
+
+    async def conversation(self, conversation_id: str) -> Conversation:
+        """Return a conversation; raise NotFound."""
+        return await self.store.get(Conversation.at(conversation_id))
+
+    async def active_conversation(self, user_id: str) -> Conversation | None:
+        """Return a user's active conversation, None where there is none."""
+        return await self.store.find(Conversation.one_active(user_id))
+
+    async def override_model(self, conversation_id: str, model: str | None) -> Conversation:
+        """Have one model answer in a conversation whatever its user prefers, None for no longer; raise NotFound."""
+        change: dict[str, Any] = {"set": {"model_override": model}} if model is not None else {"remove": ["model_override"]}
+        try:
+            return await self.store.patch(Conversation.at(conversation_id), **change)
+        except ConditionFailed:
+            raise NotFound("There is no such conversation.", entity="Conversation") from None
+
+    async def model_for(self, channel_type: str, channel_user_id: str) -> str:
+        """Return the model that answers somebody next: their conversation's, else theirs, else the channel's, else the default."""
+        known = await self.directory.look(Arrival(channel_type, channel_user_id, ""))
+        return known.model(self.settings.default_model)
+
+    async def end(self, conversation_id: str) -> Conversation:
+        """End a conversation; the user's next message begins another. Ending it twice is ending it once. Raises NotFound."""
+        for _ in range(ATTEMPTS):
+            found = await self.conversation(conversation_id)
+            if not found.is_active:
+                return found
+            try:
+                return await self.store.patch(found, set=over(found, self.store.clock.now()), when=unchanged(found))
+            except ConditionFailed:
+                continue
+        raise Conflict("The conversation kept changing.", hint="Try again after a random pause.")
+
+    async def end_stale(self, before: datetime) -> int:
+        """End the conversations in which nothing was said since an instant; return how many."""
+        # All are found before any is changed, because a change moves its record within the index that is read.
+        stale = [found async for found in self.store.query(patterns.stale_conversations(before))]
+        ended = 0
+        for found in stale:
+            try:
+                await self.store.patch(found, set=over(found, self.store.clock.now()), when=unchanged(found))
+            except ConditionFailed:
+                # Something was said in it meanwhile.
+                continue
+            ended += 1
+        return ended
+
+    async def delete_conversation(self, conversation_id: str) -> None:
+        """Remove a conversation with its messages and their calls; ratings stay."""
+        await self.store.delete(Conversation.at(conversation_id))
+
+    # --- feedback -----------------------------------------------------------------------------------------------------
+
+    async def give_feedback(self, message_id: str, *, user_id: str, rating: Rating, comment: str | None = None) -> Feedback:
+        """Store one person's rating of a reply with the model that wrote it; rating again replaces their own only.
+
+        Raises NotFound where the message is gone.
+        """
+        message = await self.message_of(message_id)
+        with refusing():
+            feedback = Feedback(
+                message_id=message_id,
+                user_id=user_id,
+                conversation_id=message.conversation_id,
+                channel_type=message.channel_type,
+                rating=rating,
+                comment=comment,
+                model_used=message.model_used,
+                timestamp=self.store.clock.now(),
+            )
+        try:
+            return await self.store.create(feedback)
+        except AlreadyExists:
+            said = {"rating": rating, "timestamp": feedback.timestamp} | ({"comment": comment} if comment is not None else {})
+            return await self.store.patch(feedback, set=said)
+
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def migrate_users(self, name: str, transform: Transform, *, batch_size: int = 40) -> DataMigration:
+        """Change every user by a function of the user, in batches: cut off, it goes on where it stopped when run again.
+
+        `transform(user)` returns the fields to set, or None for a user it leaves alone. A batch and the mark of how far it
+        came are one commit, and no user changed by somebody else meanwhile is overwritten: they are read again.
+        """
+        return await migrate_users(self.store, name, transform, batch_size=batch_size)
+
+    async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
+        """Remove everything about a user on all channels, from records, search and archives; return the counts."""
+        return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
+
+    async def purge_inactive(self, since: datetime, *, dry_run: bool = False) -> Purged:
+        """Remove everybody not seen since then; their ratings stay without them, and counts of days stay as they are."""
+        return await purge_inactive(self.store, patterns.users_inactive_since(since), policy=PURGE, dry_run=dry_run)

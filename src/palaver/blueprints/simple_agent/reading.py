@@ -1,0 +1,187 @@
+"""The agent's conversations as transcripts: what consoles, command lines and adapters show and change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+from pydantic import JsonValue
+
+from palaver.blueprints.simple_agent import patterns
+from palaver.blueprints.simple_agent.directory import Directory, Known
+from palaver.blueprints.simple_agent.people import over
+from palaver.blueprints.simple_agent.recording import Arrival, TurnBook
+from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ModelCall, Rating, User
+from palaver.errors import ConditionFailed, NotFound
+from palaver.expr import F
+from palaver.store import Store
+from palaver.turns.refusing import refusing
+from palaver.turns.transcripts import Chat, Found, Listing, Role, Said, Shown
+
+SHOWN = frozenset(get_args(Role))
+CONSOLE = "console"
+"""The channel of messages that came from none: typed by a person who looks at transcripts, or imported."""
+
+
+class Reading:
+    """The `Transcripts` of the agent; `SimpleAgent` adds the rest."""
+
+    store: Store
+    directory: Directory
+
+    def _book(self, arrival: Arrival) -> TurnBook:
+        raise NotImplementedError
+
+    async def give_feedback(self, message_id: str, *, user_id: str, rating: Rating, comment: str | None = None) -> Any:
+        raise NotImplementedError
+
+    async def chats(self, *, user_id: str | None = None, limit: int = 50, cursor: str | None = None) -> Listing[Chat]:
+        """Return conversations: of one user the latest begun first, of all of them the latest active first."""
+        query = patterns.recent_conversations() if user_id is None else patterns.conversations_of_user(user_id)
+        page = await self.store.page(query, limit=limit, cursor=cursor)
+        return Listing([_chat(found) for found in page], page.cursor)
+
+    async def transcript(self, user_id: str, conversation_id: str, *, last: int | None = None) -> AsyncIterator[Said]:
+        """Yield the messages oldest first, each question with its steps in order; raise NotFound for no such conversation of theirs."""
+        conversation = await self.store.get(Conversation.at(conversation_id))
+        if conversation.user_id != user_id:
+            raise NotFound("The user has no such conversation.", hint="It may have been merged into another user's.", entity="Conversation")
+        if last is not None:
+            recent = [message async for message in self.store.query(patterns.recent_messages(conversation_id, last))]
+            for message in reversed(recent):
+                yield await self._said(message)
+            return
+        async for message in self.store.query(patterns.messages_of_conversation(conversation_id)):
+            yield await self._said(message)
+
+    async def _said(self, message: Message) -> Said:
+        calls: list[ModelCall] = []
+        if message.model_calls:
+            calls = [call async for call in self.store.query(patterns.model_calls_of_message(message.message_id))]
+        role: Role = message.role if message.role in SHOWN else "system"  # type: ignore[assignment]
+        return Said(
+            message.message_id,
+            role,
+            message.content,
+            message.timestamp,
+            message.status,
+            message.latency,
+            (*_found_out(message), *map(_llm, calls)),
+        )
+
+    async def append(self, user_id: str, conversation_id: str, role: Literal["user", "assistant"], content: str) -> Said:
+        """Add a message outside a turn, such as one imported or typed by a person.
+
+        A conversation, and a user, that is not there yet is made under the name given, on the channel "console"; the
+        user's active conversation on another channel ends with it, because a user has one.
+        """
+        conversation = await self._conversation_of(user_id, conversation_id)
+        arrival = Arrival(
+            conversation.channel_type, conversation.channel_user_id, content, conversation_id=conversation.conversation_id, role=role
+        )
+        with refusing():
+            book = self._book(arrival)
+            user = await self.store.get(User.at(user_id))
+            await book.begin_as(Known((conversation.tenant, arrival.channel_type, arrival.channel_user_id), user, conversation, None))
+        return await self._said(await self.store.get(Message.at(conversation_id, book.message_id)))
+
+    async def _conversation_of(self, user_id: str, conversation_id: str) -> Conversation:
+        found = await self.store.find(Conversation.at(conversation_id))
+        if found is None:
+            found = await self._typed(user_id, conversation_id)
+        if found.user_id != user_id:
+            raise NotFound("The user has no such conversation.", hint="It may have been merged into another user's.", entity="Conversation")
+        return found
+
+    async def _typed(self, user_id: str, conversation_id: str) -> Conversation:
+        """Return a new conversation under a name the caller chose."""
+        now = self.store.clock.now()
+        with refusing():
+            user = User(user_id=user_id, created_at=now, updated_at=now, last_seen=now)
+            identity = Identity(channel_type=CONSOLE, channel_user_id=user_id, user_id=user_id, linked_at=now)
+            wanted = Conversation(
+                conversation_id=conversation_id,
+                user_id=user_id,
+                channel_type=CONSOLE,
+                channel_user_id=user_id,
+                started_at=now,
+                last_activity=now,
+            )
+        for entity in (user, identity):
+            if await self.store.find(entity.address) is None:
+                await self._made(entity)
+        for _ in range(5):
+            active = await self.directory.active(user_id)
+            if active is not None and active.conversation_id == conversation_id:
+                return active
+            if active is not None:
+                await self.store.patch(active, set=over(active, now), when=F("is_active") == True)  # noqa: E712 - a condition
+            try:
+                return await self.store.create(wanted)
+            except ConditionFailed:
+                continue
+        return await self.store.get(wanted.address)
+
+    async def _made(self, entity: Any) -> None:
+        try:
+            await self.store.create(entity)
+        except ConditionFailed:
+            # Somebody else made it first.
+            return
+
+    async def rate(self, message_id: str, *, user_id: str, rating: Literal["positive", "negative"], comment: str | None = None) -> None:
+        """Store what a person thinks of a message; rating again replaces their verdict only."""
+        await self.give_feedback(message_id, user_id=user_id, rating=rating, comment=comment)
+
+    async def search(self, text: str, *, user_id: str | None = None, limit: int = 20) -> Sequence[Found]:
+        """Return messages that hold the words, the best first."""
+        where = None if user_id is None else F("user_id") == user_id
+        results = await self.store.search("messages", text, where=where, limit=limit)
+        return [_found(hit.entity, hit.score, hit.highlights) for hit in results]
+
+
+def _chat(found: Conversation) -> Chat:
+    labels = {"model": found.model_override} if found.model_override else {}
+    return Chat(
+        found.user_id,
+        found.conversation_id,
+        found.started_at,
+        found.last_activity,
+        found.message_count,
+        found.error_count,
+        None,
+        found.channel_type,
+        {"state": "active" if found.is_active else "ended", **labels},
+    )
+
+
+def _found_out(message: Message) -> Iterator[Shown]:
+    """Yield what was found out about a message, asked of tools, or answered by one."""
+    for kind in ("relevance", "intent", "context"):
+        said = message.steps.get(kind)
+        if isinstance(said, dict):
+            latency = said.get("latency")
+            name = str(said.get("name", kind))
+            yield Shown(kind, name, latency=float(latency) if isinstance(latency, int | float) else None, detail=said)
+    for call in message.tool_calls:
+        yield Shown("tool_call", call.name, message.timestamp, detail={"id": call.id, "arguments": call.arguments})
+    if message.role == "tool":
+        detail: dict[str, JsonValue] = {"tool_call_id": message.tool_call_id, **message.metadata}
+        yield Shown(
+            "api_call", message.tool_name or "tool", message.timestamp, message.latency, message.error is None, message.error, detail
+        )
+
+
+def _llm(call: ModelCall) -> Shown:
+    detail: dict[str, JsonValue] = {
+        "provider": call.provider,
+        "purpose": call.purpose,
+        "prompt_tokens": call.prompt_tokens,
+        "completion_tokens": call.completion_tokens,
+        "total_tokens": call.total_tokens,
+    }
+    return Shown("llm_call", call.model, call.timestamp, call.latency, call.success, call.error, detail)
+
+
+def _found(entity: Any, score: float, highlights: Any) -> Found:
+    return Found(entity.user_id, entity.conversation_id, entity.message_id, entity.content, score, highlights)
