@@ -19,6 +19,8 @@ from tests import servers
 
 NAMES = ("memory", "sqlite", "postgresql", "dynamodb")
 _NUMBERS = count()
+SEAL_KEYS = "dGhlIHRlc3RzIHNlYWwgd2l0aCB0aGlzIG9uZSBrZXk"
+"""What secrets are sealed with where no file beside the database holds a key: 32 bytes anybody may know."""
 
 
 @cache
@@ -35,6 +37,8 @@ def fresh(
 
     `named_plainly`: tables have no prefix, and lie in the schema `public`; for one test of the run at a time.
     """
+    if stack in ("postgresql", "dynamodb"):
+        environ["PALAVER_SEAL_KEYS"] = SEAL_KEYS
     match stack:
         case "memory":
             return f"memory:?blobs={quote(blobs)}" if blobs else "memory:"

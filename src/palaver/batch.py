@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 from palaver.entity import Entity
 from palaver.errors import Validation
@@ -120,18 +120,26 @@ def asked_at(op: Asked) -> At[Any]:
     return op.entity.address if isinstance(op, Create | Put) else op.at
 
 
-def fingerprint(batch: Batch) -> str:
-    """Return a hash of what the caller set, and of nothing that defaults fill in, so that a retry is a retry.
+def fingerprinted(batch: Batch) -> bytes:
+    """Return a text of what the caller set, to be hashed: nothing that defaults fill in is in it, so that a retry is a retry.
 
-    The same in every process: it depends on no order of sets and mappings.
+    The same in every process: it depends on no order of sets and mappings. It holds every value, secrets included.
     """
-    return sha256(repr([given(op) for op in batch.ops]).encode("utf-8", "surrogatepass")).hexdigest()
+    return repr([given(op) for op in batch.ops]).encode("utf-8", "surrogatepass")
+
+
+def fingerprint(batch: Batch) -> str:
+    """Return a hash of what the caller set."""
+    return sha256(fingerprinted(batch)).hexdigest()
 
 
 def given(value: Any) -> object:
     """Return nested lists of texts that say what was set, whatever the order it was said in."""
     if isinstance(value, type):
         return value.__name__
+    if isinstance(value, SecretStr | SecretBytes):
+        # It would show the same for every value.
+        return repr(value.get_secret_value())
     if isinstance(value, BaseModel):
         return [type(value).__name__, sorted((name, repr(given(getattr(value, name)))) for name in value.model_fields_set)]
     if is_dataclass(value):

@@ -6,7 +6,7 @@ without validating, ignores attributes it does not know, and leaves large values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from palaver.clock import from_us
 from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
 from palaver.entity import Entity
-from palaver.errors import ItemTooLarge, KeyTooLong, NumberRange, Validation
+from palaver.errors import ConfigError, ItemTooLarge, KeyTooLong, NumberRange, Validation
 from palaver.fields import Codec, Kind, build
 from palaver.markers import Blob, Expires
-from palaver.ops import REVISION
+from palaver.ops import REVISION, Change_, Set
+from palaver.sealing import VARIABLE, Sealed, Sealer, place_of
 from palaver.stored_json import loads, packed, settled
 from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, key_part_size, record_size, size, text_size
 
@@ -70,8 +71,9 @@ class EntityCodec:
     def __init__(self, declared: Declared, retention: Mapping[str, timedelta | None] | None = None) -> None:
         self.declared = declared
         self.name = declared.name
-        blobs = {spec.name for spec in declared.blobs}
-        stored = [spec for spec in declared.fields.values() if spec.name not in blobs]
+        self.sealer: Sealer | None = None
+        apart = {spec.name for spec in (*declared.blobs, *declared.secrets)}
+        stored = [spec for spec in declared.fields.values() if spec.name not in apart]
         # Texts that are stored as they are make up most records, so they have a loop of their own.
         texts = [spec for spec in stored if spec.kind.column == "text" and spec.kind.encode is None]
         self._texts = [(spec.name, spec.stored, len(spec.stored)) for spec in texts]
@@ -134,6 +136,11 @@ class EntityCodec:
             total += sum(
                 len(spec.stored) + settled(record[spec.stored], self.name)[1] for spec in self.declared.blobs if spec.stored in record
             )
+        for spec in self.declared.secrets:
+            value = values[spec.name]
+            if value is not None:
+                sealed = record[spec.stored] = value.data if type(value) is Sealed else self.sealed(spec, self._bare(spec, value), record)
+                total += len(spec.stored) + len(sealed)
         if total > MAX_RECORD:
             total = record_size(record, self.name) + self._fixed_size
             if total > MAX_RECORD:
@@ -249,10 +256,68 @@ class EntityCodec:
                 uploads.append((key, data))
         return tuple(uploads)
 
+    # --- secrets ----------------------------------------------------------------------------------------------------
+
+    def _bare(self, spec: FieldSpec, value: Any) -> Value:
+        """Return a secret as it would be stored if it were none, checked as such."""
+        kind = spec.kind.sealed
+        assert kind is not None
+        if kind.encode is not None:
+            value = self._encoded(spec.name, kind.encode, value)
+        types = _types(kind)
+        if types is not None and type(value) not in types:
+            raise self._unfit(spec.name, value)
+        if kind.column == "json":
+            return settled(value, f"{self.name}.{spec.name}")[0]
+        if type(value) is not int or not MIN_INT <= value <= MAX_INT:
+            self._scalar_size(spec.name, value)
+        return value  # type: ignore[no-any-return]
+
+    def sealed(self, spec: FieldSpec, bare: Value, record: Mapping[str, Any]) -> bytes:
+        """Return the sealed form of a secret's bare value, for the record that has this key."""
+        return self._sealing(spec).seal(bare, place_of(self.declared.table, record, spec.stored))
+
+    def sealed_changes(self, changes: Sequence[Change_], key: Sequence[KeyPart]) -> list[Change_]:
+        """Return stored changes of the record with this key, with what they set secrets to sealed."""
+        secrets = {spec.stored: spec for spec in self.declared.secrets}
+        record = dict(zip(self._key, key, strict=True))
+        return [
+            Set(change.path, self.sealed(secrets[change.path.name], change.to, record))  # type: ignore[arg-type]
+            if isinstance(change, Set) and change.path.name in secrets
+            else change
+            for change in changes
+        ]
+
+    def opened(self, spec: FieldSpec, sealed: Any, record: Mapping[str, Any]) -> Any:
+        """Return the value of a secret. Raises Unsealable."""
+        place = place_of(self.declared.table, record, spec.stored)
+        bare = self._sealing(spec).open(sealed, place, f"{self.name}.{spec.name}")
+        decode = spec.kind.sealed.decode if spec.kind.sealed is not None else None
+        return bare if decode is None or bare is None else decode(bare)
+
+    def _sealing(self, spec: FieldSpec) -> Sealer:
+        if self.sealer is None:
+            raise ConfigError(
+                f"{self.name}.{spec.name} is secret and there is no key to seal it with.",
+                hint=f"Set {VARIABLE}; `palaver keys new` makes a key.",
+                entity=self.name,
+                field=spec.name,
+            )
+        return self.sealer
+
+    # --- what lies in objects ---------------------------------------------------------------------------------------
+
     def references(self, record: Mapping[str, Value]) -> tuple[str, ...]:
         """Return the keys of the objects a record refers to."""
         found = (blob_ref(record.get(spec.stored)) for spec in self.declared.blobs)
         return tuple(ref.key for ref in found if ref is not None)
+
+    def released(self, old: Record | None, new: Record) -> tuple[str, ...]:
+        """Return the keys of the objects a record no longer refers to."""
+        if old is None or not self.declared.blobs:
+            return ()
+        kept = set(self.references(new))
+        return tuple(key for key in self.references(old) if key not in kept)
 
     def kept(self, record: Mapping[str, Value]) -> list[tuple[str, timedelta]]:
         """Return the objects that outlive an expired record, and for how long after it was written."""
@@ -268,8 +333,20 @@ class EntityCodec:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def decode(self, record: Mapping[str, Any]) -> Any:
-        """Return the instance a record stands for."""
-        return build(self.declared.entity, self._values(record), self._names)
+        """Return the instance a record stands for. Raises Unsealable for a secret that cannot be opened."""
+        values = self._values(record)
+        for spec in self.declared.secrets:
+            if (sealed := record.get(spec.stored)) is not None:
+                values[spec.name] = self.opened(spec, sealed, record)
+        return build(self.declared.entity, values, self._names)
+
+    def decode_sealed(self, record: Mapping[str, Any]) -> Any:
+        """Return the instance with its secrets left as they are stored: for whoever has no business with them."""
+        values = self._values(record)
+        for spec in self.declared.secrets:
+            if (sealed := record.get(spec.stored)) is not None:
+                values[spec.name] = Sealed(sealed)
+        return build(self.declared.entity, values, self._names)
 
 
 def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

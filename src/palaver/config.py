@@ -160,19 +160,23 @@ def open(
     what renames, converts, tightens or drops takes `palaver migrate apply`. A program older than the data may read and
     patch what it knows, and puts nothing.
     `create=False` refuses a database that does not exist yet.
-    Raises ConfigError (URL, options), Unavailable, NotProvisioned (the database does not fit, or is newer).
+    Raises ConfigError (URL, options, a key of its secrets that is missing), Unavailable, NotProvisioned (the database does not
+    fit, or is newer).
     """
 
     async def make() -> Store:
         parsed = parse_url(url or os.environ.get("PALAVER_URL", ""))
         if not create:
             parsed.options["create"] = "false"
+        from palaver import seal_keys
+
         planner = Planner(schema)
         stack = await open_stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
         try:
             refuse_incomplete(schema, stack, parsed)
             if not create and not (await stack.records.describe()).tables:
                 raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
+            planner.seals_with(await seal_keys.sealer_for(schema, parsed, stack.records))
             return await _assemble(schema, planner, stack, parsed, clock or SystemClock(), projections, maintain, migrate, actor)
         except BaseException:
             await stack.aclose()
@@ -213,6 +217,10 @@ async def _assemble(
     changing = stack.embedded if migrate is None else migrate
     found = await provision(planner, stack.records, clock, changing=changing)
     await _refuse_half_a_copy(stack.records)
+    if planner.sealer is not None:
+        from palaver.seal_keys import remember_key
+
+        await remember_key(stack.records, clock, planner.sealer, url)
     core = Core(
         schema=schema,
         planner=planner,

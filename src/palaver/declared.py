@@ -14,8 +14,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from palaver.errors import KeyType, SchemaError
-from palaver.expr import Condition, F, parse_path
-from palaver.fields import DIGITS, TEXT, Kind, inside, is_instant, kind_of, reason_of, stored_name, unwrap
+from palaver.expr import Condition, F, parse_path, paths
+from palaver.fields import DIGITS, TEXT, Kind, inside, is_instant, kind_of, reason_of, sealed_kind, stored_name, unwrap
 from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
 from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
 from palaver.ops import Column, IndexSpec, Table
@@ -72,6 +72,7 @@ class Declared:
     blobs: tuple[FieldSpec, ...]
     searchable: tuple[FieldSpec, ...]
     personal: tuple[FieldSpec, ...]
+    secrets: tuple[FieldSpec, ...] = ()
     by_stored: Mapping[str, FieldSpec] = field(default_factory=dict)
 
     @property
@@ -127,6 +128,7 @@ def declare(entity: type[Entity]) -> Declared:
         blobs=_having(fields, Blob),
         searchable=_having(fields, Searchable),
         personal=_having(fields, Personal),
+        secrets=_having(fields, Secret),
         by_stored={spec.stored: spec for spec in fields.values()},
     )
     _check_markers(entity, declared)
@@ -158,7 +160,8 @@ def _fields(entity: type[Entity]) -> dict[str, FieldSpec]:
     taken: dict[str, str] = {}
     for name, info in entity.model_fields.items():
         _, markers, optional = unwrap(info.annotation, info.metadata)
-        kind = kind_of(info.annotation, info.metadata)
+        secret = any(isinstance(marker, Secret) for marker in markers)
+        kind = (sealed_kind if secret else kind_of)(info.annotation, info.metadata)
         named = next((marker for marker in markers if isinstance(marker, Stored)), None)
         stored = named.name if named else stored_name(name, info)
         if stored.startswith("_"):
@@ -352,6 +355,10 @@ def _annotated(spec: FieldSpec) -> Any:
 
 def _unique(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str, unique: Unique) -> UniqueSpec:
     parts = tuple(part(entity, fields, name, path, MAX_PARTITION) for path in unique.fields)
+    for path in paths(unique.when) if unique.when is not None else ():
+        spec = fields.get(str(parse_path(path)[0]))
+        if spec is not None and spec.secret:
+            raise SchemaError(f"{entity.__name__}.{name} depends on {spec.name}, which is secret.", hint="Use another field.", index=name)
     return UniqueSpec(name, parts, unique.when)
 
 
@@ -401,11 +408,7 @@ def _check_markers(entity: type[Entity], declared: Declared) -> None:
                 hint="Leave it out.",
                 entity=entity.__name__,
             )
-    for spec in declared.fields.values():
-        if spec.secret and spec.marker(Searchable):
-            raise SchemaError(
-                f"{entity.__name__}.{spec.name} is both secret and searchable.", hint="Choose one.", entity=entity.__name__, field=spec.name
-            )
+    _check_secrets(entity, declared)
     if declared.expires is not None:
         rule: Expires = declared.expires.marker(Expires)
         if rule.of is not None:
@@ -421,6 +424,32 @@ def _check_markers(entity: type[Entity], declared: Declared) -> None:
                 f"{entity.__name__}.{declared.expires.name} must be an Expiry.",
                 hint="Annotate it with Expiry | None.",
                 entity=entity.__name__,
+            )
+
+
+_NOT_SECRET = {
+    Searchable: ("searchable", "Choose one."),
+    Blob: ("a blob", "A sealed value lies in its record, so choose one."),
+    Subject: ("the subject, by which records are found", "Mark another field with Subject()."),
+    Tenant: ("the tenant, which is part of every key", "Choose one."),
+    Expires: ("what the record expires by", "Choose one."),
+}
+
+
+def _check_secrets(entity: type[Entity], declared: Declared) -> None:
+    """Refuse what would have to read, compare or order a value that is sealed differently each time."""
+    for spec in declared.secrets:
+        what = f"{entity.__name__}.{spec.name}"
+        for marker, (also, hint) in _NOT_SECRET.items():
+            if spec.marker(marker):
+                raise SchemaError(f"{what} is both secret and {also}.", hint=hint, entity=entity.__name__, field=spec.name)
+        referring = [ref.name for ref in declared.refs if spec.name in ref.fields]
+        if referring:
+            raise SchemaError(
+                f"{what} is secret and part of the reference {referring[0]}.",
+                hint="Refer by another field.",
+                entity=entity.__name__,
+                field=spec.name,
             )
 
 

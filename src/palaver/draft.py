@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
 from palaver import batch as asked
-from palaver.batch import Batch, UnchangedSince, When, asked_at
+from palaver.batch import Batch, UnchangedSince, When, asked_at, fingerprinted
+from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared
 from palaver.entity import Entity
-from palaver.errors import BatchShape, NotProvisioned, TenantMismatch
-from palaver.expr import OPERANDS, evaluate
+from palaver.errors import BatchShape, ConfigError, NotProvisioned, TenantMismatch
+from palaver.expr import OPERANDS, Path, evaluate
 from palaver.ops import (
     MARK,
     REVISION,
@@ -32,6 +33,7 @@ from palaver.ops import (
     next_revision,
     revision_of,
 )
+from palaver.sealing import VARIABLE, Sealer
 from palaver.system import blob_address, history_address, job_address, key_text, plain_key
 from palaver.values import Record, Value, record_size, size
 
@@ -183,3 +185,27 @@ def refuse_behind(behind: Mapping[str, str], batch: Batch) -> None:
             + ("patch and delete its records." if allowed == "patch" else "read its records."),
             entity=entity,
         )
+
+
+def slid(codec: EntityCodec, changes: Sequence[Change_]) -> list[Change_]:
+    """Move the expiry along with the field it counts from, unless the caller set it."""
+    declared, rule, out = codec.declared, codec.rule, list(changes)
+    if declared.expires is None or rule is None or rule.after is None or rule.of is None:
+        return out
+    source = declared.fields[rule.of]
+    stored = declared.expires.stored
+    if any(change.path.name == stored for change in changes):
+        return out
+    decode = source.kind.decode
+    moved = [change.to for change in changes if isinstance(change, Set) and change.path.name == source.stored]
+    if decode is not None:
+        out += [Set(Path(stored), expiry_seconds(decode(to), rule)) for to in moved if not isinstance(to, OPERANDS)]
+    return out
+
+
+def hashed(batch: Batch, sealer: Sealer | None, key: str | None = None) -> dict[str, Value]:
+    """Return what is remembered of a request that may hold secrets: its hash under a key, so that nobody can try values against it."""
+    if sealer is None:
+        raise ConfigError("There is no key to seal with.", hint=f"Set {VARIABLE}; `palaver keys new` makes a key.")
+    digest, by = sealer.fingerprint(fingerprinted(batch), key)
+    return {"hash": digest, "key": by}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from palaver.declared import Declared, declare
 from palaver.errors import Expression, SchemaError
-from palaver.expr import Compare, Condition, In, Path, map_paths, parse_path
-from palaver.fields import Kind, inside
+from palaver.expr import Compare, Condition, Exists, In, Path, map_paths, parse_path
+from palaver.fields import Kind, inside, unwrap
 from palaver.keys import History, Index, Key, Ref, Unique, address
+from palaver.markers import Secret
 from palaver.query import At
 
 DECLARATIONS = (Key, Index, Unique, Ref, History)
@@ -61,6 +63,7 @@ class Entity(BaseModel):
     @classmethod
     def __pydantic_on_complete__(cls) -> None:
         if cls.__palaver_table__ is not None:
+            _leave_secrets_out(cls)
             cls.declared()
 
     @property
@@ -98,7 +101,7 @@ class Entity(BaseModel):
         """Return a condition with stored names and stored literals; raise Expression for a name that is not there."""
 
         def leaf(part: Any) -> Any:
-            path, encode = cls.locate(part.path)
+            path, encode = cls.locate(part.path, presence=isinstance(part, Exists))
             match part:
                 case Compare(_, op, value):
                     return Compare(path, op, encode(value, op))
@@ -110,8 +113,11 @@ class Entity(BaseModel):
         return map_paths(condition, leaf)
 
     @classmethod
-    def locate(cls, path: Path) -> tuple[Path, Any]:
-        """Return the stored path of a field path, and a function that encodes a literal compared with it."""
+    def locate(cls, path: Path, *, presence: bool = False) -> tuple[Path, Any]:
+        """Return the stored path of a field path, and a function that encodes a literal compared with it.
+
+        Of a secret field, as a whole, only its `presence` can be asked for.
+        """
         declared = cls.declared()
         first, *rest = parse_path(path)
         spec = declared.fields.get(str(first))
@@ -122,8 +128,13 @@ class Entity(BaseModel):
                 entity=cls.__name__,
                 field=str(first),
             )
-        if spec.secret:
-            raise Expression(f"{cls.__name__}.{spec.name} is secret and cannot be asked for.", entity=cls.__name__, field=spec.name)
+        if spec.secret and (rest or not presence):
+            raise Expression(
+                f"{cls.__name__}.{spec.name} is secret and cannot be asked for: one value is sealed differently each time.",
+                hint="Ask whether it exists(); to find records by it, keep a keyed hash of it in another field.",
+                entity=cls.__name__,
+                field=spec.name,
+            )
         steps, kind, unknown = inside(spec.kind, rest)
         if unknown is not None:
             known = kind_names(spec, rest)
@@ -134,6 +145,11 @@ class Entity(BaseModel):
 
         return Path(text), partial(_literal, f"{cls.__name__}.{path}", kind)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        hidden = _secrets(type(self))
+        for name, value in super().__repr_args__():
+            yield name, _Masked() if name in hidden and value is not None else value
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return False
@@ -142,6 +158,30 @@ class Entity(BaseModel):
 
     def __hash__(self) -> int:
         return hash((type(self), self.address.key))
+
+
+class _Masked:
+    """Stands for a secret wherever an instance is shown."""
+
+    def __repr__(self) -> str:
+        return "**********"
+
+
+def _secrets(cls: type[Entity]) -> set[str]:
+    return {name for name, info in cls.model_fields.items() if _is_secret(info)}
+
+
+def _is_secret(info: FieldInfo) -> bool:
+    return any(isinstance(marker, Secret) for marker in unwrap(info.annotation, info.metadata)[1])
+
+
+def _leave_secrets_out(cls: type[Entity]) -> None:
+    """Have every dump leave secret fields out: what is dumped is on its way to somebody."""
+    shown = [info for info in cls.model_fields.values() if _is_secret(info) and not info.exclude]
+    for info in shown:
+        info.exclude = True
+    if shown:
+        cls.model_rebuild(force=True)
 
 
 def _literal(what: str, kind: Kind | None, value: Any, op: str) -> Any:

@@ -23,6 +23,7 @@
     ├── ReadOnly               the store cannot be written
     │   └── Fenced             another process took over the lease
     ├── Corruption             the stored bytes are damaged
+    ├── Unsealable             a secret that cannot be opened: another key, another place, changed
     ├── NotProvisioned         a table or index is missing, or still being built
     ├── Trimmed                the feed no longer reaches back far enough
     ├── SettleTimeout          a projection did not catch up in time
@@ -364,6 +365,16 @@ class Corruption(PalaverError):
 
     code = "corruption"
     title = "The stored bytes are damaged"
+
+
+class Unsealable(PalaverError):
+    """A stored secret cannot be opened: its key is not here, or it was changed, or moved from another record.
+
+    What to do: add the key the message names to `PALAVER_SEAL_KEYS`; where it is there, restore the record, or set the secret anew.
+    """
+
+    code = "unsealable"
+    title = "A secret cannot be opened"
 
 
 class NotProvisioned(PalaverError):

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, JsonValue, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, JsonValue, SecretBytes, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from palaver.clock import EPOCH, from_ms, to_ms
@@ -33,7 +33,7 @@ _ORDERED = ("text", "int", "bytes")
 class Kind:
     """A column kind with its codec. `element` is the kind of a list's, set's or map's values; `model` a nested model.
 
-    `form` is the type a nested value has when it is stored; None: any of them.
+    `form` is the type a nested value has when it is stored; None: any of them. `sealed` is the kind of what is sealed in it.
     """
 
     column: KINDS
@@ -44,6 +44,7 @@ class Kind:
     model: type[BaseModel] | None = None
     open: bool = False
     form: type | None = None
+    sealed: Kind | None = None
 
     @property
     def ordered(self) -> bool:
@@ -119,6 +120,10 @@ _INSTANTS = {
     "text": Kind("text", _instant_text, _from_instant_text),
 }
 DIGITS = Kind("text", _digits, _from_digits)
+_WRAPPED: Mapping[Any, Kind] = {
+    SecretStr: Kind("text", SecretStr.get_secret_value, SecretStr),
+    SecretBytes: Kind("bytes", SecretBytes.get_secret_value, SecretBytes),
+}
 
 
 def is_instant(kind: Kind) -> bool:
@@ -170,6 +175,11 @@ def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
             return _blob(kind_of(bare))
     if bare in _SCALARS:
         return _SCALARS[bare]
+    if bare in _WRAPPED:
+        raise SchemaError(
+            f"A {bare.__name__} would be stored for everybody to read.",
+            hint="Mark the field Secret(), which seals it; nested, use a plain type.",
+        )
     if bare in (Any, object, JsonValue):
         return OPEN
     if get_origin(bare) is Literal:
@@ -179,6 +189,12 @@ def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
     if isinstance(bare, type) and issubclass(bare, BaseModel):
         return _model(bare)
     return _container(bare) or _by_pydantic(annotation)
+
+
+def sealed_kind(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
+    """Return how a secret is stored: as bytes, whatever it is. Only here may a type be one that hides its value itself."""
+    bare = unwrap(annotation, metadata)[0]
+    return Kind("bytes", sealed=_WRAPPED[bare] if bare in _WRAPPED else kind_of(annotation, metadata))
 
 
 def _blob(inner: Kind) -> Kind:

@@ -101,6 +101,13 @@ class Patcher:
     def _sets(self, declared: Declared, sets: Mapping[str, Any]) -> Iterator[Change_]:
         for path, value in sets.items():
             target = self._target(declared, path)
+            if target.spec.secret and isinstance(value, OPERANDS):
+                raise Expression(
+                    f"{declared.name}.{path} is secret and can only be set to a value: what is sealed is not computed with.",
+                    hint="Read the record, and set the new value.",
+                    entity=declared.name,
+                    field=path,
+                )
             match value:
                 case Path():
                     yield Set(target.path, self._source(declared, target, value))
@@ -114,11 +121,14 @@ class Patcher:
                     yield Remove(target.path)
                 case _:
                     stored = self._entry(declared, target, _checked(declared, target, value))
-                    yield Remove(target.path) if stored == NO_ELEMENTS and not target.spec.optional else Set(target.path, stored)
+                    nothing = stored == NO_ELEMENTS and not target.spec.optional and not target.spec.secret
+                    yield Remove(target.path) if nothing else Set(target.path, stored)
 
     def _adds(self, declared: Declared, adds: Mapping[str, Any]) -> Iterator[Change_]:
         for path, amount in adds.items():
             target = self._target(declared, path)
+            if target.spec.secret:
+                raise Expression(f"{declared.name}.{path} is secret and cannot be added to.", entity=declared.name, field=path)
             if isinstance(amount, set | frozenset) and (target.kind is None or target.kind.form is frozenset):
                 yield Add(target.path, frozenset(_element(declared, target, item) for item in amount))
             elif not _adds(target.kind, amount):
@@ -148,7 +158,7 @@ class Patcher:
         """Return the stored path of an operand; what is copied must be of the same kind, and never a secret made readable."""
         source = self._target(declared, path.name, key=True)
         same = source.kind is None or target.kind is None or source.kind == target.kind or form_of(source.kind) == form_of(target.kind)
-        if not same or (source.spec.secret and not target.spec.secret) or source.spec.marker(Blob):
+        if not same or source.spec.secret or source.spec.marker(Blob):
             raise Expression(
                 f"{declared.name}.{path} cannot be copied to {target.path}.", hint="Copy between fields of one type.", entity=declared.name
             )
@@ -185,7 +195,11 @@ def _compile(declared: Declared, path: str) -> Target:
         )
     if rest and spec.marker(Blob):
         raise Expression(f"{declared.name}.{path} lies inside a blob.", hint="Set the whole field.", entity=declared.name, field=path)
-    steps, kind, unknown = inside(spec.kind, rest)
+    if rest and spec.secret:
+        raise Expression(
+            f"{declared.name}.{path} lies inside a sealed value.", hint="Set the whole field.", entity=declared.name, field=path
+        )
+    steps, kind, unknown = inside(spec.kind.sealed or spec.kind, rest)
     if unknown is not None:
         raise Expression(
             f"{declared.name}.{path} names nothing.", hint=did_you_mean(unknown, kind_names(spec, rest)), entity=declared.name, field=path

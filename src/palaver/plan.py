@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeVar
 
 from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
-from palaver.codec import EntityCodec, expiry_seconds
+from palaver.codec import EntityCodec
 from palaver.declared import Declared, UniqueSpec
-from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, image, job, premise, refuse_behind, release, was
+from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, hashed, image, job, premise, refuse_behind, release, slid, was
 from palaver.entity import Entity
 from palaver.errors import BatchShape, SchemaError, TenantMismatch
-from palaver.expr import OPERANDS, Exists, Not, Path, evaluate
+from palaver.expr import Exists, Not, Path, evaluate
 from palaver.ops import (
     MARK,
     Absent,
@@ -50,6 +50,7 @@ from palaver.ops import (
 from palaver.patching import Patcher
 from palaver.query import At
 from palaver.schema import Reference, Schema
+from palaver.sealing import Sealer
 from palaver.system import SYSTEM, blob_address, history_table, job_address, key_text, plain_key, system, token_address
 from palaver.values import KeyPart, Record, Value
 
@@ -71,10 +72,11 @@ class Ticks(Protocol):
 class Planner:
     """The compiled policy of one schema. Holds no state: every method is a function of its arguments."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, sealer: Sealer | None = None) -> None:
         self.schema = schema
         self.codecs: dict[type[Entity], EntityCodec] = {d.entity: EntityCodec(d, schema.retention) for d in schema.entities.values()}
         self.patcher = Patcher()
+        self.seals_with(sealer)
         declarations = schema.entities.values()
         self._refs = {d.name: [reference for reference in schema.references if reference.child is d] for d in declarations}
         self._cascades = {d.name: [each for each in schema.children(d) if each.ref.on_delete == "cascade"] for d in declarations}
@@ -88,6 +90,12 @@ class Planner:
             if declared.history is not None:
                 table = history_table(declared)
                 self.tables[table.name] = table
+
+    def seals_with(self, sealer: Sealer | None) -> None:
+        """Give the keys secret fields are sealed and opened with; without, no record with a secret is written or read."""
+        self.sealer = sealer
+        for codec in self.codecs.values():
+            codec.sealer = sealer
 
     def codec(self, entity: type[Entity]) -> EntityCodec:
         codec = self.codecs.get(entity)
@@ -252,7 +260,7 @@ class Planner:
             guards += self._absent(declared, number, old, create=create)
         if when is not None:
             guards += self._when(declared, number, when)
-        released = self._released(codec, old, record)
+        released = codec.released(old, record)
         index = draft.write(Put(at, record, tuple(guards), released), declared.name, encoded.size)
         draft.uploads.extend(encoded.uploads)
         self._around(draft, number, declared, at, old, record, "created" if fresh else "updated")
@@ -281,51 +289,40 @@ class Planner:
         if op.when is not None:
             guards += self._when(declared, number, op.when)
         if at not in draft.seen:
-            changes = self._slide(declared, self.patcher.changes(declared, op))
+            changes = slid(codec, self._changes(codec, at, op))
             return draft.write(Update(at, tuple(changes), tuple(guards)), declared.name, sum(map(change_size, changes)))
         old = draft.seen[at]
         if old is None or not is_live(declared.table, old, draft.now_us):
             # The premise first: a record made since it was read is to be patched, not refused.
             return draft.write(Update(at, (), (premise(number, old), *guards)), declared.name)
         guards.append(premise(number, old))
-        encoded = codec.encode(self._patched(codec, op, old), draft.now_us, draft.tenant)
+        encoded = codec.encode(self._patched(codec, at, op, old), draft.now_us, draft.tenant)
         unknown = {name: value for name, value in old.items() if name not in declared.by_stored and not name.startswith("_")}
         record = {**unknown, **encoded.record}
         draft.uploads.extend(encoded.uploads)
-        index = draft.write(Put(at, record, tuple(guards), self._released(codec, old, record)), declared.name, encoded.size)
+        index = draft.write(Put(at, record, tuple(guards), codec.released(old, record)), declared.name, encoded.size)
         self._around(draft, number, declared, at, old, record, "updated", patched=True)
         return index
 
-    def _patched(self, codec: EntityCodec, op: asked.Patch, old: Record) -> Entity:
+    def _changes(self, codec: EntityCodec, at: Address, op: asked.Patch) -> list[Change_]:
+        """Return the stored changes of a patch, its secrets sealed."""
+        changes = self.patcher.changes(codec.declared, op)
+        return codec.sealed_changes(changes, at.key) if codec.declared.secrets else changes
+
+    def _patched(self, codec: EntityCodec, at: Address, op: asked.Patch, old: Record) -> Entity:
         """Return the instance after a patch; its expiry is unset where it is to be computed anew."""
         declared = codec.declared
         blobs, plain = self.patcher.split(declared, op)
-        changes = self.patcher.changes(declared, plain) if plain is not None else []
+        changes = self._changes(codec, at, plain) if plain is not None else []
         after = apply_update(declared.table, old, changes)
         expires = declared.expires.stored if declared.expires else ""
         source = declared.fields[codec.rule.of].stored if codec.rule and codec.rule.after and codec.rule.of else ""
         if after.get(source) != old.get(source) and not any(change.path.name == expires for change in changes):
             after.pop(expires, None)
         self.patcher.recheck(declared, op, after)
-        entity: Entity = codec.decode(after)
+        entity: Entity = codec.decode_sealed(after)
         entity.__dict__.update(blobs)
         return entity
-
-    def _slide(self, declared: Declared, changes: Sequence[Change_]) -> list[Change_]:
-        """Move the expiry along with the field it counts from, unless the caller set it."""
-        rule = self.codec(declared.entity).rule
-        out = list(changes)
-        if declared.expires is None or rule is None or rule.after is None or rule.of is None:
-            return out
-        source = declared.fields[rule.of]
-        stored = declared.expires.stored
-        if any(change.path.name == stored for change in changes):
-            return out
-        decode = source.kind.decode
-        moved = [change.to for change in changes if isinstance(change, Set) and change.path.name == source.stored]
-        if decode is not None:
-            out += [Set(Path(stored), expiry_seconds(decode(to), rule)) for to in moved if not isinstance(to, OPERANDS)]
-        return out
 
     def _delete(self, draft: Draft, number: int, target: At[Any], when: asked.When) -> int:
         codec = self.codec(target.entity)
@@ -420,12 +417,6 @@ class Planner:
         assert when is not None
         return [Guard(Holds(declared.entity.bind(when)), origin)]
 
-    def _released(self, codec: EntityCodec, old: Record | None, new: Record) -> tuple[str, ...]:
-        if old is None or not codec.declared.blobs:
-            return ()
-        kept = set(codec.references(new))
-        return tuple(key for key in codec.references(old) if key not in kept)
-
     # --- what a write brings with it --------------------------------------------------------------------------------
 
     def _around(
@@ -492,8 +483,16 @@ class Planner:
             draft.checks.setdefault(at, []).append(Guard(ALIVE, Origin(number, f"ref:{reference.ref.name}")))
 
     def _token(self, draft: Draft, batch: Batch, token: str) -> None:
-        body: dict[str, Value] = {"hash": fingerprint(batch)}
+        body = self._hashed(batch)
         expires = draft.now_us // 1_000_000 + int(TOKENS_KEPT.total_seconds())
         at = token_address(draft.tenant if self.schema.tenanted else None, token)
         record: Record = {"scope": at.key[0], "name": at.key[1], "body": body, "expires": expires}
         draft.write(Put(at, record, (Guard(ABSENT, Origin(-1, "token")),)), "token", 150)
+
+    def repeats(self, batch: Batch, remembered: Mapping[str, Any]) -> bool:
+        """Say whether a batch is the request that was remembered. Raises Unsealable where the key of its hash is gone."""
+        return bool(self._hashed(batch, remembered.get("key"))["hash"] == remembered["hash"])
+
+    def _hashed(self, batch: Batch, key: str | None = None) -> dict[str, Value]:
+        secret = any(self.codec(asked_at(op).entity).declared.secrets for op in batch.ops)
+        return hashed(batch, self.sealer, key) if secret else {"hash": fingerprint(batch)}

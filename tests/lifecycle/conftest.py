@@ -14,11 +14,17 @@ import palaver
 from palaver.clock import ManualClock
 from palaver.store import Store
 from tests.lifecycle.app import SCHEMA
-from tests.stacks import stack, url
+from tests.stacks import SEAL_KEYS, stack, url
 
 __all__ = ["clock", "folder", "objects", "opened", "stack", "store", "url"]
 
 Opened = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def seal_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key for every stack, so that secrets copied from one to another open there."""
+    monkeypatch.setenv("PALAVER_SEAL_KEYS", SEAL_KEYS)
 
 
 @pytest.fixture

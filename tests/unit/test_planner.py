@@ -13,11 +13,13 @@ from palaver.draft import Plan
 from palaver.errors import BatchShape, TenantMismatch, Validation
 from palaver.ops import MARK, REVISION, Absent, Address, Alive, Check, Delete, Holds, Put, Unchanged, Update
 from palaver.plan import Planner
+from palaver.sealing import sealer_of
 from palaver.system import blob_address, job_address, key_text, token_address
+from tests.stacks import SEAL_KEYS
 from tests.store.world import CHAT, NOTES, START, Conversation, Feedback, Member, Message, Note, Team, User, big, conversation, message
 
 NOW = to_us(START)
-PLANNER = Planner(CHAT)
+PLANNER = Planner(CHAT, sealer_of([SEAL_KEYS]))
 
 
 def record(entity: Any, revision: int = 7, **fields: Any) -> dict[str, Any]:

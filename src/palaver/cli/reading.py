@@ -32,7 +32,7 @@ async def scan(store: Store, declared: Declared, condition: Condition | None = N
         page = await core.records.scan(declared.table.name, after=after, limit=CHUNK)
         now_us = to_us(store.clock.now())
         found = [
-            codec.decode(record)
+            codec.decode_sealed(record)
             for record in page.records
             if is_live(declared.table, record, now_us)
             and (declared.tenant is None or record[declared.tenant.stored] == tenant[0])

@@ -100,7 +100,7 @@ async def _as_now(store: Store, changes: Sequence[Change]) -> list[Entity | None
     for change, record in zip(changes, found, strict=True):
         declared = core.schema.tables[change.table]
         live = record is not None and is_live(declared.table, record, now_us) and _own(store, declared, record)
-        out.append(core.planner.codec(declared.entity).decode(record) if live and record is not None else None)
+        out.append(core.planner.codec(declared.entity).decode_sealed(record) if live and record is not None else None)
     return out
 
 

@@ -274,7 +274,7 @@ class Tally(ABC, Generic[D]):
         return is_live(self._sources[at.table].table, record, 0)
 
     def _facts(self, at: Address, record: Record) -> Iterator[Fact[D]]:
-        return self.facts(self._planner.codec(self._sources[at.table].entity).decode(record), record)
+        return self.facts(self._planner.codec(self._sources[at.table].entity).decode_sealed(record), record)
 
     def _tenant(self, at: Address) -> str | None:
         return str(at.key[0]) if self._sources[at.table].tenant is not None else None

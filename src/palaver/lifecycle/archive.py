@@ -77,7 +77,7 @@ class Archive:
             page = await self._store.core.records.scan(declared.table.name, after=after, limit=PAGE)
             for record in page.records:
                 if self._is_mine(declared, record):
-                    entity = codec.decode(record)
+                    entity = codec.decode_sealed(record)
                     writing.add(line(json_record(declared, entity)), self._whom(declared, entity))
             after = page.last
             if writing.raw >= self._part_bytes or after is None:

@@ -22,6 +22,7 @@ from palaver.lifecycle.copy_ends import (
     fingerprint,
     is_empty,
     refuse_an_unfinished,
+    refuse_other_keys,
     schema_kept,
 )
 from palaver.lifecycle.copy_follow import Follower
@@ -123,6 +124,7 @@ class Copy:
         can_take_in(target)
         await exists_as_declared(source, provision=False, what="source")
         await refuse_an_unfinished(source)
+        await refuse_other_keys(source, target)
         await exists_as_declared(target, provision=self._provision, what="target")
         schema = source.core.schema.fingerprint
         found = await Progress.find(target)

@@ -26,6 +26,8 @@ from palaver.ops import Table
 from palaver.plan import Planner
 from palaver.ports import ContinuesFeed, RecordEngine, Restores
 from palaver.schema import Schema
+from palaver.seal_keys import known, sealer_for
+from palaver.sealing import VARIABLE
 from palaver.searching import SearchProjection
 from palaver.store import Store
 from palaver.system import SYSTEM, system
@@ -96,6 +98,7 @@ class End:
         store = Store(core)
         core.projections.extend(projections_of(store, projections))
         try:
+            planner.seals_with(await sealer_for(schema, parsed, stack.records, required=False))
             config.refuse_incomplete(schema, stack, parsed)
             yield End(identity(url), core, stack.embedded)
         finally:
@@ -222,6 +225,17 @@ def in_order(tables: Mapping[str, Table]) -> list[list[str]]:
 def is_followed(table: Table) -> bool:
     """Say whether writes to a table are in the feed; images and the system's own records are compared instead."""
     return table.feed
+
+
+async def refuse_other_keys(source: End, target: End) -> None:
+    """Refuse where the keys are here and the target could not open what the source sealed; secrets are copied as they are stored."""
+    sealer = target.core.planner.sealer
+    missing = [each for each in await source.ask(lambda: known(source.records)) if sealer is not None and each not in sealer.ids]
+    if missing:
+        raise ConfigError(
+            f"The source holds secrets sealed with key {missing[0]}, which the target has not.",
+            hint=f"Add that key to {VARIABLE}, or `palaver keys rotate` the source to a key that both have.",
+        )
 
 
 async def refuse_an_unfinished(source: End) -> None:

@@ -207,7 +207,9 @@ class _Run:
         return self._is_mine(declared, record) and self._policy.of(declared) == "delete" and not self._spared(record)
 
     def _needs_mask(self, declared: Declared, record: Record, mask: Mask) -> bool:
-        return record.get(MARK) is None and not self._spared(record) and mask.applies(self._planner.codec(declared.entity).decode(record))
+        if record.get(MARK) is not None or self._spared(record):
+            return False
+        return mask.applies(self._planner.codec(declared.entity).decode_sealed(record))
 
     async def _held(self, declared: Declared, record: Record) -> bool:
         """Say whether records of others keep this one from being deleted."""

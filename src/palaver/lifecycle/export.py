@@ -77,7 +77,7 @@ async def entities(store: Store, what: type[Entity] | Query[Any], *, objects: bo
     declared = store.schema.of(what)
     codec = store.core.planner.codec(what)
     async for page in live_pages(store, declared):
-        found: list[Any] = [codec.decode(record) for record in page]
+        found: list[Any] = [codec.decode_sealed(record) for record in page]
         for start in range(0, len(found), TOGETHER):
             if declared.blobs and objects:
                 await fetch_blobs(store.core.blobs, codec, found[start : start + TOGETHER])

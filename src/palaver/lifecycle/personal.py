@@ -96,6 +96,8 @@ def mask_of(declared: Declared, names: Sequence[str] | None = None) -> Mask:
                 raise SchemaError(
                     f"{declared.name}.{spec.name} is part of the key and cannot be masked.", hint="Delete the records instead."
                 )
+            if spec.secret and not spec.optional:
+                raise SchemaError(f"{declared.name}.{spec.name} is sealed and cannot be masked.", hint="Make it optional.")
             if not spec.optional:
                 annotation: Any = Annotated[(spec.annotation, *spec.markers)] if spec.markers else spec.annotation
                 TypeAdapter(annotation).validate_python(mask.values()[spec.name])

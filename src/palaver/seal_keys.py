@@ -1,0 +1,159 @@
+"""Where the keys of secret fields come from: `PALAVER_SEAL_KEYS`, and for one SQLite file a file of keys beside it.
+
+A database remembers the ids of the keys its secrets are sealed with, so that a key that is missing is missed at opening.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from palaver.clock import Clock, us_of
+from palaver.config import Url
+from palaver.errors import ConfigError, Conflict
+from palaver.ops import Guard, Origin, Put, Unchanged, WriteSet, Written, revision_of
+from palaver.ports import RecordEngine
+from palaver.schema import Schema
+from palaver.sealing import VARIABLE, Sealer, new_key, sealer_of
+from palaver.system import SYSTEM, system
+from palaver.values import Record
+
+KNOWN = system("key", "seal")
+"""Where a database keeps the ids of the keys that something in it may be sealed with."""
+ATTEMPTS = 5
+
+
+def has_secrets(schema: Schema) -> bool:
+    return any(declared.secrets for declared in schema.entities.values())
+
+
+async def sealer_for(schema: Schema, url: Url, records: RecordEngine, *, required: bool = True) -> Sealer | None:
+    """Return what the secrets of a schema are sealed with on a stack; None for a schema that has none.
+
+    Raises ConfigError where there is no key. A SQLite file that never had one is given one, in a file beside it; the memory
+    stack, which outlives no process, is given one that does not either. Where keys are not `required`, nothing is made or missed.
+    """
+    if not has_secrets(schema):
+        return None
+    keys = list(_configured(os.environ.get(VARIABLE, "")))
+    file = keys_beside(url.path) if url.scheme == "sqlite" else None
+    if file is not None and file.exists():
+        keys += _kept(file)
+    if keys or not required:
+        return sealer_of(keys) if keys else None
+    if url.scheme == "memory":
+        return sealer_of([new_key()])
+    what = f"Schema {schema.name} has secret fields, and there is no key to seal them with."
+    if file is None:
+        raise ConfigError(what, hint=f"Set {VARIABLE} to what `palaver keys new` prints, and keep it as long as the data.")
+    if sealed_with := await known(records):
+        raise ConfigError(
+            f"The database holds secrets sealed with key {sealed_with[0]}, and {file.name} is not beside it.",
+            hint=f"Put the file back, or set {VARIABLE}.",
+        )
+    if _is_read_only(url):
+        return None
+    sealer_of([new_key()])  # says what is not installed before a file is left behind
+    _make(file)
+    return sealer_of(_kept(file))
+
+
+async def remember_key(records: RecordEngine, clock: Clock, sealer: Sealer, url: Url) -> None:
+    """Note the key that seals with the data, where that can be written.
+
+    Raises ConfigError where something in it is sealed with a key that is not here.
+    """
+    for _ in range(ATTEMPTS):
+        record = (await records.get((KNOWN,)))[0]
+        ids = _ids(record)
+        missing = [each for each in ids if each not in sealer.ids]
+        if missing:
+            raise ConfigError(
+                f"The database holds secrets sealed with key {missing[0]}, which is not here.",
+                hint=f"Add that key to {VARIABLE}; the first one seals, every one opens.",
+            )
+        if sealer.first in ids or _is_read_only(url) or await write_known(records, us_of(clock), [*ids, sealer.first], record):
+            return
+    raise Conflict("Other processes kept changing which keys are known.", hint="Try again.")
+
+
+async def known(records: RecordEngine) -> list[str]:
+    """Return the ids of the keys that something in a database may be sealed with."""
+    if all(table.name != SYSTEM.name for table in (await records.describe()).tables):
+        return []
+    return _ids((await records.get((KNOWN,)))[0])
+
+
+async def write_known(records: RecordEngine, now_us: int, ids: list[str], old: Record | None) -> bool:
+    """Note which keys are in use, if nobody else did meanwhile."""
+    body: Any = {"ids": ids}
+    guard = Guard(Unchanged(revision_of(old) if old else None), Origin(0, "key"))
+    put = Put(KNOWN, {"scope": KNOWN.key[0], "name": KNOWN.key[1], "body": body}, (guard,))
+    return isinstance(await records.write(WriteSet((put,), now_us)), Written)
+
+
+def keys_beside(path: str) -> Path:
+    """Return the file of keys of a database file: beside it, with its name."""
+    file = Path(path)
+    return file.with_name(file.name + ".keys")
+
+
+def _is_read_only(url: Url) -> bool:
+    return url.options.get("read_only", "").lower() in ("1", "true", "yes", "on")
+
+
+def _ids(record: Record | None) -> list[str]:
+    body: Any = record["body"] if record else {}
+    return list(body.get("ids", ()))
+
+
+def _configured(text: str) -> Iterator[str]:
+    for entry in text.replace(",", " ").split():
+        if entry.startswith("file:"):
+            yield from _kept(Path(entry.removeprefix("file:")))
+        else:
+            yield entry
+
+
+def _kept(file: Path) -> list[str]:
+    """Return the keys in a file, one a line. Raises ConfigError where it cannot be read, or others than its owner can."""
+    try:
+        text, mode = file.read_text(encoding="ascii", errors="replace"), file.stat().st_mode
+    except OSError as error:
+        raise ConfigError(f"The keys in {file.name} cannot be read: {error.strerror}.", hint="Check the path and its owner.") from None
+    if os.name == "posix" and mode & 0o077 and file.stat().st_uid == os.getuid():
+        raise ConfigError(f"{file.name} holds keys, and others than its owner may read it.", hint=f"chmod 600 {file.name}")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _make(file: Path) -> None:
+    """Make a file with a new key, whole or not at all; where another process was faster, its file stays."""
+    fresh = file.with_name(f"{file.name}.{secrets.token_hex(6)}")
+    try:
+        number = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(number, "w", encoding="ascii") as out:
+                out.write(
+                    f"# The keys of the secrets in {file.name.removesuffix('.keys')}. Without them nobody reads those again.\n{new_key()}\n"
+                )
+                out.flush()
+                os.fsync(out.fileno())
+            os.link(fresh, file)
+        except FileExistsError:
+            return
+        finally:
+            fresh.unlink()
+        _synced(file.parent)
+    except OSError as error:
+        raise ConfigError(f"{file.name} cannot be made: {error.strerror}.", hint=f"Make the folder writable, or set {VARIABLE}.") from None
+
+
+def _synced(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
