@@ -39,6 +39,8 @@ class Core:
     #: There while somebody listens to changes, or did.
     follower: Follower | None = None
     closers: list[Any] = field(default_factory=list)
+    #: What is kept of records in this process's part of the cache, by what it is.
+    kept: dict[str, Any] = field(default_factory=dict)
     last_us: int = 0
     next_sweep: float = 0.0
     loop: asyncio.AbstractEventLoop | None = None
@@ -55,8 +57,8 @@ class Core:
 
     async def aclose(self) -> None:
         """Close the engines, the cache if there is one, and then what they share."""
-        cache = [self.cache.aclose] if "cache" in self.__dict__ else []
-        for close in (*cache, self.records.aclose, self.search.aclose, self.blobs.aclose, *self.closers):
+        first = [each.aclose for each in (*self.kept.values(), *([self.cache] if "cache" in self.__dict__ else []))]
+        for close in (*first, self.records.aclose, self.search.aclose, self.blobs.aclose, *self.closers):
             await close()
 
     def now_us(self) -> int:

@@ -9,12 +9,12 @@ import asyncio
 import logging
 import random
 import traceback
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from palaver.entity import Entity
 from palaver.errors import PalaverError, Trimmed
-from palaver.ops import Address, Change, ChangePage, Delete, Put, Unchanged, Update, WriteSet, Written
+from palaver.ops import Absent, Address, Change, ChangePage, Delete, Put, Unchanged, Update, WriteSet, Written
 from palaver.ports import ReadsLog, RecordEngine, Wakes
 
 if TYPE_CHECKING:
@@ -54,10 +54,14 @@ class Listener(Protocol):
 
 
 class Wrote(NamedTuple):
-    """What this process wrote. `revision`: the record's new one, None where only the feed will know it."""
+    """What this process wrote. `revision`: the record's new one, None where only the feed will know it.
+
+    `created`: there was no such record before.
+    """
 
     at: Address
     revision: int | None
+    created: bool = False
 
 
 @runtime_checkable
@@ -167,9 +171,16 @@ class Following:
         It is told `missed` first. Everything that is committed after that call began is told by `changed`, or else by another
         `missed`: after a stop of over a minute, where the feed was trimmed, or where the listener kept failing for 10 seconds.
         """
+        return self._join(listener, self._tenant)
+
+    def add_for_all(self, listener: Listener) -> Subscription:
+        """Do the same with changes of every tenant, for what all of a process's tenants share."""
+        return self._join(listener, None)
+
+    def _join(self, listener: Listener, tenant: str | None) -> Subscription:
         if self._core.follower is None:
             self._core.follower = Follower(self._core)
-        return self._core.follower.join(listener, self._tenant)
+        return self._core.follower.join(listener, tenant)
 
 
 class Follower:
@@ -221,7 +232,12 @@ class Follower:
 
     async def wrote(self, writes: WriteSet, written: Written) -> None:
         """Tell those who hear of this process's writes at once."""
-        await self.touched([Wrote(op.at, _revision(op, revision, writes.now_us)) for op, revision in _stored(writes, written)])
+        own = _stored(writes, written)
+        await self.touched([Wrote(op.at, _revision(op, revision, writes.now_us), _creates(op)) for op, revision in own])
+
+    async def replayed(self, at: Iterable[Address], found: Iterable[Entity | None]) -> None:
+        """Tell of a repeated write: whoever wrote it may have been cut off before it could tell."""
+        await self.touched([Wrote(each, now.revision if now else None) for each, now in zip(at, found, strict=True)])
 
     async def touched(self, writes: Sequence[Wrote]) -> None:
         self._copy_at = min(self._copy_at, _now() + COPY_OWN_S)
@@ -337,6 +353,10 @@ async def settled_head(records: RecordEngine) -> int | None:
 def _stored(writes: WriteSet, written: Written) -> list[tuple[Put | Update | Delete, int | None]]:
     pairs = zip(writes.ops, written.revisions, strict=True)
     return [(op, revision) for op, revision in pairs if isinstance(op, Put | Update | Delete)]
+
+
+def _creates(op: Put | Update | Delete) -> bool:
+    return isinstance(op, Put) and any(isinstance(guard.when, Absent) for guard in op.guards)
 
 
 def _revision(op: Put | Update | Delete, revision: int | None, now_us: int) -> int | None:

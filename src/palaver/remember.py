@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ class Remember:
         self._clock = clock or SystemClock()
         self._turns = asyncio.Semaphore(at_most)
         self._flights: dict[str, asyncio.Task[Held | None]] = {}
+        self._loading: set[asyncio.Task[Held | None]] = set()
         self.figures = Remembered()
 
     async def get(self, key: str, *, at_least: int = 0) -> Held | None:
@@ -67,9 +68,17 @@ class Remember:
         Who knows that a revision exists names it in `at_least`, and gets nothing older that is kept or being loaded.
         """
         kept, found = await self._kept(key, at_least)
-        if kept:
-            self.figures.hits += 1
-            return found
+        return found if kept else await self._loaded(key, at_least)
+
+    async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
+        """Return values in the order asked: those that are kept in one trip, and each of the others as `get` does."""
+        kept = await self._kept_many(keys)
+        missing = list(dict.fromkeys(key for key, (there, _) in zip(keys, kept, strict=True) if not there))
+        loaded = dict(zip(missing, await asyncio.gather(*(self._loaded(key, 0) for key in missing)), strict=True))
+        return [found if there else loaded[key] for key, (there, found) in zip(keys, kept, strict=True)]
+
+    async def _loaded(self, key: str, at_least: int) -> Held | None:
+        """Return the value as the truth has it, from a load under way where there is one."""
         if flight := self._flights.get(key):
             self.figures.joined += 1
             found = await asyncio.shield(flight)
@@ -87,6 +96,11 @@ class Remember:
         self._flights.pop(key, None)
         await self._values.delete(key, revision=revision, fence_s=self._fence_s)
 
+    async def aclose(self) -> None:
+        """Wait for loads whose callers have all gone."""
+        while self._loading:
+            await asyncio.wait(self._loading)
+
     async def _kept(self, key: str, at_least: int) -> tuple[bool, Held | None]:
         """Return whether the cache answers, and its answer."""
         try:
@@ -94,15 +108,29 @@ class Remember:
         except PalaverError:
             self.figures.away += 1
             return False, None
+        return self._read(held, at_least)
+
+    async def _kept_many(self, keys: Sequence[str]) -> list[tuple[bool, Held | None]]:
+        try:
+            found = await self._values.get_many(keys)
+        except PalaverError:
+            self.figures.away += 1
+            return [(False, None)] * len(keys)
+        return [self._read(held, 0) for held in found]
+
+    def _read(self, held: Held | None, at_least: int) -> tuple[bool, Held | None]:
         if held is None or held.revision < at_least:
             return False, None
-        if held.value == _ABSENT:
-            return True, None
-        return (True, Held(held.value[1:], held.revision)) if held.value[:1] == _THERE else (False, None)
+        there = held.value[:1] == _THERE
+        if not there and held.value != _ABSENT:
+            return False, None
+        self.figures.hits += 1
+        return True, Held(held.value[1:], held.revision) if there else None
 
     def _begin(self, key: str) -> asyncio.Task[Held | None]:
         flight = asyncio.get_running_loop().create_task(self._fly(key), name="palaver-remember")
         self._flights[key] = flight
+        self._loading.add(flight)
         flight.add_done_callback(lambda ended: self._ended(key, ended))
         return flight
 
@@ -112,6 +140,7 @@ class Remember:
 
     def _ended(self, key: str, flight: asyncio.Task[Held | None]) -> None:
         self._forget(key, flight)
+        self._loading.discard(flight)
         if not flight.cancelled():
             # Its callers may all have gone; who is still there gets the error from the flight itself.
             flight.exception()

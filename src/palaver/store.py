@@ -31,7 +31,7 @@ from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.fields import build
-from palaver.following import Following, Wrote
+from palaver.following import Following
 from palaver.loading import CHUNK, load
 from palaver.migrating import Migrator
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
@@ -379,8 +379,7 @@ class Store:
             raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
         found = tuple([await self.find(asked_at(op)) for op in batch.ops])
         if self._core.follower is not None:
-            # Whoever wrote it may have been cut off before it could tell.
-            await self._core.follower.touched([Wrote(self._planner.address(asked_at(op), self._tenant), None) for op in batch.ops])
+            await self._core.follower.replayed([self._planner.address(asked_at(op), self._tenant) for op in batch.ops], found)
         return found
 
     # --- searching, explaining, keeping ----------------------------------------------------------------------------

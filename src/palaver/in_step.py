@@ -1,0 +1,186 @@
+"""Cached values that are believed only while the cache is known to have been told of every change.
+
+A cache may lose its memory, come back with an old one, or be out of reach while records change; a process may die between its
+commit and telling the cache. So a mark lies beside the values: a generation, which all their keys begin with, and the position of
+the feed up to which every change was told. It is read with each value. Who finds it gone, changed or older than it was believes
+nothing until it has told the cache all changes since the mark; where that is not possible, a new generation begins.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from palaver.caching import ABSENT, Held
+from palaver.clock import SystemClock, us_of
+from palaver.errors import Conflict, PalaverError, Trimmed, Unavailable
+from palaver.following import settled_head
+from palaver.ops import Change, Guard, Origin, Put, Unchanged, WriteSet
+from palaver.ports import KeyValue, RecordEngine
+from palaver.system import system
+
+_MARK_TTL_S = 7 * 86_400.0
+_CHUNK = 500
+FURTHEST_BEHIND = 20_000
+"""Changes that are told one by one; after more of them a new generation costs less."""
+_ATTEMPTS = 5
+
+Tell = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class InStep:
+    """`ports.KeyValue` over the values of one kind. Keys begin with the `term` of this process; those of an older term reach nothing.
+
+    While it does not believe, every get and set raises Unavailable.
+    """
+
+    def __init__(self, values: KeyValue, fingerprint: str, doubted: Callable[[], None]) -> None:
+        """`fingerprint` is of what the values look like; `doubted` is called when belief ends, and `catch_up` is to be called then."""
+        self._values = values
+        self._fingerprint = fingerprint
+        self._mark = ""
+        self._doubted = doubted
+        self._generation: str | None = None
+        self._floor = 0
+        self.believes = False
+        self.term = 0
+
+    def key(self, name: str) -> str:
+        """Return the key of a name for now: what is loaded for it in another term is not kept."""
+        return f"{self.term} {name}"
+
+    # --- values -----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str, *, extend_s: float | None = None) -> Held | None:
+        return (await self.get_many((key,)))[0]
+
+    async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
+        names = [self._name(key) for key in keys]
+        term, generation, floor = self.term, self._generation, self._floor
+        mark, *found = await self._values.get_many((self._mark, *names))
+        if mark is None or mark.value.decode(errors="replace") != generation or mark.revision < floor:
+            if term == self.term:
+                self.doubt()
+            raise Unavailable("The cache has lost what it was told.")
+        return found
+
+    async def set(self, key: str, value: bytes, *, ttl_s: float, revision: int = 0, expected: int | None = None) -> bool:
+        return await self._values.set(self._name(key), value, ttl_s=ttl_s, revision=revision, expected=expected)
+
+    async def delete(self, key: str, *, revision: int = 0, fence_s: float = 60.0) -> None:
+        """Tell the cache, in whatever term; before a generation is known nothing need be told, as catching up will tell it."""
+        generation = self._generation
+        if generation is None:
+            return
+        try:
+            await self._values.delete(_named(generation, key), revision=revision, fence_s=fence_s)
+        except PalaverError:
+            if generation == self._generation:
+                self.doubt()
+            raise
+
+    def _name(self, key: str) -> str:
+        if not self.believes or self._generation is None or not key.startswith(f"{self.term} "):
+            raise Unavailable("It is not known yet what the cache was told.")
+        return _named(self._generation, key)
+
+    # --- belief -----------------------------------------------------------------------------------------------------
+
+    def doubt(self) -> None:
+        """Believe nothing until caught up."""
+        self._generation, self.believes = None, False
+        self.term += 1
+        self._doubted()
+
+    async def catch_up(self, records: RecordEngine, tell: Tell) -> None:
+        """Tell the cache what it was not told, or begin a new generation; believe it from then on. Raises what keeps it from that."""
+        # Several databases, and programs with several versions of a declaration, may share a cache.
+        self._mark = self._mark or f"@{await _identity(records)}:{self._fingerprint}"
+        for _ in range(_ATTEMPTS):
+            mark = await self._values.get(self._mark)
+            # From here on what is heard of is told at once, and what was committed before is below the head that is read next.
+            self._generation = mark.value.decode(errors="replace") if mark else None
+            head = await settled_head(records)
+            if head is None:
+                raise Unavailable("A transaction that is still running may change what was read.")
+            if mark is None or not await self._told(records, mark.revision - 1, head, tell):
+                if not await self._begin(head, over=mark is not None):
+                    continue
+            elif self._generation is None:
+                raise Unavailable("The cache went away.")
+            else:
+                self._floor = mark.revision
+                await self.reached(head)
+            if self._generation is not None:
+                self.believes = True
+                self.term += 1
+                return
+        raise Conflict("Other processes kept beginning generations of the cache.")
+
+    async def _told(self, records: RecordEngine, position: int, head: int, tell: Tell) -> bool:
+        """Tell all changes from a position up to the head; return False where they are not there, or too many."""
+        if not 0 <= head - position <= FURTHEST_BEHIND:
+            return False
+        while position < head:
+            try:
+                page = await records.changes(position, _CHUNK)
+            except Trimmed:
+                return False
+            await tell(page.changes)
+            if page.last <= position:
+                raise Unavailable("The feed cannot be read to its end yet.")
+            position = page.last
+        return True
+
+    async def _begin(self, head: int, *, over: bool) -> bool:
+        """Begin a generation that holds nothing; return False where another process did."""
+        if over:
+            await self._values.delete(self._mark)
+        # Told from here on: another process may read the mark and fill the generation before this one knows that it stands.
+        self._generation, self._floor = secrets.token_hex(8), head + 1
+        mark = self._generation.encode()
+        return await self._values.set(self._mark, mark, ttl_s=_MARK_TTL_S, revision=self._floor, expected=ABSENT)
+
+    async def reached(self, position: int) -> None:
+        """Note in the mark that everything up to a position was told; raises what the cache raises."""
+        generation, floor = self._generation, position + 1
+        if generation is None or floor <= self._floor:
+            return
+        try:
+            for _ in range(_ATTEMPTS):
+                before = self._floor
+                if before >= floor:
+                    return
+                if await self._values.set(self._mark, generation.encode(), ttl_s=_MARK_TTL_S, revision=floor, expected=before):
+                    self._floor = max(self._floor, floor)
+                    return
+                mark = await self._values.get(self._mark)
+                if mark is None or mark.value.decode(errors="replace") != generation or mark.revision < before:
+                    break
+                self._floor = max(self._floor, mark.revision)
+        except PalaverError:
+            if generation == self._generation:
+                self.doubt()
+            raise
+        if generation == self._generation:
+            self.doubt()
+
+
+async def _identity(records: RecordEngine) -> str:
+    """Return the name a database has for itself, given to it when it is first asked for."""
+    at = system("cache", "identity")
+    for _ in range(_ATTEMPTS):
+        record = (await records.get((at,)))[0]
+        if record is not None:
+            body: Any = record["body"]
+            return str(body["name"])
+        named: Any = {"scope": "cache", "name": "identity", "body": {"name": secrets.token_hex(8)}}
+        await records.write(WriteSet((Put(at, named, (Guard(Unchanged(None), Origin(0, "identity")),)),), us_of(SystemClock())))
+    raise Conflict("The database did not keep the name it was given.")
+
+
+def _named(generation: str, key: str) -> str:
+    """Return the key in the cache: a hash, since keys of records may say whose they are."""
+    return f"{generation}:{blake2b(key.partition(' ')[2].encode(), digest_size=16).hexdigest()}"
