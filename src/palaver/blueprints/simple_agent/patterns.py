@@ -8,6 +8,8 @@ from typing import TypeVar
 from palaver.blueprints.simple_agent.schema import (
     ChannelConfig,
     Conversation,
+    Exposure,
+    FeatureFlag,
     Feedback,
     Identity,
     Message,
@@ -152,12 +154,35 @@ def feedback_rated(rating: Rating, since: datetime | None = None, until: datetim
     return within(Feedback.by_rating(rating), since, until).newest_first()
 
 
-# --- channels and reports ---------------------------------------------------------------------------------------------
+# --- channels and flags -----------------------------------------------------------------------------------------------
 
 
 def channels_of_tenant(tenant: str) -> Query[ChannelConfig]:
     """What one tenant decided for each of its channels."""
     return ChannelConfig.key(tenant)
+
+
+def settings_of_flags(namespace: str) -> Query[FeatureFlag]:
+    """Everything that was set for the flags of one set."""
+    return FeatureFlag.key(namespace)
+
+
+def flags_of_user(user_id: str) -> Query[FeatureFlag]:
+    """What was set for one user."""
+    return FeatureFlag.by_user(user_id)
+
+
+def exposures_of_user(user_id: str) -> Query[Exposure]:
+    """The variants one user saw."""
+    return Exposure.key(user_id)
+
+
+def exposures_of_experiment(experiment: str, since: datetime | None = None, until: datetime | None = None) -> Query[Exposure]:
+    """Who saw an experiment, the first first."""
+    return within(Exposure.by_experiment(experiment), since, until)
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
 
 
 def metrics_of_day(day: str) -> Query[Metric]:

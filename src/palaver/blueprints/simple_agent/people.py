@@ -32,6 +32,7 @@ class Merged:
     calls: int = 0
     ratings: int = 0
     days: int = 0
+    flags: int = 0
     finished: bool = False
 
 
@@ -199,8 +200,10 @@ class _Merge:
             out.messages += await self._moved(patterns.messages_of_conversation(conversation.conversation_id))
         out.messages += await self._moved(patterns.messages_of_user(self._gone))
         out.calls = await self._moved(patterns.model_calls_of_user(self._gone))
-        out.ratings = await self._rekeyed(patterns.feedback_of_user(self._gone))
-        out.days = await self._rekeyed(patterns.days_of_user(self._gone))
+        out.ratings = await self._rekeyed(patterns.feedback_of_user(self._gone), "user_id")
+        out.days = await self._rekeyed(patterns.days_of_user(self._gone), "user_id")
+        out.flags = await self._rekeyed(patterns.exposures_of_user(self._gone), "user")
+        out.flags += await self._rekeyed(patterns.flags_of_user(self._gone), "user", "target")
         out.finished = await self._finish()
         return out
 
@@ -236,11 +239,11 @@ class _Merge:
             return True
         raise Conflict("The user's conversations kept changing.", hint="Merge again: it goes on where it stopped.")
 
-    async def _rekeyed(self, query: Query[Any]) -> int:
+    async def _rekeyed(self, query: Query[Any], *fields: str) -> int:
         """Write records that have the user in their key anew for the other one, whose own stay as they are."""
         moved = 0
         for each in [found async for found in self._store.query(query)]:
-            theirs = each.model_copy(update={"user_id": self._into})
+            theirs = each.model_copy(update=dict.fromkeys(fields, self._into))
             try:
                 await self._store.write(Batch().create(theirs).delete(each))
             except TransactionCancelled as error:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from palaver.clock import days, now
 from palaver.entity import Entity
 from palaver.expr import F
+from palaver.flags.records import ExposureRecord, FlagRecord
 from palaver.ids import new_id
 from palaver.insight.metrics import MetricRow
 from palaver.insight.usage import UsageRow
@@ -248,6 +249,17 @@ class ChannelConfig(Entity, table="channel_configs"):
     key = Key("tenant", sort="channel_type")
 
 
+# --- flags ------------------------------------------------------------------------------------------------------------
+
+
+class FeatureFlag(FlagRecord, table="feature_flags"):
+    """What somebody set a flag to, for everybody, a channel or a user: in the records, where nothing evicts it."""
+
+
+class Exposure(ExposureRecord, table="exposures"):
+    """Who saw which variant of an experiment first. Which one that is follows from a hash and is stored nowhere else."""
+
+
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +304,8 @@ ENTITIES: tuple[type[Entity], ...] = (
     ModelCall,
     Feedback,
     ChannelConfig,
+    FeatureFlag,
+    Exposure,
     Metric,
     ModelUsage,
     DataMigration,
