@@ -443,6 +443,10 @@ class Presence(Protocol):
 
     async def count(self, channels: Sequence[str]) -> list[int]: ...
 
+    async def among(self, channel: str, members: Sequence[str]) -> list[bool]:
+        """Return for each of these members whether they are present."""
+        ...
+
     async def last_seen(self, channel: str, members: Sequence[str]) -> list[datetime | None]: ...
 
 

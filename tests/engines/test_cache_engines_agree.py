@@ -114,7 +114,7 @@ async def test_of_presence(clock: ManualClock, seed: int) -> None:
         for step in range(STEPS):
             forward(clock, chance.choice([0, 0, 0.001, 1, 30, 400, 86_400 * 7]))
             member, channels = chance.choice("mnop"), chance.choices("cde", k=chance.randint(1, 3))
-            match chance.choice(["touch", "touch", "leave", "present", "count", "last_seen"]):
+            match chance.choice(["touch", "touch", "leave", "present", "count", "among", "last_seen"]):
                 case "touch":
                     ttl_s = chance.choice([0.001, 5, 60, 1_000])
                     answers = [await cache.presence.touch(member, channels, ttl_s=ttl_s) for cache in engines]
@@ -124,6 +124,8 @@ async def test_of_presence(clock: ManualClock, seed: int) -> None:
                     answers = [await cache.presence.present(channels[0], limit=3) for cache in engines]
                 case "count":
                     answers = [await cache.presence.count(channels) for cache in engines]
+                case "among":
+                    answers = [await cache.presence.among(channels[0], "mnopq") for cache in engines]
                 case _:
                     answers = [await cache.presence.last_seen(channels[0], "mnopq") for cache in engines]
             assert answers[0] == answers[1], step

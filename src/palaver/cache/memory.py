@@ -182,6 +182,13 @@ class MemoryPresence:
         with self._lock:
             return [sum(until > now for until, _ in self._channels.get(channel, {}).values()) for channel in channels]
 
+    async def among(self, channel: str, members: Sequence[str]) -> list[bool]:
+        self._check(channel, *members)
+        now = self._ms()
+        with self._lock:
+            known = self._channels.get(channel, {})
+            return [member in known and known[member][0] > now for member in members]
+
     async def last_seen(self, channel: str, members: Sequence[str]) -> list[datetime | None]:
         self._check(channel, *members)
         oldest = self._wall() - _SEEN_FOR

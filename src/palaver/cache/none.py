@@ -21,7 +21,7 @@ class _Away:
 
     get_many = set = delete = get
     take = take_each = peek = reset = get
-    touch = leave = present = count = last_seen = get
+    touch = leave = present = count = among = last_seen = get
     read = push = begin = replace = get
     publish = get
 

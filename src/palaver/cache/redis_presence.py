@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from palaver.cache.checks import check_bounds, check_text, checked_ms, checked_text
-from palaver.cache.redis_scripts import LAST_SEEN, PRESENT, TOUCH
+from palaver.cache.redis_scripts import AMONG, LAST_SEEN, PRESENT, TOUCH
 from palaver.caching import Present
 from palaver.clock import Clock, from_ms, to_ms
 from palaver.connections.redis import RedisClient, encode, encoded_part
@@ -36,6 +36,13 @@ class RedisPresence:
     async def count(self, channels: Sequence[str]) -> list[int]:
         parts = self._now() + encoded_part(b"0")
         return await self._client.run_each(PRESENT, [(self._keys(channel), parts, 2) for channel in channels], again=True)
+
+    async def among(self, channel: str, members: Sequence[str]) -> list[bool]:
+        if not members:
+            return []
+        parts = self._now() + b"".join(encoded_part(checked_text(member)) for member in members)
+        found = await self._client.run(AMONG, self._keys(channel)[:1], parts, 1 + len(members), again=True)
+        return [bool(there) for there in found]
 
     async def last_seen(self, channel: str, members: Sequence[str]) -> list[datetime | None]:
         if not members:

@@ -231,6 +231,23 @@ return answer
 """,
 )
 
+AMONG = Script(
+    "among",
+    """
+local call, now = redis.call, tonumber(ARGV[1])
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local answer = {}
+for i = 2, #ARGV do
+  local ends = call('ZSCORE', KEYS[1], ARGV[i])
+  answer[i - 1] = ends and tonumber(ends) > now and 1 or 0
+end
+return answer
+""",
+)
+
 LAST_SEEN = Script(
     "last_seen",
     f"""
@@ -323,4 +340,4 @@ return 1
 """,
 )
 
-ALL = (SET, FENCE, TAKE_BUCKET, TAKE, TOUCH, PRESENT, LAST_SEEN, PUSH, BEGIN, REPLACE)
+ALL = (SET, FENCE, TAKE_BUCKET, TAKE, TOUCH, PRESENT, AMONG, LAST_SEEN, PUSH, BEGIN, REPLACE)

@@ -90,6 +90,9 @@ class _Presence:
     async def count(self, channels: Sequence[str]) -> list[int]:
         return await self._presence.count(self._own(channels))
 
+    async def among(self, channel: str, members: Sequence[str]) -> list[bool]:
+        return await self._presence.among(self._head + channel, members)
+
     async def last_seen(self, channel: str, members: Sequence[str]) -> list[datetime | None]:
         return await self._presence.last_seen(self._head + channel, members)
 

@@ -52,6 +52,17 @@ class PresenceTests(CacheBase):
         await cache.presence.leave("ben", ["b"])
         assert [0, 1] == await cache.presence.count(["a", "b"])
 
+    async def test_of_some_members_those_are_told_apart_who_are_present(self, cache: Cache, clock: ManualClock) -> None:
+        await cache.presence.touch("ann", ["c"], ttl_s=300)
+        await cache.presence.touch("ben", ["c"], ttl_s=100)
+        await cache.presence.touch("cleo", ["c", "d"], ttl_s=300)
+        await cache.presence.leave("cleo", ["c"])
+        clock.advance(timedelta(seconds=99.999))
+        assert [True, False, True, False] == await cache.presence.among("c", ["ben", "cleo", "ann", "nobody"])
+        clock.advance(timedelta(seconds=0.001))
+        assert [False, True] == await cache.presence.among("c", ["ben", "ann"])
+        assert [[False], []] == [await cache.presence.among("never touched", ["ann"]), await cache.presence.among("c", [])]
+
     async def test_when_somebody_was_seen_is_known_after_they_went(self, cache: Cache, clock: ManualClock) -> None:
         async def seen(*members: str) -> list[datetime | None]:
             return await cache.presence.last_seen("c", members)
