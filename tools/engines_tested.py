@@ -11,7 +11,7 @@ NAMES = {"memory": "memory", "sqlite": "SQLite", "postgresql": "PostgreSQL", "dy
 GOLDEN = {"sqlite": "sqlite.sql", "postgresql": "postgres.sql", "dynamodb": "dynamodb.json"}
 SOURCE = TESTS.parent / "src" / "palaver" / "blueprints"
 # Fixtures that open a store on each stack in turn.
-OPENED = frozenset({"baller", "opened", "store", "stack", "world"})
+OPENED = frozenset({"agent", "baller", "opened", "store", "stack", "world"})
 
 
 def stacks() -> list[str]:

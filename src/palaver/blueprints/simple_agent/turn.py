@@ -18,6 +18,8 @@ class AgentTurn(Turn):
     def __init__(self, book: TurnBook, clock: Clock, default_model: str) -> None:
         super().__init__(book, clock)
         self._agent_book, self._default_model = book, default_model
+        self.reply_id = ""
+        """The identifier of the last reply, empty before one."""
 
     @property
     def user_id(self) -> str:
@@ -28,6 +30,12 @@ class AgentTurn(Turn):
     def model(self) -> str:
         """The model that answers: the conversation's own, else the one the user prefers, else the channel's, else the default."""
         return self._agent_book.known.model(self._default_model)
+
+    async def reply(self, content: str, *, message_id: str | None = None) -> str:
+        """Store the reply with the model that wrote it and mark the turn answered; return its identifier, empty in a duplicate."""
+        reply_id = await super().reply(content, message_id=message_id)
+        self.reply_id = reply_id or self.reply_id
+        return reply_id
 
     async def call_tools(self, calls: Sequence[ToolCall], content: str = "") -> Message | None:
         """Store what the model asks tools to do, as an assistant's message; None in a duplicate."""

@@ -1,0 +1,6 @@
+Exposure.by_experiment
+  read exposures by index by_experiment: experiment =, exposed >=, exposed <
+  in order of exposed, 100 records a page
+  8 reads, one a shard, merged
+  index reads are eventual on cloud engines
+  SELECT "user", "experiment", "variant", "exposed", "_by_experiment_shard", "_revision", "_deleting" FROM "public"."exposures" WHERE "experiment" = $1 AND "_by_experiment_shard" = $2 AND "exposed" >= $3 AND "exposed" < $4 AND "exposed" IS NOT NULL ORDER BY "exposed", "user" LIMIT $5
