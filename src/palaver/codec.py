@@ -275,7 +275,7 @@ class EntityCodec:
 
     def sealed(self, spec: FieldSpec, bare: Value, record: Mapping[str, Any]) -> bytes:
         """Return the sealed form of a secret's bare value, for the record that has this key."""
-        return self._sealing(spec).seal(bare, place_of(self.declared.table, record, spec.stored))
+        return self.keys(spec).seal(bare, place_of(self.declared.table, record, spec.stored))
 
     def sealed_changes(self, changes: Sequence[Change_], key: Sequence[KeyPart]) -> list[Change_]:
         """Return stored changes of the record with this key, with what they set secrets to sealed."""
@@ -291,11 +291,12 @@ class EntityCodec:
     def opened(self, spec: FieldSpec, sealed: Any, record: Mapping[str, Any]) -> Any:
         """Return the value of a secret. Raises Unsealable."""
         place = place_of(self.declared.table, record, spec.stored)
-        bare = self._sealing(spec).open(sealed, place, f"{self.name}.{spec.name}")
+        bare = self.keys(spec).open(sealed, place, f"{self.name}.{spec.name}")
         decode = spec.kind.sealed.decode if spec.kind.sealed is not None else None
         return bare if decode is None or bare is None else decode(bare)
 
-    def _sealing(self, spec: FieldSpec) -> Sealer:
+    def keys(self, spec: FieldSpec) -> Sealer:
+        """Return what this field is sealed with. Raises ConfigError where no key was given."""
         if self.sealer is None:
             raise ConfigError(
                 f"{self.name}.{spec.name} is secret and there is no key to seal it with.",

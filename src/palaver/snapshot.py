@@ -114,6 +114,8 @@ def _search(search: CompiledSearch) -> dict[str, Any]:
 
 def form(kind: Kind, inside: tuple[type[BaseModel], ...] = ()) -> Any:
     """Return how values of a kind are stored, as plain JSON: two kinds of one form read each other's records alike."""
+    if kind.sealed is not None:
+        return {"sealed": form(kind.sealed, inside)}
     if kind.model is not None:
         if kind.model in inside:
             return {"model": kind.model.__name__}

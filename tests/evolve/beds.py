@@ -22,13 +22,20 @@ from palaver.migrating.opening import provision
 from palaver.ops import REVISION, Table
 from palaver.plan import Planner
 from palaver.ports import RecordEngine
+from palaver.sealing import Sealer, SealKey
 from palaver.search.memory import MemorySearch
 from palaver.values import Record
 from tests import servers
+from tests.stacks import SEAL_KEYS
 
 ENGINES = ("memory", "sqlite", "postgres", "dynamodb")
 _NUMBERS = count()
 Open = Callable[[Sequence[Table]], Awaitable[RecordEngine]]
+
+
+def planner_of(schema: Schema) -> Planner:
+    """Return a planner that seals alike what is alike, so that two databases can be compared. Nobody else may do that."""
+    return Planner(schema, Sealer([SealKey.parse(SEAL_KEYS)], random=bytes))
 
 
 class Bed:
@@ -48,12 +55,12 @@ class Bed:
             await self.engine.aclose()
 
     async def migrator(self, schema: Schema, **options: Any) -> Migrator:
-        planner = Planner(schema)
+        planner = planner_of(schema)
         return Migrator(planner, await self.open(tuple(planner.tables.values())), self.clock, **options)
 
     async def store(self, schema: Schema, *, changing: bool = False) -> Store:
         """Open a store as an application does; nothing runs beside it."""
-        planner = Planner(schema)
+        planner = planner_of(schema)
         records = await self.open(tuple(planner.tables.values()))
         await provision(planner, records, self.clock, changing=changing)
         blobs, search = ObjectBlobs("memory:"), MemorySearch()
@@ -73,7 +80,7 @@ class Bed:
 
     async def contents(self, schema: Schema, kept: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, list[Record]]]:
         """Return the structure and every record, in an order of their own, without what two databases may differ in."""
-        planner = Planner(schema)
+        planner = planner_of(schema)
         records = await self.open(tuple(planner.tables.values()))
         left = {table: {name.partition(".")[2] for name in kept if name.startswith(f"{table}.")} for table in planner.tables}
         tables: dict[str, Any] = {}

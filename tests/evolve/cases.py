@@ -25,6 +25,7 @@ from palaver import (
     Ref,
     RenamedFrom,
     Schema,
+    Secret,
     Sentinel,
     Snowflake,
     Stored,
@@ -92,6 +93,7 @@ class Case:
         return self.stored if self.read is None else self.read
 
 
+Hidden = Annotated[str, Secret()]
 N = [{"id": str(n), "n": n} for n in range(5)]
 NAMED = [{"id": str(n), "name": f"name {n}"} for n in range(5)]
 PERSON = {"id": "p", "name": "x"}
@@ -170,6 +172,60 @@ CASES = [
         NAMED,
         called(NAMED, "name", "title"),
         finds={"by_n": ((1,), ["0", "1", "2", "3", "4"])},
+    ),
+    Case("a field made secret", thing({"name": str}), thing({"name": Hidden}), NAMED),
+    Case(
+        "a nested field made secret, absent from some records",
+        thing({"n": (int, 0), "keys": (dict[str, str] | None, None)}),
+        thing({"n": (int, 0), "keys": (Annotated[dict[str, str] | None, Secret()], None)}),
+        [*with_(N, keys={"a": "b"}), {"id": "x", "n": 1, "keys": None}],
+    ),
+    Case(
+        "an indexed field with a default made secret",
+        thing({"n": int, "name": (str, "?")}, by_name=Index("name", sort="n")),
+        thing({"n": int, "name": (Hidden, "?")}),
+        with_(N, name="x"),
+    ),
+    Case("a secret no longer", thing({"name": Hidden}), thing({"name": str}), NAMED, allow=("Thing.name",)),
+    Case("a secret no longer, and nobody said so", thing({"name": Hidden}), thing({"name": str}), NAMED, words="stored for everybody"),
+    Case(
+        "a secret no longer, and another type",
+        thing({"name": Hidden}),
+        thing({"name": int}),
+        NAMED,
+        allow=("Thing.name",),
+        words="declared otherwise",
+    ),
+    Case(
+        "a secret of another type", thing({"name": Hidden}), thing({"name": Annotated[int, Secret()]}), NAMED, words="is stored as a sealed"
+    ),
+    Case(
+        "a secret in images of history",
+        thing({"name": str}, h=History(days(3))),
+        thing({"name": Hidden}, h=History(days(3))),
+        NAMED,
+        words="images",
+    ),
+    Case(
+        "a renamed secret",
+        thing({"name": Hidden}),
+        thing({"title": Annotated[str, Secret(), RenamedFrom("name")]}),
+        NAMED,
+        called(NAMED, "name", "title"),
+    ),
+    Case(
+        "a renamed table with a secret",
+        thing({"name": Hidden}),
+        thing({"name": Hidden}, table="stuff", renamed_from="things"),
+        NAMED,
+        renames=True,
+    ),
+    Case(
+        "a secret that is new, with a value for old records",
+        thing({"n": int}),
+        thing({"n": int, "code": (Hidden, "none"), "pin": Annotated[int, Secret(), Backfill(7)]}),
+        N,
+        with_(N, code="none", pin=7),
     ),
     Case(
         "a field renamed in Python only",

@@ -139,6 +139,7 @@ class Context:
         from palaver.clock import SystemClock
         from palaver.migrating import Migrator
         from palaver.plan import Planner
+        from palaver.seal_keys import sealer_for
 
         planner, clock = Planner(schema), SystemClock()
         parsed = config.parse_url(self.where)
@@ -146,6 +147,7 @@ class Context:
             parsed.options.update({"read_only": "true"} if read_only else {"create": "false"})
         stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
         try:
+            planner.seals_with(await sealer_for(schema, parsed, stack.records, required=not read_only))
             yield Migrator(planner, stack.records, clock)
         finally:
             await stack.aclose()

@@ -88,7 +88,28 @@ class Rebuild:
         return f"rebuild the projection {self.projection}"
 
 
-Action: TypeAlias = Take | Fill | Claim | Release | Rebuild
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Seal a column of every stored record from `source`, open it from there, or `move` it: seal it for the place it has now.
+
+    A place is the table and the column a value was sealed for; `table` and `column` are where it lies afterwards.
+    """
+
+    table: str
+    column: str
+    how: Literal["seal", "open", "move"]
+    source: str
+    was_table: str = ""
+    was_column: str = ""
+    effect: Effect = "converts"
+
+    @property
+    def words(self) -> str:
+        verb = {"seal": "seal", "open": "store in clear", "move": "seal for its new name"}[self.how]
+        return f"{verb} {self.column} of {self.table}"
+
+
+Action: TypeAlias = Take | Fill | Seal | Claim | Release | Rebuild
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from palaver.declared import Declared, FieldSpec
 from palaver.evolve.actions import Demand, Fill
 from palaver.evolve.forms import verdict, widens
+from palaver.evolve.sealing import sealed_or_opened
 from palaver.markers import Backfill, RenamedFrom
 from palaver.structure import CONVERSIONS, AddColumn, AlterColumn, Column, DropColumn, DropIndex, RenameColumn, Table
 
@@ -28,6 +29,7 @@ class Columns:
         self._wanted = {column.name for column in table.columns}
         self._old_fields: Mapping[str, Any] = before.get("fields", {})
         self._former: dict[str, str] = {}
+        self._sealing: set[str] = set()
 
     @property
     def _now(self) -> Table:
@@ -35,6 +37,7 @@ class Columns:
 
     def compare(self) -> None:
         self._rename()
+        self._sealing = set(sealed_or_opened(self._draft, self._table, self._owner, self._before, self._former))
         stored = {column.name: column for column in self._now.columns}
         fill: list[str] = []
         for column in self._table.columns:
@@ -99,9 +102,11 @@ class Columns:
         required = is_required(self._table, column)
         self._draft.take("columns", AddColumn(self._table, replace(column, required=False)), "adds")
         spec = self._specs.get(column.name)
-        fills = column.shadow or (spec is not None and has_filling(spec))
+        # What was there before is sealed or opened into it; a default would take its place.
+        taken = column.name in self._sealing
+        fills = not taken and (column.shadow or (spec is not None and has_filling(spec)))
         if required:
-            if not fills:
+            if not fills and not taken:
                 self._demand("empty", column, "Give it a default, annotate it with Backfill(…), or make it optional.")
             self._draft.take("columns tightened", AlterColumn(self._table, column), "fills")
         return [column.name] if fills else []

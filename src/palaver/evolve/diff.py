@@ -84,13 +84,17 @@ class Draft:
     def refuse(self, message: str, hint: str, **context: str) -> None:
         self.refusals.append(NotProvisioned(message, hint=hint, **context))
 
-    def loses(self, label: str) -> bool:
-        """Say whether the caller allowed this loss; otherwise it is kept."""
+    def permits(self, label: str) -> bool:
+        """Say whether the caller allowed this loss."""
         if label in self.allow:
             self.used.add(label)
-            return True
-        self.kept.append(label)
-        return False
+        return label in self.allow
+
+    def loses(self, label: str) -> bool:
+        """Say whether the caller allowed this loss; otherwise it is kept."""
+        if not self.permits(label):
+            self.kept.append(label)
+        return label in self.allow
 
 
 def migration(

@@ -20,14 +20,24 @@ def verdict(old: Any, new: Any) -> Verdict:
         return "same"
     if isinstance(old, str) and isinstance(new, str):
         return _scalars(old, new)
+    if is_sealed(old) != is_sealed(new):
+        return "refuse"
     if new == "any":
         return "safe"
     if old in ("any", "union") or new == "union":
         return "check"
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         (kind,) = old
+        if kind == "sealed":
+            # Nobody looks into what is sealed to see whether it can be read.
+            inner = verdict(old[kind], new[kind])
+            return "refuse" if inner == "check" else inner
         return _models(old[kind], new[kind]) if kind == "model" else verdict(old[kind], new[kind])
     return "refuse"
+
+
+def is_sealed(form: Any) -> bool:
+    return isinstance(form, dict) and "sealed" in form
 
 
 def _scalars(old: str, new: str) -> Verdict:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from palaver.errors import ConfigError
-from palaver.evolve.actions import Action, Claim, Demand, Fill, Rebuild, Release, Take
+from palaver.evolve.actions import Action, Claim, Demand, Fill, Rebuild, Release, Seal, Take
 from palaver.evolve.diff import Migration
 from palaver.snapshot import column_of, index_of, plain_table, table_of
 from palaver.structure import (
@@ -45,7 +45,7 @@ _STEPS: Mapping[str, type[Any]] = {
         DropTable,
     )
 }
-_ACTIONS: Mapping[str, type[Any]] = {action.__name__: action for action in (Fill, Claim, Release, Rebuild)}
+_ACTIONS: Mapping[str, type[Any]] = {action.__name__: action for action in (Fill, Seal, Claim, Release, Rebuild)}
 
 
 def plan_text(migration: Migration) -> str:

@@ -70,6 +70,8 @@ class Filler:
         out: list[Change_] = []
         for spec, adapter in self._defaults:
             if record.get(spec.stored) is None and (value := _filling(spec, adapter)) is not None:
+                if spec.secret:
+                    value = self._codec.sealed(spec, value, record)
                 after[spec.stored] = value
                 out.append(Set(Path(spec.stored), value))
         shadows = computed(self._codec, after) if self._computed else {}
@@ -94,7 +96,8 @@ def _filling(spec: FieldSpec, adapter: TypeAdapter[Any]) -> Value:
     if given is None:
         return None
     value = adapter.validate_python(given)
-    stored: Value = value if spec.kind.encode is None or value is None else spec.kind.encode(value)
+    kind = spec.kind.sealed or spec.kind
+    stored: Value = value if kind.encode is None or value is None else kind.encode(value)
     # No engine stores an empty set; its absence says that it is empty.
     return None if stored == frozenset() else stored
 

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 from palaver.clock import Clock, to_ms, us_of
 from palaver.errors import Conflict, Fenced, NotProvisioned, PalaverError
-from palaver.evolve import Action, Claim, Fill, Migration, Rebuild, Release, Take, base_of, migration, plain_plan, plan_of
+from palaver.evolve import Action, Claim, Fill, Migration, Rebuild, Release, Seal, Take, base_of, migration, plain_plan, plan_of
 from palaver.migrating.claiming import Claims
 from palaver.migrating.demands import Examiner
 from palaver.migrating.filling import MIGRATE, fill
+from palaver.migrating.sealing import Conversion
 from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Physical, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
 from palaver.plan import Planner
-from palaver.ports import RecordEngine
+from palaver.ports import RecordEngine, Scrubs
 from palaver.system import SYSTEM, system
 from palaver.values import Record
 
@@ -164,6 +165,9 @@ class Migrator:
                     run.done, run.state = run.done + 1, {}
                     await self._save(run)
             await self._end(run)
+            if isinstance(self._records, Scrubs) and any(isinstance(action, Seal) for action in plan.actions):
+                # What was sealed just now is not to be found in the file any more.
+                await self._records.scrub()
         except BaseException:
             with suppress(PalaverError):
                 await self._save(run, until_ms=0)
@@ -204,6 +208,8 @@ class Migrator:
             case Fill(table, columns):
                 codec = planner.codec(schema.tables[table].entity)
                 await fill(self._records, self._now_us, codec, columns, run.state, keep, self.tell)
+            case Seal():
+                await Conversion(self._records, self._now_us, planner, action, self.tell).run(run.state, keep)
             case Claim(table, _, unique):
                 declared = schema.tables[table]
                 await self._claims().reserve(declared, declared.uniques[unique], run.state, keep)
