@@ -17,6 +17,7 @@
     ├── IdempotencyMismatch    a token used again for another request
     ├── InProgress             the first request with this token has not ended
     ├── Throttled              the engine, or our own queue, is full
+    ├── RateLimited            a declared limit was reached
     ├── Unavailable            not sent, so not written
     ├── OutcomeUnknown         sent, and nobody can say whether it was written
     ├── StorageFull            no space left; reads go on
@@ -300,6 +301,25 @@ class Throttled(PalaverError):
     title = "Too much at once"
     status = 429
     retryable = True
+
+
+class RateLimited(PalaverError):
+    """A limit the application declared was reached; nothing was charged. `retry_after_s` says when the same call could pass.
+
+    What to do: wait that long; `headers` are what an HTTP answer tells its client.
+    """
+
+    code = "rate_limited"
+    title = "The limit was reached"
+    status = 429
+    retryable = True
+
+    def __init__(
+        self, message: str = "", *, hint: str = "", retry_after_s: float = 0.0, headers: Mapping[str, str] | None = None, **context: Any
+    ) -> None:
+        super().__init__(message, hint=hint, **context)
+        self.retry_after_s = retry_after_s
+        self.headers: Mapping[str, str] = headers or {}
 
 
 class Unavailable(PalaverError):
