@@ -30,12 +30,12 @@ _RESERVED = re.compile("[\1\2]")
 def estimated_tokens(message: Entity) -> int:
     """Return about how many tokens a message takes: a quarter of the UTF-8 bytes of its texts, and four.
 
-    Its texts are the plain text fields that are part of neither key nor index. Too many for English prose, and too few for
+    Its texts are the fields of free text that are part of neither key nor index. Too many for English prose, and too few for
     some scripts: count with the model's own tokenizer where it matters.
     """
     declared = type(message).declared()
     parts = {part.path for path in declared.access.values() for part in path.parts}
-    plain = (name for name, spec in declared.fields.items() if spec.kind.column == "text" and spec.kind.decode is None)
+    plain = (name for name, spec in declared.fields.items() if spec.kind.column == "text" and spec.kind.decode is None and not spec.check)
     values = (message.__dict__[name] for name in plain if name not in parts)
     texts = sum(len(value.encode("utf-8", "surrogatepass")) for value in values if type(value) is str)
     return -(-texts // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE
