@@ -90,8 +90,9 @@ class Decision(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What one rule leaves a subject now."""
+    """What one rule leaves a subject now. `operation` is the first that names it, or the one it counts by."""
 
+    operation: str
     name: str
     by: tuple[str, ...]
     amount: int
@@ -225,17 +226,17 @@ class Limits:
         found = await self._shown(operation, subjects)
         if not found:
             return []
-        said = await self._limiter.peek(*[take for _, take in found], group=self._group)
+        said = await self._limiter.peek(*[take for _, _, take in found], group=self._group)
         return [
-            Left(rule.name, tuple(rule.by), take.limit.amount, take.limit.per_s, verdict.remaining, verdict.retry_after_s)
-            for (rule, take), verdict in zip(found, said.verdicts, strict=True)
+            Left(name, rule.name, tuple(rule.by), take.limit.amount, take.limit.per_s, verdict.remaining, verdict.retry_after_s)
+            for (name, rule, take), verdict in zip(found, said.verdicts, strict=True)
         ]
 
     peek = show
 
     async def reset(self, operation: str = "", /, **subjects: str) -> None:
         """Forget what was charged to these subjects, of one operation or of all; raises what the cache raises."""
-        found = [take for _, take in await self._shown(operation, subjects)]
+        found = [take for _, _, take in await self._shown(operation, subjects)]
         if found:
             await self._limiter.reset(*found, group=self._group)
             if self._local is not None:
@@ -322,19 +323,19 @@ class Limits:
             digest.update(b"%d\0%b" % (len(text), text))
         return digest.hexdigest()
 
-    async def _shown(self, operation: str, subjects: Mapping[str, str]) -> list[tuple[Rule, Take]]:
+    async def _shown(self, operation: str, subjects: Mapping[str, str]) -> list[tuple[str, Rule, Take]]:
         """Return the rules of an operation, or all that can be asked for these subjects, each limit and key once."""
         if operation and operation not in self.rules:
             raise _unknown(operation, self.rules)
         amounts, _ = await self._amounts_of(subjects)
-        found: dict[tuple[str, str], tuple[Rule, Take]] = {}
+        found: dict[tuple[str, str], tuple[str, Rule, Take]] = {}
         for name, rules in self.rules.items():
             if operation and name != operation:
                 continue
             for rule in rules:
                 if operation or set(rule.by) <= {*subjects, "operation"}:
                     take = Take(self._limit(rule.limit, amounts), self._key(name, rule, subjects))
-                    found.setdefault((take.limit.family, take.key), (rule, take))
+                    found.setdefault((take.limit.family, take.key), (name, rule, take))
         return list(found.values())
 
     # --- while the cache is away ------------------------------------------------------------------------------------
