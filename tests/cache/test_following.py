@@ -223,7 +223,7 @@ async def test_a_feed_that_cannot_be_read_is_read_again(stores: tuple[Store, Sto
             raise Unavailable("gone")
 
     with caplog.at_level(logging.WARNING, "palaver.following"):
-        reader.core.follower._records = Away()  # type: ignore[union-attr, assignment]
+        reader.core.follower._records = Away()  # type: ignore[union-attr]
         await writer.put(User(user_id="ann"))
         await eventually(lambda: caplog.records)
         reader.core.follower._records = records  # type: ignore[union-attr]
