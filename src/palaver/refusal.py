@@ -14,6 +14,7 @@ from palaver.errors import (
     PalaverError,
     ReferenceBroken,
     TransactionCancelled,
+    Unsealable,
 )
 from palaver.ops import MARK, Address, Failure, Refused, WriteSet, is_live
 from palaver.plan import Planner
@@ -103,4 +104,8 @@ def _broken(planner: Planner, declared: Declared, name: str) -> ReferenceBroken:
 def _found(planner: Planner, declared: Declared, failure: Failure) -> Entity | None:
     if failure.found is None or failure.guard.origin.role.startswith("ref"):
         return None
-    return planner.codec(declared.entity).decode(failure.found)  # type: ignore[no-any-return]
+    try:
+        return planner.codec(declared.entity).decode(failure.found)  # type: ignore[no-any-return]
+    except Unsealable:
+        # What refused the write is what the caller has to hear; reading the record says the rest.
+        return None

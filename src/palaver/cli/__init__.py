@@ -39,6 +39,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("schema", TEND, "Look at the schema and what is wrong with it."),
     ("migrate", TEND, "Plan and apply what a changed schema does to the database."),
     ("copy", TEND, "Copy a whole stack into another one, while the application goes on."),
+    ("keys", TEND, "Make, count and rotate the keys secrets are sealed with."),
     ("doctor", TEND, "Examine the database and say what to do."),
     ("health", TEND, "Print figures for people and monitors."),
     ("sweep", TEND, "Delete expired records, finish cascades, remove released objects."),
@@ -47,7 +48,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
 )
 _OPTIONS = ("--url", "--schema", "--blueprint", "--tenant", "--json", "--human", "--quiet", "--yes", "--no-color", "--debug", "--help")
 for _name, _group, _help in _COMMANDS:
-    app.command(f"palaver.cli.{_name}:{'app' if _name in ('schema', 'migrate') else _name}", name=_name, group=_group, help=_help)
+    app.command(f"palaver.cli.{_name}:{'app' if _name in ('schema', 'migrate', 'keys') else _name}", name=_name, group=_group, help=_help)
 
 
 @app.meta.default

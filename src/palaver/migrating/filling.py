@@ -175,11 +175,11 @@ async def fill(
     await Sweep(records, table.name, table.key, tell).run(f"fill {table.name}", state, keep, visit)
 
 
-async def write_unmoved(records: RecordEngine, ops: Sequence[Op], now_us: int) -> list[Address]:
+async def write_unmoved(records: RecordEngine, ops: Sequence[Op], now_us: int, cause: Cause = MIGRATE) -> list[Address]:
     """Write the ops whose records are as they were seen; return the addresses of the others."""
     lost: list[Address] = []
     while ops:
-        result = await records.write(WriteSet(ops, now_us, MIGRATE))
+        result = await records.write(WriteSet(ops, now_us, cause))
         if not isinstance(result, Refused):
             return lost
         moved = {failure.op for failure in result.failures}
