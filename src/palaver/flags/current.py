@@ -173,7 +173,9 @@ class Current:
         pause = RETRY_S
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._poll_s * random.uniform(0.8, 1.0))
+                # Not wait_for, which may take a cancellation for an answer.
+                async with asyncio.timeout(self._poll_s * random.uniform(0.8, 1.0)):
+                    await self._woken.wait()
             self._woken.clear()
             if await self._attempt(self._again):
                 pause = RETRY_S
