@@ -1,0 +1,1 @@
+"""Other people's interfaces, fulfilled by what is here."""
