@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 import palaver
 from palaver.blueprints.simple_agent import Settings, SimpleAgent, patterns
-from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ToolCall, User
+from palaver.blueprints.simple_agent.directory import Known
+from palaver.blueprints.simple_agent.opening import opening
+from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ToolCall, TurnRecord, User
 from palaver.errors import ConditionFailed, NotFound, ReferenceBroken, TransactionCancelled
 from palaver.expr import F
 from palaver.ids import Ids
@@ -53,9 +55,6 @@ async def test_a_conversation_on_a_channel_the_user_has_not_is_refused(agent: Si
 async def test_a_conversation_as_somebody_elses_identity_is_refused(agent: SimpleAgent) -> None:
     ann, bob = await agent.people.resolve("discord", "ann"), await agent.people.resolve("discord", "bob")
     theirs = Conversation(user_id=ann.user_id, channel_type="discord", channel_user_id="bob")
-    from palaver.blueprints.simple_agent.directory import Known
-    from palaver.blueprints.simple_agent.recording import opening
-
     with pytest.raises(TransactionCancelled):
         await agent.store.write(opening(Known(("main", "discord", "bob"), ann, None, None), theirs))
     assert bob.user_id == (await agent.start("discord", "bob")).user_id
@@ -131,8 +130,8 @@ async def test_a_reply_says_which_model_wrote_it_and_what_it_took(agent: SimpleA
     turn = await ask(agent, model="claude-sonnet-4-5")
     reply = await agent.message_of(turn.reply_id)
     assert ("claude-sonnet-4-5", 500, "assistant") == (reply.model_used, reply.token_count, reply.role)
-    question = await agent.message_of(turn.message_id)
-    assert ("answered", turn.reply_id, 1) == (question.status, question.reply_id, question.model_calls)
+    [record] = await found(agent, patterns.turns_of_conversation(turn.conversation_id))
+    assert ("answered", turn.reply_id, 1) == (record.status, record.reply_id, record.model_calls)
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -183,8 +182,8 @@ async def test_a_turn_that_fails_says_where_it_stopped(agent: SimpleAgent) -> No
     with pytest.raises(ConnectionError):
         async with agent.message("discord", "ann", "?") as turn, turn.llm_call(provider="openai", model="gpt-4", purpose="reply"):
             raise ConnectionError
-    question = await agent.message_of(turn.message_id)
-    assert ("failed", "ConnectionError", "llm_call") == (question.status, question.error, question.steps["stopped_at"])
+    record = await agent.store.get(TurnRecord.at(turn.conversation_id, turn.message_id))
+    assert ("failed", "ConnectionError", "llm_call") == (record.status, record.error, record.stopped_at)
     assert 1 == (await agent.conversation(turn.conversation_id)).error_count
 
 

@@ -37,7 +37,10 @@ PATTERNS: dict[str, Query[Any]] = {
     "message.by_id": patterns.message_by_id("m"),
     "message.of_user": patterns.messages_of_user("u", SINCE, UNTIL),
     "message.by_time": patterns.messages_by_time(SINCE, UNTIL),
-    "call.of_message": patterns.model_calls_of_message("m"),
+    "turn.of_conversation": patterns.turns_of_conversation("c"),
+    "turn.of_user": patterns.turns_of_user("u", SINCE, UNTIL),
+    "call.of_conversation": patterns.model_calls_of_conversation("c"),
+    "call.of_message": patterns.model_calls_of_message("c", "m"),
     "call.of_user": patterns.model_calls_of_user("u", SINCE, UNTIL),
     "call.of_provider": patterns.model_calls_of_provider("openai"),
     "call.of_model": patterns.model_calls_of_model("openai", "gpt-4", SINCE, UNTIL),
@@ -127,7 +130,7 @@ def test_every_key_and_index_is_asked_by_a_pattern() -> None:
     asked = {(query.entity.__name__, query.path.name) for query in PATTERNS.values()}
     declared = {(name, path) for name, found in SCHEMA.entities.items() for path in found.access}
     # These records are read one by one, by their whole key.
-    whole = {"User", "Identity", "Conversation", "Metric", "ModelUsage", "DataMigration"}
+    whole = {"User", "Identity", "Conversation", "Metric", "ModelUsage", "DataMigration", "ChannelCredentials"}
     assert {(name, "key") for name in whole} == declared - asked
 
 
@@ -187,7 +190,11 @@ async def test_messages_are_found_by_every_pattern(agent: SimpleAgent, clock: pa
 async def test_calls_and_ratings_are_found_by_every_pattern(agent: SimpleAgent) -> None:
     turn = await ask(agent, model="gpt-4o")
     await agent.give_feedback(turn.reply_id, user_id=turn.user_id, rating="negative")
-    [call] = await found(agent, patterns.model_calls_of_message(turn.message_id))
+    [call] = await found(agent, patterns.model_calls_of_message(turn.conversation_id, turn.message_id))
+    assert [call] == await found(agent, patterns.model_calls_of_conversation(turn.conversation_id))
+    [record] = await found(agent, patterns.turns_of_conversation(turn.conversation_id))
+    assert [record] == await found(agent, patterns.turns_of_user(turn.user_id))
+    assert [] == await found(agent, patterns.turns_of_user(turn.user_id, UNTIL))
     assert [call] == await found(agent, patterns.model_calls_of_user(turn.user_id))
     assert [] == await found(agent, patterns.model_calls_of_user(turn.user_id, UNTIL))
     assert [call] == await found(agent, patterns.model_calls_of_provider("openai"))

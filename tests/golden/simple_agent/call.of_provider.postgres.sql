@@ -3,4 +3,4 @@ ModelCall.by_model
   in order of model, timestamp, 100 records a page
   8 reads, one a shard, merged
   index reads are eventual on cloud engines
-  SELECT "message_id", "call_id", "conversation_id", "user_id", "channel_type", "provider", "model", "purpose", "prompt_tokens", "completion_tokens", "total_tokens", "latency", "success", "error", "timestamp", "ttl", "_by_model_shard", "_revision", "_deleting" FROM "public"."model_calls" WHERE "provider" = $1 AND "_by_model_shard" = $2 AND "timestamp" IS NOT NULL ORDER BY "model", "timestamp", "message_id", "call_id" LIMIT $3
+  SELECT "conversation_id", "message_id", "call_id", "user_id", "channel_type", "provider", "model", "purpose", "prompt_tokens", "completion_tokens", "total_tokens", "latency", "success", "error", "timestamp", "ttl", "_by_model_shard", "_revision", "_deleting" FROM "public"."model_calls" WHERE "provider" = $1 AND "_by_model_shard" = $2 AND "timestamp" IS NOT NULL ORDER BY "model", "timestamp", "conversation_id", "message_id", "call_id" LIMIT $3

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from palaver.batch import Batch
 from palaver.blueprints.simple_agent import patterns
-from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, ChannelConfig, RateLimits
-from palaver.errors import AlreadyExists, ConditionFailed, Conflict
+from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, ChannelConfig, ChannelCredentials, RateLimits
+from palaver.errors import ConditionFailed, Conflict, TransactionCancelled
 from palaver.store import Store
 from palaver.turns.refusing import refusing
 
@@ -32,48 +33,49 @@ class Channels:
     ) -> ChannelConfig:
         """Decide what is given for a channel and leave the rest as it is; `default_model` is needed the first time.
 
-        Credentials replace the ones before as a whole. What is returned does not hold them.
+        Credentials replace the ones before as a whole, in the same commit; they are no part of what is returned.
         """
         now, owner = self._store.clock.now(), tenant or self._tenant
         given: dict[str, Any] = {
             "default_model": default_model,
             "settings": None if settings is None else dict(settings),
             "rate_limits": rate_limits,
-            "credentials": None if credentials is None else dict(credentials),
         }
         given = {name: value for name, value in given.items() if value is not None}
+        secrets = Batch()
+        if credentials is not None:
+            with refusing():
+                made = ChannelCredentials(tenant=owner, channel_type=channel_type, credentials=dict(credentials), updated_at=now)
+            secrets = Batch().put(made)
+        at = ChannelConfig.at(owner, channel_type)
         for _ in range(ATTEMPTS):
-            try:
-                return _shown(await self._store.patch(ChannelConfig.at(owner, channel_type), set={**given, "updated_at": now}))
-            except ConditionFailed:
+            if await self._store.find(at) is not None:
+                config = Batch().patch(at, set={**given, "updated_at": now})
+            else:
                 with refusing():
                     fresh = ChannelConfig(tenant=owner, channel_type=channel_type, created_at=now, updated_at=now, **given)
+                config = Batch().create(fresh)
             try:
-                return _shown(await self._store.create(fresh))
-            except AlreadyExists:
-                # Somebody configured it first; what is given here is patched onto theirs.
+                written = await self._store.write(config + secrets)
+            except (ConditionFailed, TransactionCancelled):
+                # Somebody configured or removed it first; what is given here is done to theirs.
                 continue
+            assert isinstance(written[0], ChannelConfig)
+            return written[0]
         raise Conflict("The channel's configuration was removed as often as it was made.", hint="Try again after a random pause.")
 
     async def config(self, channel_type: str, *, tenant: str | None = None) -> ChannelConfig | None:
-        """Return what a tenant decided for a channel without its credentials, None where nothing was decided."""
-        found = await self._store.find(ChannelConfig.at(tenant or self._tenant, channel_type))
-        return None if found is None else _shown(found)
+        """Return what a tenant decided for a channel, None where nothing was decided."""
+        return await self._store.find(ChannelConfig.at(tenant or self._tenant, channel_type))
 
     async def credentials(self, channel_type: str, *, tenant: str | None = None) -> Mapping[str, str]:
-        """Return a channel's credentials, for whoever calls the channel; raise NotFound where there is no such channel."""
-        found = await self._store.get(ChannelConfig.at(tenant or self._tenant, channel_type))
-        return found.credentials or {}
+        """Return a channel's credentials opened, for whoever calls the channel; raise NotFound where there are none."""
+        return (await self._store.get(ChannelCredentials.at(tenant or self._tenant, channel_type))).credentials
 
     async def all(self, *, tenant: str | None = None) -> list[ChannelConfig]:
-        """Return what a tenant decided for all its channels, without credentials."""
-        return [_shown(found) async for found in self._store.query(patterns.channels_of_tenant(tenant or self._tenant))]
+        """Return what a tenant decided for all its channels."""
+        return [found async for found in self._store.query(patterns.channels_of_tenant(tenant or self._tenant))]
 
     async def remove(self, channel_type: str, *, tenant: str | None = None) -> None:
         """Forget a channel's configuration and credentials; people and conversations of the channel stay."""
         await self._store.delete(ChannelConfig.at(tenant or self._tenant, channel_type))
-
-
-def _shown(config: ChannelConfig) -> ChannelConfig:
-    """Return a configuration that can be handed on."""
-    return config if config.credentials is None else config.model_copy(update={"credentials": None})

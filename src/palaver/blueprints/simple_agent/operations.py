@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from palaver.batch import unchanged
+from palaver.batch import Batch, unchanged
 from palaver.blueprints.simple_agent import patterns
 from palaver.blueprints.simple_agent.channels import Channels
 from palaver.blueprints.simple_agent.directory import Directory
 from palaver.blueprints.simple_agent.keeping import ERASURE, PURGE
 from palaver.blueprints.simple_agent.migrating import Transform, migrate_users
+from palaver.blueprints.simple_agent.opening import begun, opening
 from palaver.blueprints.simple_agent.people import People, over
 from palaver.blueprints.simple_agent.reading import Reading
-from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook, begun, opening
+from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook
 from palaver.blueprints.simple_agent.reports import Reports
+from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import Conversation, DataMigration, Feedback, Message, Rating
 from palaver.blueprints.simple_agent.turn import AgentTurn
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict, NotFound, TransactionCancelled
@@ -40,14 +42,15 @@ class SimpleAgent(Reading):
     `projections=simple_agent.PROJECTIONS` for.
     """
 
-    def __init__(self, store: Store, *, settings: Settings | None = None) -> None:
-        self.store = store
+    def __init__(self, store: Store, running: Running | None = None, *, settings: Settings | None = None) -> None:
+        """`running` is what `capabilities(store)` returns; without it everything is read from the records, and nothing limited."""
+        self.store, self.running = store, running
         self.settings = settings or Settings()
         ids = Ids(store.clock)
         self.people = People(store, ids, tenant=self.settings.tenant)
         self.channels = Channels(store, tenant=self.settings.tenant)
         self.reports = Reports(store)
-        self.directory = Directory(store, self.people, ids, tenant=self.settings.tenant, pause=self.settings.pause)
+        self.directory = Directory(store, self.people, ids, self.settings, running)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -62,12 +65,14 @@ class SimpleAgent(Reading):
         conversation_id: str | None = None,
         token_count: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        ip: str | None = None,
     ) -> AgentTurn:
         """Record a message from a channel and everything until its reply: `async with agent.message(...) as turn`.
 
         Who was never here becomes a user; the message goes into their active conversation, whichever channel that began
         on, or begins one. `delivery_id` is the channel's: the same message delivered again gives a turn whose `duplicate`
-        is true.
+        is true. `ip` is the address a webhook was called from, and counts towards its limit. Entering raises RateLimited
+        where the agent runs with limits and one was reached.
         """
         arrival = Arrival(
             channel_type,
@@ -78,11 +83,12 @@ class SimpleAgent(Reading):
             conversation_id,
             token_count=token_count,
             metadata=dict(metadata or {}),
+            ip=ip,
         )
-        return AgentTurn(self._book(arrival), self.store.clock, self.settings.default_model)
+        return AgentTurn(self._book(arrival), self.store.clock, self.settings, self.running)
 
     def _book(self, arrival: Arrival) -> TurnBook:
-        return TurnBook(self.store, self.settings, self.directory, arrival)
+        return TurnBook(self.store, self.settings, self.directory, self.running, arrival)
 
     async def message_of(self, message_id: str) -> Message:
         """Return a message by its id alone; raise NotFound."""
@@ -114,18 +120,19 @@ class SimpleAgent(Reading):
         Raises nothing for a user never seen: they are made.
         """
         arrival = Arrival(channel_type, channel_user_id, "")
-        for attempt in range(ATTEMPTS):
-            known = await self.directory.look(arrival, fresh=attempt > 0)
+        for _ in range(ATTEMPTS):
+            known = await self.directory.look(arrival)
             if known.conversation is not None:
                 return known.conversation
             conversation = begun(known, self.directory.ids.new(), channel_type, channel_user_id, self.store.clock.now())
             try:
                 return await self._begin(opening(known, conversation))
             except TransactionCancelled:
-                self.directory.forget(known)
+                # Another one began it; or the identity went over to somebody else.
+                continue
         raise Conflict("Conversations of this user kept beginning and ending.", hint="Try again after a random pause.")
 
-    async def _begin(self, batch: Any) -> Conversation:
+    async def _begin(self, batch: Batch) -> Conversation:
         written = await self.store.write(batch)
         return next(each for each in written if isinstance(each, Conversation))
 

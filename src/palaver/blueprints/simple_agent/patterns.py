@@ -17,6 +17,7 @@ from palaver.blueprints.simple_agent.schema import (
     ModelCall,
     ModelUsage,
     Rating,
+    TurnRecord,
     User,
     UserDay,
 )
@@ -119,9 +120,24 @@ def messages_by_time(since: datetime | None = None, until: datetime | None = Non
 # --- calls and ratings ------------------------------------------------------------------------------------------------
 
 
-def model_calls_of_message(message_id: str) -> Query[ModelCall]:
+def turns_of_conversation(conversation_id: str) -> Query[TurnRecord]:
+    """What became of each question of a conversation, in their order."""
+    return TurnRecord.key(conversation_id)
+
+
+def turns_of_user(user_id: str, since: datetime | None = None, until: datetime | None = None) -> Query[TurnRecord]:
+    """What became of a user's questions, newest first."""
+    return within(TurnRecord.by_user(user_id), since, until).newest_first()
+
+
+def model_calls_of_conversation(conversation_id: str) -> Query[ModelCall]:
+    """Calls of models in one conversation, question by question."""
+    return ModelCall.key(conversation_id)
+
+
+def model_calls_of_message(conversation_id: str, message_id: str) -> Query[ModelCall]:
     """Calls of models for one question, in the order they began."""
-    return ModelCall.key(message_id)
+    return ModelCall.key(conversation_id, message_id)
 
 
 def model_calls_of_user(user_id: str, since: datetime | None = None, until: datetime | None = None) -> Query[ModelCall]:

@@ -199,6 +199,7 @@ class _Merge:
             out.conversations += await self._conversation(conversation)
             out.messages += await self._moved(patterns.messages_of_conversation(conversation.conversation_id))
         out.messages += await self._moved(patterns.messages_of_user(self._gone))
+        await self._moved(patterns.turns_of_user(self._gone))
         out.calls = await self._moved(patterns.model_calls_of_user(self._gone))
         out.ratings = await self._rekeyed(patterns.feedback_of_user(self._gone), "user_id")
         out.days = await self._rekeyed(patterns.days_of_user(self._gone), "user_id")

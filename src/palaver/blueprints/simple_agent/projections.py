@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palaver.blueprints.simple_agent.schema import Conversation, Feedback, Message, Metric, ModelCall, ModelUsage
+from palaver.blueprints.simple_agent.schema import Conversation, Feedback, Message, Metric, ModelCall, ModelUsage, TurnRecord
 from palaver.expr import F
 from palaver.insight.metrics import Measure, metrics
 from palaver.insight.usage import CallFields, usage
@@ -23,8 +23,8 @@ MEASURES = (
     Measure("messages", lambda message: message.role, Message, mode="channel_type"),
     Measure("hour", lambda message: f"{message.timestamp:%H}", Message, mode="channel_type", when=QUESTION),
     Measure("weekday", lambda message: f"{message.timestamp.isoweekday()}", Message, mode="channel_type", when=QUESTION),
-    Measure("latency", "reply", Message, "latency", mode="channel_type", when=QUESTION, late=True),
-    Measure("success", "reply", Message, lambda message: ENDED.get(message.status), mode="channel_type", when=QUESTION, late=True),
+    Measure("latency", "reply", TurnRecord, "latency", mode="channel_type", late=True),
+    Measure("success", "reply", TurnRecord, lambda turn: ENDED.get(turn.status), mode="channel_type", late=True),
     Measure("model", lambda message: message.model_used, Message, "token_count", mode="channel_type"),
     Measure("tool", lambda message: message.tool_name, Message, lambda message: message.error is None, mode="channel_type"),
     Measure("conversations", "started", Conversation, at="started_at", mode="channel_type"),

@@ -11,7 +11,7 @@ from palaver.blueprints.simple_agent import patterns
 from palaver.blueprints.simple_agent.directory import Directory, Known
 from palaver.blueprints.simple_agent.people import over
 from palaver.blueprints.simple_agent.recording import Arrival, TurnBook
-from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ModelCall, Rating, User
+from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ModelCall, Rating, TurnRecord, User
 from palaver.errors import ConditionFailed, NotFound
 from palaver.expr import F
 from palaver.store import Store
@@ -51,23 +51,21 @@ class Reading:
             for message in reversed(recent):
                 yield await self._said(message)
             return
+        # A whole transcript is three reads of neighbours, and not three for each message.
+        turns = {turn.message_id: turn async for turn in self.store.query(patterns.turns_of_conversation(conversation_id))}
+        calls: dict[str, list[ModelCall]] = {}
+        async for call in self.store.query(patterns.model_calls_of_conversation(conversation_id)):
+            calls.setdefault(call.message_id, []).append(call)
         async for message in self.store.query(patterns.messages_of_conversation(conversation_id)):
-            yield await self._said(message)
+            yield _said(message, turns.get(message.message_id), calls.get(message.message_id, ()))
 
     async def _said(self, message: Message) -> Said:
-        calls: list[ModelCall] = []
-        if message.model_calls:
-            calls = [call async for call in self.store.query(patterns.model_calls_of_message(message.message_id))]
-        role: Role = message.role if message.role in SHOWN else "system"  # type: ignore[assignment]
-        return Said(
-            message.message_id,
-            role,
-            message.content,
-            message.timestamp,
-            message.status,
-            message.latency,
-            (*_found_out(message), *map(_llm, calls)),
-        )
+        """Return one message with what became of it."""
+        turn = await self.store.find(TurnRecord.at(message.conversation_id, message.message_id)) if message.role == "user" else None
+        if turn is None or not turn.model_calls:
+            return _said(message, turn, ())
+        asked = patterns.model_calls_of_message(message.conversation_id, message.message_id)
+        return _said(message, turn, [call async for call in self.store.query(asked)])
 
     async def append(self, user_id: str, conversation_id: str, role: Literal["user", "assistant"], content: str) -> Said:
         """Add a message outside a turn, such as one imported or typed by a person.
@@ -155,10 +153,18 @@ def _chat(found: Conversation) -> Chat:
     )
 
 
-def _found_out(message: Message) -> Iterator[Shown]:
+def _said(message: Message, turn: TurnRecord | None, calls: Sequence[ModelCall]) -> Said:
+    role: Role = message.role if message.role in SHOWN else "system"  # type: ignore[assignment]
+    steps = (*_found_out(message, turn), *map(_llm, calls))
+    if turn is None:
+        return Said(message.message_id, role, message.content, message.timestamp, None, message.latency, steps)
+    return Said(message.message_id, role, message.content, message.timestamp, turn.status, turn.latency, steps)
+
+
+def _found_out(message: Message, turn: TurnRecord | None) -> Iterator[Shown]:
     """Yield what was found out about a message, asked of tools, or answered by one."""
     for kind in ("relevance", "intent", "context"):
-        said = message.steps.get(kind)
+        said = turn.steps.get(kind) if turn else None
         if isinstance(said, dict):
             latency = said.get("latency")
             name = str(said.get("name", kind))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -12,21 +13,11 @@ import orjson
 from palaver.batch import Batch
 from palaver.blueprints.simple_agent.directory import Directory, Known
 from palaver.blueprints.simple_agent.ids import id_above
-from palaver.blueprints.simple_agent.people import OWN
-from palaver.blueprints.simple_agent.schema import (
-    DEFAULT_TENANT,
-    Conversation,
-    Identity,
-    Message,
-    Metadata,
-    ModelCall,
-    Role,
-    Status,
-    User,
-    UserDay,
-)
+from palaver.blueprints.simple_agent.opening import begun, opening, seen, unless_changed
+from palaver.blueprints.simple_agent.running import Running
+from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, Metadata, ModelCall, Role, TurnRecord, User
 from palaver.errors import ConditionFailed, Conflict, Duplicate, NotFound, TransactionCancelled, Validation
-from palaver.expr import Condition, F
+from palaver.expr import F
 from palaver.store import Store
 from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
 
@@ -39,7 +30,8 @@ class Settings:
 
     `touch`, `seen`: the last activity and the day somebody was seen are sort parts of indexes, and moving them with
     each message would rewrite the entry each time. `pause`: silence after which a message begins a new conversation.
-    `default_model`: what answers where neither conversation, user nor channel says.
+    `default_model`: what answers where neither conversation, user nor channel says. `variants`: models by the variant of
+    the experiment "model_selection".
     """
 
     tenant: str = DEFAULT_TENANT
@@ -47,11 +39,12 @@ class Settings:
     pause: timedelta | None = None
     touch: timedelta = timedelta(minutes=1)
     seen: timedelta = timedelta(minutes=10)
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A message as it arrives: from whom on which channel, what, and the channel's identifier of it if it has one."""
+    """A message as it arrives: from whom on which channel, what, the channel's identifier of it, the address it came from."""
 
     channel_type: str
     channel_user_id: str
@@ -62,18 +55,19 @@ class Arrival:
     role: Role = "user"
     token_count: int | None = None
     metadata: Metadata = field(default_factory=dict)
+    ip: str | None = None
 
 
 class TurnBook:
     """The book of one turn."""
 
-    def __init__(self, store: Store, settings: Settings, directory: Directory, arrival: Arrival) -> None:
-        self._store, self._settings, self._directory, self._arrival = store, settings, directory, arrival
-        self._newest_id = ""
-        self.message_id = ""
+    def __init__(self, store: Store, settings: Settings, directory: Directory, running: Running | None, arrival: Arrival) -> None:
+        self._store, self._settings, self._directory, self._running, self._arrival = store, settings, directory, running, arrival
+        self._newest_id = self.message_id = ""
         self._answered_with: LlmCalled | None = None
         self._is_answered = False
         self._known: Known | None = None
+        self._untold: list[Message] = []
 
     @property
     def known(self) -> Known:
@@ -91,21 +85,62 @@ class TurnBook:
     # --- the question -------------------------------------------------------------------------------------------------
 
     async def begin(self) -> Beginning:
-        """Store the message in the user's conversation, which is begun if there is none; one delivered before is found."""
-        for attempt in range(ATTEMPTS):
-            known = await self._directory.look(self._arrival, fresh=attempt > 0)
-            begun = await self._begun(known)
-            if begun is not None:
-                return begun
-            self._directory.forget(known)
+        """Store the message in the user's conversation, which is begun if there is none; one delivered before is found.
+
+        Raises RateLimited, and then nothing is stored but who the user is.
+        """
+        known = await self._recalled()
+        for _ in range(ATTEMPTS):
+            if known is None:
+                known = await self._directory.look(self._arrival)
+            found = await self._begun(known)
+            if found is not None:
+                return found
+            self._directory.forget(known.identity)
+            known = None
         raise Conflict("The message could not be stored: its conversation kept changing.", hint="Try again after a random pause.")
 
     async def begin_as(self, known: Known) -> Beginning:
-        """Store the message where it is known to belong."""
-        begun = await self._begun(known)
-        if begun is None:
+        """Store the message where it is known to belong, outside any limit."""
+        found = await self._begun(known)
+        if found is None:
             raise Conflict("The conversation was changed or deleted meanwhile.", hint="Try again after a random pause.")
-        return begun
+        return found
+
+    async def _recalled(self) -> Known | None:
+        """Return the sender as remembered and allowed: the look-ups, the limit and the touch are one trip to the cache."""
+        if self._running is None:
+            return None
+        guess = self._directory.guess(self._arrival)
+        if guess is not None:
+            # All of them end before any failure is raised, so that nothing runs on by itself.
+            known, *failed = await asyncio.gather(
+                self._directory.recall(self._arrival), self._allowed(guess), self._touched(guess), return_exceptions=True
+            )
+            for failure in (known, *failed):
+                if isinstance(failure, BaseException):
+                    raise failure
+            if isinstance(known, Known):
+                return known
+        known = await self._directory.look(self._arrival)
+        if known.user.user_id != guess:
+            await asyncio.gather(self._allowed(known.user.user_id), self._touched(known.user.user_id))
+        return known
+
+    async def _allowed(self, user_id: str) -> None:
+        arrival, running = self._arrival, self._running
+        if running is None or running.limits is None or arrival.role != "user":
+            return
+        channel = f"{self._settings.tenant}/{arrival.channel_type}"
+        token = f"{channel}/{arrival.delivery_id}" if arrival.delivery_id else ""
+        if arrival.ip is None:
+            await running.limits.enforce("message", token=token, user=user_id, channel=channel)
+        else:
+            await running.limits.enforce("webhook", token=token, user=user_id, ip=arrival.ip, channel=channel)
+
+    async def _touched(self, user_id: str) -> None:
+        if self._running is not None and self._running.presence is not None:
+            await self._running.presence.touch(user_id, self._arrival.channel_type)
 
     async def _begun(self, known: Known) -> Beginning | None:
         """Return how the turn begins, None where what is known turns out not to be so any more."""
@@ -118,61 +153,59 @@ class TurnBook:
             if self._arrival.delivery_id is not None and isinstance(reasons[-1], Duplicate):
                 return await self._earlier(known)
             return None
-        stored = next((each for each in written if isinstance(each, Conversation)), conversation)
-        self._known = known.within(stored)
-        self._directory.learn(self._known)
+        self._took(known.within(conversation), written)
         self.message_id = self._newest_id = message_id
-        return Beginning(stored.conversation_id, message_id)
+        return Beginning(self.conversation.conversation_id, message_id)
 
     async def _earlier(self, known: Known) -> Beginning:
-        assert self._arrival.delivery_id is not None
         earlier = await self._store.find(Message.by_delivery(self._delivery_id()))
         conversation = None if earlier is None else await self._store.find(Conversation.at(earlier.conversation_id))
         if earlier is None or conversation is None:
             raise Conflict("The first delivery of this message is being deleted.", hint="Try again in a moment.")
         if earlier.user_id != known.user.user_id:
             raise Duplicate("Another user's message has this identifier.", hint="Pass the channel's own.", entity="Message")
+        turn = await self._store.find(TurnRecord.at(earlier.conversation_id, earlier.message_id))
         self._known = known.within(conversation)
-        self.message_id, self._newest_id = earlier.message_id, earlier.reply_id or earlier.message_id
-        return Beginning(earlier.conversation_id, earlier.message_id, True, earlier.status == "answered")
+        self.message_id, self._newest_id = earlier.message_id, (turn and turn.reply_id) or earlier.message_id
+        return Beginning(earlier.conversation_id, earlier.message_id, True, turn is not None and turn.status == "answered")
 
     def _delivery_id(self) -> str | None:
         given = self._arrival.delivery_id
         return None if given is None else f"{self._settings.tenant}/{self._arrival.channel_type}/{given}"
 
     def _opening(self, known: Known, message_id: str) -> tuple[Conversation, Batch]:
-        """Return the conversation and the batch that stores the message, which comes last, so that its refusal is the last reason."""
+        """Return the conversation and the batch that stores the message, and with a question the record of its turn."""
         arrival, now = self._arrival, self._store.clock.now()
         if known.conversation is None:
-            conversation = begun(known, self._directory.ids.new(), arrival.channel_type, arrival.channel_user_id, now)
-            batch = opening(known, conversation.model_copy(update={"message_count": 1}))
+            made = begun(known, self._directory.ids.new(), arrival.channel_type, arrival.channel_user_id, now)
+            conversation = made.model_copy(update={"message_count": 1})
+            batch = opening(known, conversation)
         else:
             conversation = known.conversation
-            only: Condition = F("user_id") == known.user.user_id
-            if arrival.conversation_id is None:
-                only &= F("is_active") == True  # noqa: E712 - a condition, not a comparison
+            only = unless_changed(conversation, named=arrival.conversation_id is not None)
             batch = Batch().patch(conversation, add={"message_count": 1}, set=self._activity(conversation), when=only)
             batch += seen(known, arrival.channel_type, now, self._settings.seen)
-        status: Status | None = "received" if arrival.role == "user" else None
-        return conversation, batch.create(
-            self._message(
-                known,
-                conversation,
-                message_id,
-                arrival.role,
-                arrival.content,
-                delivery_id=self._delivery_id(),
-                token_count=arrival.token_count,
-                status=status,
-                metadata=dict(arrival.metadata),
-            )
-        )
-
-    def _message(self, known: Known, conversation: Conversation, message_id: str, role: Role, content: str, **more: Any) -> Message:
-        return Message(
+        whose: dict[str, Any] = {"user_id": known.user.user_id, "channel_type": arrival.channel_type, "timestamp": now}
+        if arrival.role == "user":
+            # Before the message, whose refusal is the last reason.
+            batch = batch.create(TurnRecord(conversation_id=conversation.conversation_id, message_id=message_id, **whose))
+        message = Message(
             conversation_id=conversation.conversation_id,
             message_id=message_id,
-            user_id=known.user.user_id,
+            role=arrival.role,
+            content=arrival.content,
+            delivery_id=self._delivery_id(),
+            token_count=arrival.token_count,
+            metadata=dict(arrival.metadata),
+            **whose,
+        )
+        return conversation, batch.create(message)
+
+    def _message(self, message_id: str, role: Role, content: str, **more: Any) -> Message:
+        return Message(
+            conversation_id=self.conversation.conversation_id,
+            message_id=message_id,
+            user_id=self.known.user.user_id,
             channel_type=self._arrival.channel_type,
             role=role,
             content=content,
@@ -185,10 +218,38 @@ class TurnBook:
         now = self._store.clock.now()
         return {"last_activity": now} if now - conversation.last_activity >= self._settings.touch else {}
 
+    def _took(self, known: Known, written: tuple[Any, ...]) -> None:
+        """Take note of what a write made: the conversation as it is now, and messages the context has not been told of."""
+        stored = next((each for each in written if isinstance(each, Conversation)), None)
+        self._known = known if stored is None else known.within(stored)
+        self._directory.learn(self._known)
+        self._untold += [each for each in written if isinstance(each, Message)]
+
+    # --- the context --------------------------------------------------------------------------------------------------
+
+    async def context(self, limit: int, budget: int | None) -> list[Message]:
+        """Return the last messages, oldest first; what this turn said is told to the cache in the same trip."""
+        conversation_id = self.conversation.conversation_id
+        if self._running is None or self._running.contexts is None:
+            found = Message.key(conversation_id).newest_first().limit(limit)
+            return [message async for message in self._store.query(found)][::-1]
+        newest = Message.at(conversation_id, self._newest_id)
+        read: list[Message]
+        _, read = await asyncio.gather(
+            self.tell(), self._running.contexts.read(conversation_id, limit=limit, budget=budget, holding=newest)
+        )
+        return read
+
+    async def tell(self) -> None:
+        """Tell the context what was said; nobody's turn fails for it."""
+        untold, self._untold = self._untold, []
+        if untold and self._running is not None and self._running.contexts is not None:
+            await self._running.contexts.append(*untold)
+
     # --- the steps ----------------------------------------------------------------------------------------------------
 
     async def record(self, step: Step) -> None:
-        await self._written(lambda: self._recorded(step))
+        await self._write(lambda: self._recorded(step))
         if isinstance(step, LlmCalled) and step.success:
             self._answered_with = step
 
@@ -208,57 +269,55 @@ class TurnBook:
                 return self._noted(step) + self._said(self._tool_result(step), **failed)
             case LlmCalled():
                 counted = {"token_count": step.usage.total_tokens} | ({} if step.success else {"error_count": 1})
-                batch = self._noted(step, add={"model_calls": 1}) + self._counted(counted)
-                return batch.create(self._model_call(step))
+                return self._noted(step, add={"model_calls": 1}) + self._counted(counted).create(self._model_call(step))
 
     async def add(self, role: Role, content: str, **more: Any) -> Message:
         """Store a further message of the turn, such as what a model asks tools to do and what they answer."""
-        made = self._message(self.known, self.conversation, id_above(self._directory.ids, self._newest_id), role, content, **more)
-
-        def batch() -> Batch:
-            return self._said(made.model_copy(update={"user_id": self.known.user.user_id}))
-
-        written = await self._written(batch)
-        self._newest_id = made.message_id
+        message_id = id_above(self._directory.ids, self._newest_id)
+        written = await self._write(lambda: self._said(self._message(message_id, role, content, **more)))
+        self._newest_id = message_id
         assert isinstance(written[-1], Message)
         return written[-1]
 
-    async def _written(self, batch: Any) -> tuple[Any, ...]:
+    async def _write(self, batch: Callable[[], Batch]) -> tuple[Any, ...]:
         """Write a batch; where its conversation went over to another user meanwhile, write it as theirs."""
         for _ in range(ATTEMPTS):
             try:
-                return await self._store.write(batch())
+                written = await self._store.write(batch())
             except (TransactionCancelled, ConditionFailed):
-                before = self.known
-                if not await self._moved(before):
+                if not await self._moved():
                     raise
+                continue
+            self._took(self.known, written)
+            return written
         raise Conflict("The conversation kept changing hands.", hint="Try again after a random pause.")
 
-    async def _moved(self, before: Known) -> bool:
+    async def _moved(self) -> bool:
+        """Say whether the conversation is somebody else's by now, and go on as theirs."""
         current = await self._store.find(self.conversation.address)
         if current is None:
             raise NotFound("The conversation of this turn is gone.", hint="It was deleted or has expired.", entity="Conversation")
-        if current.user_id == before.user.user_id:
+        if current.user_id == self.known.user.user_id:
             return False
-        user = await self._store.get(User.at(current.user_id))
-        self._known = Known(before.identity, user, current, before.config)
+        self._directory.forget(self.known.identity)
+        self._known = Known(self.known.identity, await self._store.get(User.at(current.user_id)), current, self.known.config)
         return True
 
+    def _turn(self) -> Any:
+        return TurnRecord.at(self.conversation.conversation_id, self.message_id)
+
     def _noted(self, step: Step, found: Mapping[str, Any] | None = None, add: Mapping[str, Any] | None = None) -> Batch:
-        """Return the patch of the question: what was found, and how far the turn came."""
-        progress: dict[str, Any] = {"steps.last_step": step_name(step)}
+        """Return the patch of the turn's record: what was found, and how far it came."""
+        progress: dict[str, Any] = {"last_step": step_name(step)}
         # What comes after the reply, such as its evaluation, leaves the question answered.
         if not self._is_answered:
             progress["status"] = "in_progress"
-        return Batch().patch(Message.at(self.conversation.conversation_id, self.message_id), set={**(found or {}), **progress}, add=add)
+        return Batch().patch(self._turn(), set={**(found or {}), **progress}, add=add)
 
     def _counted(self, add: Mapping[str, Any]) -> Batch:
         """Return the patch of the conversation: its counters, and its last activity once it moved far enough."""
-        conversation = self.conversation
-        activity = self._activity(conversation)
-        if activity:
-            self._known = self.known.within(conversation.model_copy(update=activity))
-        return Batch().patch(conversation, add=add, set=activity, when=F("user_id") == self.known.user.user_id)
+        only = F("user_id") == self.known.user.user_id
+        return Batch().patch(self.conversation, add=add, set=self._activity(self.conversation), when=only)
 
     def _said(self, message: Message, **add: int) -> Batch:
         return self._counted({"message_count": 1, **add}).create(message)
@@ -267,8 +326,6 @@ class TurnBook:
         content = step.response if isinstance(step.response, str) else orjson.dumps(step.response).decode()
         self._newest_id = id_above(self._directory.ids, self._newest_id)
         return self._message(
-            self.known,
-            self.conversation,
             self._newest_id,
             "tool",
             content,
@@ -281,9 +338,9 @@ class TurnBook:
 
     def _model_call(self, step: LlmCalled) -> ModelCall:
         return ModelCall(
+            conversation_id=self.conversation.conversation_id,
             message_id=self.message_id,
             call_id=step.id,
-            conversation_id=self.conversation.conversation_id,
             user_id=self.known.user.user_id,
             channel_type=self._arrival.channel_type,
             provider=step.provider,
@@ -303,17 +360,17 @@ class TurnBook:
     async def answer(self, reply: Reply) -> str:
         """Store the reply with the model and the tokens it took, and mark its question answered, all in one commit."""
         reply_id = reply.message_id or id_above(self._directory.ids, self._newest_id)
-        await self._written(lambda: self._answered(reply, reply_id))
+        await self._write(lambda: self._answered(reply, reply_id))
         self._newest_id, self._is_answered = reply_id, True
+        await self.tell()
         return reply_id
 
     def _answered(self, reply: Reply, reply_id: str) -> Batch:
         call, batch = self._answered_with, Batch()
         if reply.elapsed is not None:
-            batch = self._ended({"status": "answered", "reply_id": reply_id, "latency": reply.elapsed, "steps.last_step": "reply"})
+            done = {"status": "answered", "reply_id": reply_id, "latency": reply.elapsed, "last_step": "reply"}
+            batch = Batch().patch(self._turn(), set=done)
         made = self._message(
-            self.known,
-            self.conversation,
             reply_id,
             "assistant",
             reply.content,
@@ -324,50 +381,9 @@ class TurnBook:
         return batch + self._said(made)
 
     async def stop(self, at: str | None, error: str | None, elapsed: float) -> None:
-        ended = {"status": "failed" if error else "unanswered", "steps.stopped_at": at, "error": error, "latency": elapsed}
-
-        def batch() -> Batch:
-            # A call that failed was counted when it was recorded.
-            counted = error is not None and at not in ("api_call", "llm_call")
-            return self._ended(ended) + (self._counted({"error_count": 1}) if counted else Batch())
-
-        await self._written(batch)
-
-    def _ended(self, given: Mapping[str, Any]) -> Batch:
-        set_ = {name: value for name, value in given.items() if value is not None}
-        return Batch().patch(Message.at(self.conversation.conversation_id, self.message_id), set=set_)
-
-
-def begun(known: Known, conversation_id: str, channel_type: str, channel_user_id: str, now: datetime) -> Conversation:
-    """Return a user's new conversation on a channel."""
-    return Conversation(
-        conversation_id=conversation_id,
-        user_id=known.user.user_id,
-        tenant=known.user.tenant,
-        channel_type=channel_type,
-        channel_user_id=channel_user_id,
-        started_at=now,
-        last_activity=now,
-    )
-
-
-def opening(known: Known, conversation: Conversation) -> Batch:
-    """Return the batch that begins a conversation: only as the identity's own user, and not while that one is merged away."""
-    now = conversation.started_at
-    identity = Identity.at(conversation.tenant, conversation.channel_type, conversation.channel_user_id)
-    return (
-        Batch()
-        .check(identity, when=F("user_id") == conversation.user_id)
-        .patch(known.user, set={"last_seen": now}, when=OWN)
-        .put(UserDay(user_id=conversation.user_id, day=now.date().isoformat(), channel_type=conversation.channel_type))
-        .create(conversation)
-    )
-
-
-def seen(known: Known, channel_type: str, now: datetime, step: timedelta) -> Batch:
-    """Return what notes that a user was there, once in a while and on each new day."""
-    last = known.user.last_seen
-    if now - last < step and now.date() == last.date():
-        return Batch()
-    day = UserDay(user_id=known.user.user_id, day=now.date().isoformat(), channel_type=channel_type)
-    return Batch().patch(known.user, set={"last_seen": now}).put(day)
+        ended = {"status": "failed" if error else "unanswered", "stopped_at": at, "error": error, "latency": elapsed}
+        given = {name: value for name, value in ended.items() if value is not None}
+        # A call that failed was counted when it was recorded.
+        uncounted = error is not None and at not in ("api_call", "llm_call")
+        await self._write(lambda: Batch().patch(self._turn(), set=given) + (self._counted({"error_count": 1}) if uncounted else Batch()))
+        await self.tell()

@@ -144,10 +144,10 @@ class ToolCall(Part):
 
 
 class Message(Entity, table="messages"):
-    """One message. Its id grows with time, so the key alone gives a conversation in order, whoever else writes to it.
+    """One message, which never changes. Its id grows with time, so the key alone gives a conversation in order.
 
     `delivery_id` is the channel's own, behind tenant and channel: the same message delivered again is not stored again.
-    `status`, `reply_id`, `latency`, `error` and `steps` are of a question, and say what became of it.
+    `latency` and `error` are of the model or tool that said it. What became of a question is in its `TurnRecord`.
     """
 
     conversation_id: str
@@ -163,12 +163,8 @@ class Message(Entity, table="messages"):
     tool_call_id: str | None = None
     tool_name: str | None = None
     delivery_id: str | None = None
-    status: Status | None = None
-    reply_id: str | None = None
     latency: float | None = None
     error: str | None = None
-    model_calls: int = 0
-    steps: Annotated[Metadata, Personal()] = Field(default_factory=dict)
     expires: Annotated[Expiry | None, Expires(of="timestamp"), Stored("ttl")] = None
     metadata: Annotated[Metadata, Personal()] = Field(default_factory=dict)
 
@@ -180,12 +176,39 @@ class Message(Entity, table="messages"):
     conversation = Ref("conversation_id", to=Conversation, on_delete="cascade")
 
 
+class TurnRecord(Entity, table="turns"):
+    """What became of a question: how far its answer came, which reply it got, and in how many milliseconds.
+
+    It changes with every step, and is not the message's own, because whoever keeps messages in a cache would have to
+    forget them each time.
+    """
+
+    conversation_id: str
+    message_id: str
+    user_id: Annotated[str, Subject()]
+    channel_type: Channel
+    status: Status = "received"
+    last_step: str = "message"
+    stopped_at: str | None = None
+    error: str | None = None
+    reply_id: str | None = None
+    latency: float | None = None
+    model_calls: int = 0
+    timestamp: InstantMs = Field(default_factory=now)
+    steps: Annotated[Metadata, Personal()] = Field(default_factory=dict)
+    expires: Annotated[Expiry | None, Expires(of="timestamp"), Stored("ttl")] = None
+
+    key = Key("conversation_id", sort="message_id")
+    by_user = Index("user_id", sort="timestamp", name="idx_turns_user")
+    message = Ref("conversation_id", "message_id", to=Message, on_delete="cascade")
+
+
 class ModelCall(Entity, table="model_calls"):
     """One call of a language model for a question: what it took, and what that costs is counted from."""
 
+    conversation_id: str
     message_id: str
     call_id: str = Field(default_factory=new_id)
-    conversation_id: str
     user_id: Annotated[str, Subject()]
     channel_type: Channel
     provider: Model
@@ -200,7 +223,7 @@ class ModelCall(Entity, table="model_calls"):
     timestamp: InstantMs = Field(default_factory=now)
     expires: Annotated[Expiry | None, Expires(after=days(90), of="timestamp"), Stored("ttl")] = None
 
-    key = Key("message_id", sort="call_id")
+    key = Key("conversation_id", sort=("message_id", "call_id"))
     by_user = Index("user_id", sort="timestamp", name="idx_model_calls_user")
     by_model = Index("provider", sort=("model", "timestamp"), shards=SHARDS, name="idx_model_calls_model")
     message = Ref("conversation_id", "message_id", to=Message, on_delete="cascade")
@@ -235,18 +258,29 @@ class RateLimits(Part):
 
 
 class ChannelConfig(Entity, table="channel_configs"):
-    """What a tenant decided for one channel. `credentials` are sealed, and no operation gives them out by accident."""
+    """What a tenant decided for one channel. Its credentials are a record of their own, so that nothing that needs this has them."""
 
     tenant: str = DEFAULT_TENANT
     channel_type: Channel
     default_model: Model
     settings: Metadata = Field(default_factory=dict)
     rate_limits: RateLimits = RateLimits()
-    credentials: Annotated[dict[str, str] | None, Secret()] = None
     created_at: InstantMs = Field(default_factory=now)
     updated_at: InstantMs = Field(default_factory=now)
 
     key = Key("tenant", sort="channel_type")
+
+
+class ChannelCredentials(Entity, table="channel_credentials"):
+    """What a channel is called with, sealed wherever it is stored."""
+
+    tenant: str = DEFAULT_TENANT
+    channel_type: Channel
+    credentials: Annotated[dict[str, str], Secret()]
+    updated_at: InstantMs = Field(default_factory=now)
+
+    key = Key("tenant", sort="channel_type")
+    config = Ref("tenant", "channel_type", to=ChannelConfig, on_delete="cascade")
 
 
 # --- flags ------------------------------------------------------------------------------------------------------------
@@ -301,9 +335,11 @@ ENTITIES: tuple[type[Entity], ...] = (
     UserDay,
     Conversation,
     Message,
+    TurnRecord,
     ModelCall,
     Feedback,
     ChannelConfig,
+    ChannelCredentials,
     FeatureFlag,
     Exposure,
     Metric,
@@ -333,6 +369,7 @@ def schema(retention: Retention | None = None) -> Schema:
         retention={
             Conversation: keep.conversations,
             Message: keep.messages,
+            TurnRecord: keep.messages,
             ModelCall: keep.model_calls,
             UserDay: keep.user_days,
         },

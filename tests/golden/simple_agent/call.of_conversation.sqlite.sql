@@ -1,0 +1,4 @@
+ModelCall.key
+  read model_calls by the key: conversation_id =
+  in order of message_id, call_id, 100 records a page
+  SELECT "conversation_id", "message_id", "call_id", "user_id", "channel_type", "provider", "model", "purpose", "prompt_tokens", "completion_tokens", "total_tokens", "latency", "success", "error", "timestamp", "ttl", "_by_model_shard", "_revision", "_deleting" FROM "model_calls" WHERE "conversation_id" = ? ORDER BY "message_id", "call_id" LIMIT ?
