@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from palaver.entity import Entity
-from palaver.errors import PalaverError, Trimmed
+from palaver.errors import PalaverError, SettleTimeout, Trimmed
 from palaver.ops import Absent, Address, Change, ChangePage, Delete, Put, Unchanged, Update, WriteSet, Written
 from palaver.ports import ReadsLog, RecordEngine, Wakes
 
@@ -248,6 +248,19 @@ class Follower:
                 except Exception as error:
                     # What was written is written, and the feed tells of it.
                     log.warning("a listener to writes failed: %s", _described(error))
+
+    async def caught_up(self, timeout: float) -> None:
+        """Return when every listener was told what is committed now; raise SettleTimeout where one does not follow."""
+        head = (await self._records.changes(None, 0)).head
+        until = _now() + timeout
+        while behind := [each for each in self._subscriptions if each.position is None or each.position < head]:
+            if _now() >= until:
+                raise SettleTimeout(
+                    f"A listener to changes did not catch up within {timeout:g} s.",
+                    hint="A cache that is away cannot be told what to forget.",
+                    error=next((each.error for each in behind if each.error), self.error),
+                )
+            await asyncio.sleep(0.005)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
