@@ -332,6 +332,9 @@ class _Run:
         else:
             raise Conflict("Others keep writing what is being erased.", hint="Stop the person's sessions, then erase again.")
         await self._store.settle(timeout)
+        if self._core.follower is not None:
+            # What is kept of the person in caches goes as well.
+            await self._core.follower.caught_up(timeout)
         for declared in self._entities:
             if declared.history is not None and self._policy.of(declared) != "keep":
                 images = await self._images(declared)
