@@ -8,8 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import palaver
 from palaver import Batch, F, ManualClock, Schema, Store
@@ -332,7 +331,7 @@ async def test_tenants_have_windows_of_their_own(opened: Opener) -> None:
         assert [["1"], ["2"]] == [[each.id for each in await side.read("t")] for side in (red, blue)]
     await store.for_tenant("red").patch(stored, set={"text": "new"})
     assert ["new"] == [each.text for each in await red.read("t")]
-    assert (4 + 1, 4 - 1) == (context.figures.hits + context.figures.misses, context.figures.misses)
+    assert (2, 3) == (context.figures.hits, context.figures.misses)
 
 
 async def test_secrets_and_what_has_no_order_are_refused() -> None:
@@ -351,7 +350,10 @@ async def test_what_another_program_put_there_is_a_miss(store: Store, cache: str
         await context.create(message(number))
     await context.read("c")
     key = context._place(("c",)).key
-    for data in (b"", b"another shape", context._items._shape + b"{", context._items._shape + b"[1]"):
+    items = await store.core.cache.windows.read(key, limit=1)
+    assert items is not None
+    shape, record = context._items._shape, items[0].data[len(context._items._shape) :]
+    for data in (b"", b"another shape", shape + b"{", shape + b"[1]", shape[::-1] + record):
         await store.core.cache.windows.push(key, [Item("000009", 1, data)], ttl_s=60)
         assert [0, 1, 2] == numbers(await context.read("c"))
         assert [0, 1, 2] == numbers(await context.read("c"))
@@ -365,7 +367,8 @@ shorts = st.text("\1\2\3ab", min_size=1, max_size=3)
 def test_the_order_of_items_is_the_order_of_keys(keys: list[tuple[str, int, str]]) -> None:
     items: Items[Any] = Items.__new__(Items)
     for cut in (slice(0, 1), slice(0, 2), slice(1, 2), slice(0, 3), slice(1, 3)):
-        by_key = sorted({key[cut] for key in keys}, key=lambda key: [part.encode() if isinstance(part, str) else part for part in key])
+        cuts: set[Any] = {key[cut] for key in keys}
+        by_key = sorted(cuts, key=lambda each: [part.encode() if isinstance(part, str) else part for part in each])
         ids = [items.id(key) for key in by_key]
         assert ids == sorted(ids, key=str.encode)
         assert len(set(ids)) == len(ids)
@@ -433,8 +436,8 @@ async def test_who_gives_up_does_not_take_the_rebuild_from_the_others(store: Sto
     gate = asyncio.Event()
     queries.meanwhile = gate.wait
     tasks = [asyncio.create_task(context.read("c")) for _ in range(5)]
-    while not queries.at_once:
-        await asyncio.sleep(0)
+    for _ in range(1_000):
+        await asyncio.sleep(0.001 * (not queries.at_once))
     tasks[0].cancel()
     gate.set()
     assert [[1]] * 4 == [numbers(each) for each in await asyncio.gather(*tasks[1:])]
