@@ -30,13 +30,15 @@ def has_secrets(schema: Schema) -> bool:
     return any(declared.secrets for declared in schema.entities.values())
 
 
-async def sealer_for(schema: Schema, url: Url, records: RecordEngine, *, required: bool = True) -> Sealer | None:
+async def sealer_for(schema: Schema, url: Url, records: RecordEngine, *, required: bool = True, migrating: bool = False) -> Sealer | None:
     """Return what the secrets of a schema are sealed with on a stack; None for a schema that has none.
+
+    Where it is `migrating`, what is stored may be sealed although the schema says no more that it is.
 
     Raises ConfigError where there is no key. A SQLite file that never had one is given one, in a file beside it; the memory
     stack, which outlives no process, is given one that does not either. Where keys are not `required`, nothing is made or missed.
     """
-    if not has_secrets(schema):
+    if not has_secrets(schema) and not (migrating and await known(records)):
         return None
     keys = list(_configured(os.environ.get(VARIABLE, "")))
     file = keys_beside(url.path) if url.scheme == "sqlite" else None

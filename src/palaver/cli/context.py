@@ -147,7 +147,7 @@ class Context:
             parsed.options.update({"read_only": "true"} if read_only else {"create": "false"})
         stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
         try:
-            planner.seals_with(await sealer_for(schema, parsed, stack.records, required=not read_only))
+            planner.seals_with(await sealer_for(schema, parsed, stack.records, required=not read_only, migrating=True))
             yield Migrator(planner, stack.records, clock)
         finally:
             await stack.aclose()
