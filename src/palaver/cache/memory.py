@@ -19,6 +19,7 @@ from palaver.cache.reading import newest
 from palaver.caching import ABSENT, CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, checked_name
 from palaver.clock import Clock, SystemClock
 from palaver.errors import ConfigError
+from palaver.ports import Observed, Size
 
 _SEEN_FOR = timedelta(days=30)
 Milliseconds = Callable[[], int]
@@ -56,6 +57,10 @@ class MemoryCache:
                 self._values[checked_name(kind)] = MemoryValues(self._ms, self._bounds.get(kind, self._default))
             return self._values[kind]
 
+    @property
+    def made(self) -> int:
+        return 0
+
     def health(self) -> CacheHealth:
         shelves = [values.shelf for values in self._values.values()]
         return CacheHealth(
@@ -66,6 +71,22 @@ class MemoryCache:
             bytes=sum(shelf.bytes for shelf in shelves) + self.windows.shelf.bytes,
             evicted=sum(shelf.evicted for shelf in shelves) + self.windows.shelf.evicted,
         )
+
+    async def observe(self) -> Observed:
+        health = self.health()
+        asked = health.hits + health.misses
+        figures: dict[str, int | float | str] = {
+            "hits": health.hits,
+            "misses": health.misses,
+            "hit_share": round(health.hits / asked, 4) if asked else 0.0,
+            "entries": health.entries,
+            "used_bytes": health.bytes,
+            "evicted": health.evicted,
+        }
+        kinds = [Size(name, len(each.shelf), each.shelf.bytes, each.hits + each.misses) for name, each in self._values.items()]
+        kinds.append(Size("windows", len(self.windows.shelf), self.windows.shelf.bytes))
+        tables = tuple(sorted(kinds, key=lambda size: (-(size.bytes or 0), size.name)))
+        return Observed("memory", figures, tables, notes=("these are the figures of this process alone",))
 
     async def aclose(self) -> None:
         self.limiter.close()

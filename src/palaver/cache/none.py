@@ -46,6 +46,10 @@ class NoCache:
     def values(self, kind: str) -> _Away:
         return self.limiter
 
+    @property
+    def made(self) -> int:
+        return 0
+
     def health(self) -> CacheHealth:
         return CacheHealth("open", "no_cache")
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from palaver.cache import redis_figures
 from palaver.cache.bounded import Bounds
 from palaver.cache.checks import check_revision, checked_ms, checked_text
 from palaver.cache.redis_bus import RedisBus
@@ -18,6 +19,7 @@ from palaver.caching import ABSENT, HIGHEST_REVISION, CacheHealth, Held, checked
 from palaver.clock import Clock
 from palaver.connections.redis import RedisClient, encode, encoded_part
 from palaver.connections.redis_options import RedisOptions, parse_redis_url
+from palaver.ports import Finding, Observed
 
 _UNREVISED = b"v" + b"0" * (HEAD - 1)
 
@@ -57,17 +59,21 @@ class RedisCache:
                     self._values[kind] = RedisValues(self.client, head)
             return self._values[kind]
 
+    @property
+    def made(self) -> int:
+        return self.client.made
+
     def health(self) -> CacheHealth:
         client = self.client.health
         hits, misses = (sum(getattr(values, name) for values in self._values.values()) for name in ("hits", "misses"))
         return CacheHealth(client.breaker, client.error, client.connections, client.inflight, hits, misses, made=client.made)
 
-    async def figures(self) -> dict[str, int]:
-        """Return the server's own figures: memory, clients, hits and misses, evictions."""
-        text = bytes(await self.client.read(encode("INFO", "everything"))).decode()
-        stated = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        wanted = ("used_memory", "maxmemory", "connected_clients", "keyspace_hits", "keyspace_misses", "evicted_keys", "expired_keys")
-        return {name: int(stated[name]) for name in wanted if name in stated}
+    async def observe(self) -> Observed:
+        health = self.health()
+        return await redis_figures.observe(self.client, health.hits, health.misses)
+
+    async def diagnose(self) -> list[Finding]:
+        return await redis_figures.diagnose(self.client, self)
 
     async def aclose(self) -> None:
         await self.bus.aclose()

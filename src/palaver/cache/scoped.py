@@ -26,6 +26,10 @@ class ScopedCache:
     def values(self, kind: str) -> KeyValue:
         return _Values(self._cache.values(kind), self._head)
 
+    @property
+    def made(self) -> int:
+        return self._cache.made
+
     def health(self) -> CacheHealth:
         return self._cache.health()
 

@@ -106,12 +106,12 @@ class RedisClient:
         self._error: PalaverError | None = None
         self._closed = False
         self._leave_again = 0.0
-        self._made = 0
+        self.made = 0
 
     @property
     def health(self) -> RedisHealth:
         waiting = sum(len(wire.waiting) for wire in self._wires)
-        return RedisHealth(self.breaker, len(self._wires), waiting, self._error.code if self._error else "", self._made)
+        return RedisHealth(self.breaker, len(self._wires), waiting, self._error.code if self._error else "", self.made)
 
     async def read(self, command: bytes) -> Any:
         """Send what changes nothing, or may happen twice: a lost reply is asked for again, once."""
@@ -287,7 +287,7 @@ class RedisClient:
 
     def _join(self, wire: Wire) -> None:
         self._wires.append(wire)
-        self._made += 1
+        self.made += 1
         self.breaker, self._error = "closed", None
         if self._first_attempt is not None:
             _settle(self._first_attempt)
