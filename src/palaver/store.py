@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypeVar
 
-from palaver.batch import Batch, When, asked_at, fingerprint
+from palaver.batch import Batch, When, asked_at
 from palaver.clock import Clock, us_of
 from palaver.core import Core
 from palaver.draft import Plan, premise
@@ -375,7 +375,7 @@ class Store:
     async def _replay(self, batch: Batch, earlier: Record) -> tuple[Entity | None, ...]:
         """Answer a repeated request with the records as they are now."""
         body: Any = earlier["body"]
-        if body["hash"] != fingerprint(batch):
+        if not self._planner.repeats(batch, body):
             raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
         found = tuple([await self.find(asked_at(op)) for op in batch.ops])
         if self._core.follower is not None:
