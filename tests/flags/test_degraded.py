@@ -1,0 +1,219 @@
+"""With the records away, the cache away, or both: the last snapshot, then the declared defaults; never an invention, and back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import palaver
+from palaver.cache.memory import MemoryCache
+from palaver.cache.none import NoCache
+from palaver.cache.redis import RedisCache
+from palaver.connections.redis import encode
+from palaver.errors import Unavailable
+from palaver.flags import Flags, current
+from palaver.store import Store
+from palaver.testing.faulty import Faults, Faulty
+from tests.engines.redis_servers import own, until
+from tests.flags.app import FLAGS, GREETING, MCP, MODEL, SCHEMA, SLASH, FeatureFlag
+from tests.stacks import fresh
+
+AWAY, BACK = Faults(unavailable=1.0), Faults()
+
+
+class Counting(Faulty):
+    """Records that can go away, and count what is read of them."""
+
+    gets = queries = 0
+
+    async def get(self, *args: Any, **options: Any) -> Any:
+        self.gets += 1
+        return await super().get(*args, **options)
+
+    async def query(self, *args: Any, **options: Any) -> Any:
+        self.queries += 1
+        return await super().query(*args, **options)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    async with palaver.open("memory:", schema=SCHEMA) as opened:
+        opened.core.records = Counting(opened.core.records, 1)
+        yield Store(opened.core)
+
+
+def records(store: Store) -> Counting:
+    found = store.core.records
+    assert isinstance(found, Counting)
+    return found
+
+
+def opened(store: Store, cache: Any = None) -> Any:
+    return Flags.open(store, FLAGS, FeatureFlag, cache=cache or NoCache(), poll_s=0.05)
+
+
+async def status(flags: Flags, expected: str) -> None:
+    await until(lambda: asyncio.sleep(0, flags.health().status == expected), 10)
+
+
+async def test_with_both_away_the_defaults_hold_and_health_says_so(store: Store) -> None:
+    async with opened(store) as before:
+        await before.set(MCP, False)
+    records(store).faults = AWAY
+    async with opened(store) as flags:
+        health = flags.health()
+        assert ("degraded", "defaults", "unavailable", None) == (health.status, health.source, health.error, health.checked_ago_s)
+        found = flags.evaluate(MCP, user="ann")
+        assert (True, "unread") == (found.value, found.reason)
+        assert {"variant_a"} == {flags.variant(MODEL, user=f"u{number}") for number in range(50)}
+        with pytest.raises(Unavailable):
+            await flags.set(SLASH, True)
+        assert not flags.value(SLASH)
+        assert [] == [state for state in flags.all() if state.settings]
+        records(store).faults = BACK
+        await status(flags, "ok")
+        assert (False, "records") == (flags.value(MCP), flags.health().source)
+
+
+async def test_the_last_snapshot_holds_while_the_records_are_away(store: Store) -> None:
+    async with opened(store) as flags, opened(store) as other:
+        await flags.set(SLASH, True, user="ann")
+        records(store).faults = AWAY
+        await status(flags, "degraded")
+        told: list[bool] = []
+        flags.watch(lambda _, ok: told.append(ok))
+        assert flags.value(SLASH, user="ann")
+        assert "records" == flags.health().source
+        records(store).faults = BACK
+        await status(flags, "ok")
+        assert [True] == told
+        await other.set(SLASH, False, user="ann")
+        await until(lambda: asyncio.sleep(0, not flags.value(SLASH, user="ann")), 5)
+
+
+async def test_a_process_starts_from_the_cache_while_the_records_are_away(store: Store) -> None:
+    cache = MemoryCache()
+    async with opened(store, cache) as flags:
+        await flags.set(MCP, False)
+        await until(lambda: asyncio.sleep(0, flags.health().status == "ok"), 5)
+        await asyncio.sleep(0.1)
+        records(store).faults = AWAY
+        async with opened(store, cache) as late:
+            assert ("degraded", "cache") == (late.health().status, late.health().source)
+            assert not late.value(MCP)
+    await cache.aclose()
+
+
+async def test_a_hundred_processes_that_start_read_one_record_each(store: Store) -> None:
+    cache = MemoryCache()
+    async with opened(store, cache) as flags:
+        for number in range(300):
+            await flags.set(SLASH, True, user=f"u{number}")
+        await asyncio.sleep(0.2)
+        records(store).queries = records(store).gets = 0
+        starting = [current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=60) for _ in range(100)]
+        for each in starting:
+            await each.start()
+        assert (0, 100) == (records(store).queries, records(store).gets)
+        assert all(each.snapshot is not None and len(each.snapshot.entries) == 300 for each in starting)
+        await asyncio.gather(*(each.aclose() for each in starting))
+    await cache.aclose()
+
+
+@pytest.mark.parametrize("spoilt", ["older", "foreign", "newer"])
+async def test_a_cache_that_holds_something_else_is_not_believed(store: Store, spoilt: str) -> None:
+    """An old snapshot, left by a Redis that was away while a flag was set, is not what a new process begins with."""
+    cache = MemoryCache()
+    values = cache.values(current.KIND)
+    async with opened(store, cache) as flags:
+        await flags.set(MCP, False)
+        await asyncio.sleep(0.1)
+        old = await values.get(FLAGS.name)
+        assert old is not None
+    async with opened(store) as elsewhere:
+        await elsewhere.set(MCP, True)
+    data = {"older": old.value, "foreign": b"not ours", "newer": old.value.replace(b"%d" % old.revision, b"%d" % (2**52))}[spoilt]
+    await values.delete(FLAGS.name)
+    await values.set(FLAGS.name, data, ttl_s=60, revision=2**52 if spoilt == "newer" else old.revision)
+    async with opened(store, cache) as fresh:
+        assert fresh.value(MCP) is True
+        assert ("ok", "records") == (fresh.health().status, fresh.health().source)
+    await cache.aclose()
+
+
+async def test_a_security_flag_never_fails_open_whatever_happens_to_redis(tmp_path: Path) -> None:
+    """Evicted, flushed, filled, killed, gone for good: the check stays on for those it was set for, at once and in new processes."""
+    with own(maxmemory="3mb", **{"maxmemory-policy": "allkeys-random"}) as redis:
+        url = f"{fresh('sqlite', tmp_path)}&cache={quote(redis.url, safe='')}"
+        off = ("greeting", "Hi")
+
+        async def holds(flags: Flags) -> None:
+            for _ in range(20):
+                assert (True, "Hi") == (flags.value(MCP, user="ann", channel="discord"), flags.value(GREETING))
+                await asyncio.sleep(0.01)
+
+        async def holds_everywhere(flags: Flags) -> None:
+            await holds(flags)
+            async with palaver.open(url, schema=SCHEMA, maintain=False) as other, Flags.open(other, FLAGS, FeatureFlag) as late:
+                await holds(late)
+
+        async with palaver.open(url, schema=SCHEMA) as store, Flags.open(store, FLAGS, FeatureFlag) as flags:
+            await flags.set(MCP, False)
+            await flags.set(MCP, True, channel="discord", reason="after the incident")
+            await flags.set(*off)
+            await holds_everywhere(flags)
+            cache = store.cache
+            assert isinstance(cache, RedisCache)
+            await cache.client.write(encode("FLUSHALL"))
+            await holds_everywhere(flags)
+            for number in range(400):
+                await cache.values("flood").set(f"{number}", b"x" * 10_000, ttl_s=600)
+            await holds_everywhere(flags)
+            redis.kill_9()
+            await holds_everywhere(flags)
+            redis.start()
+            await holds_everywhere(flags)
+
+
+async def test_values_of_another_type_in_the_records_are_the_default_and_told(store: Store) -> None:
+    async with opened(store) as flags:
+        await flags.set(MCP, True)
+        await store.put(FeatureFlag(namespace="flags", flag=MCP.name, scope="user", target="ann", value="off", user="ann"))
+        await until(lambda: asyncio.sleep(0, bool(flags.health().problems)), 5)
+        found = flags.evaluate(MCP, user="ann")
+        assert (True, "mismatch") == (found.value, found.reason)
+        (problem,) = flags.health().problems
+        assert (MCP.name, "user", "mismatch") == (problem.flag, problem.scope, problem.what)
+        (wrong,) = [one for state in flags.all() for one in state.settings if not one.fits]
+        assert "ann" == wrong.target
+
+
+async def test_nothing_a_load_that_was_overtaken_read_is_served(store: Store) -> None:
+    """A load reads, a flag is set here, then the load ends: what it read does not hide what was set."""
+    async with opened(store) as flags:
+        for round in range(50):
+            await flags.set(SLASH, round % 2 == 0)
+            flags._current._whole = True
+            flags._current._woken.set()
+            for _ in range(round % 7):
+                await asyncio.sleep(0)
+            await flags.set(SLASH, round % 2 == 1)
+            for _ in range(30):
+                assert flags.value(SLASH) == (round % 2 == 1)
+                await asyncio.sleep(0)
+
+
+async def test_a_cache_that_is_silent_does_not_hold_us_up(tmp_path: Path) -> None:
+    with own() as redis:
+        url = f"{fresh('sqlite', tmp_path)}&cache={quote(redis.url, safe='')}"
+        async with palaver.open(url, schema=SCHEMA) as store, Flags.open(store, FLAGS, FeatureFlag) as flags:
+            redis.freeze()
+            async with asyncio.timeout(2), Flags.open(store, FLAGS, FeatureFlag, cache=store.cache) as other:
+                await flags.set(SLASH, True)
+                await until(lambda: asyncio.sleep(0, other.value(SLASH)), 1.5)
+            redis.thaw()

@@ -1,0 +1,116 @@
+"""A change made by one process is what another one serves within a second, with Redis, without, and while it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+import palaver
+from palaver.flags import Flags
+from tests import servers
+from tests.engines.redis_servers import own
+from tests.flags.app import FLAGS, LENGTH, SCHEMA, FeatureFlag
+from tests.stacks import fresh
+
+ROOT = Path(__file__).parents[2]
+PROMISED_S = 1.0
+
+
+class Observer:
+    """Another process, and what it says it serves."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def sees(self, value: int) -> float:
+        """Return the monotonic time at which the process began to serve a value."""
+        assert self._process.stdout is not None
+        while True:
+            words = (await asyncio.wait_for(self._process.stdout.readline(), 30)).split()
+            assert words, "the observer ended"
+            if int(words[0]) == value:
+                return float(words[1])
+
+    async def end(self) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        out, _ = await asyncio.wait_for(self._process.communicate(), 30)
+        return out.decode().split("health ")[1].strip()
+
+
+@asynccontextmanager
+async def observer(url: str, environ: dict[str, str] | None = None) -> AsyncIterator[Observer]:
+    command = (sys.executable, "-m", "tests.flags.observer", url)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, env=environ)
+    try:
+        assert process.stdout is not None
+        assert (await asyncio.wait_for(process.stdout.readline(), 30)).startswith(b"ready")
+        yield Observer(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def setter(url: str) -> AsyncIterator[Flags]:
+    async with palaver.open(url, schema=SCHEMA) as store, Flags.open(store, FLAGS, FeatureFlag) as flags:
+        yield flags
+
+
+async def delays(flags: Flags, watching: list[Observer], values: range) -> list[float]:
+    """Set a flag again and again; return how long after the call began each process served each value."""
+    found = []
+    for value in values:
+        began = time.monotonic()
+        await flags.set(LENGTH, value, user="ann")
+        assert value == flags.value(LENGTH, user="ann")
+        found += [await one.sees(value) - began for one in watching]
+        await asyncio.sleep(0.05)
+    return found
+
+
+def within(found: list[float]) -> None:
+    print("delays in ms:", " ".join(f"{delay * 1000:.0f}" for delay in sorted(found)))
+    assert max(found) < PROMISED_S
+
+
+@pytest.mark.parametrize("cache", ["memory", "none", "redis"])
+async def test_processes_on_one_sqlite_file(tmp_path: Path, cache: str) -> None:
+    where = servers.redis().url if cache == "redis" else cache
+    url = f"{fresh('sqlite', tmp_path)}&cache={quote(where, safe='')}"
+    async with setter(url) as flags, observer(url) as one, observer(url) as two:
+        within(await delays(flags, [one, two], range(1, 16)))
+        assert ["ok"] * 2 == [(await each.end()).split()[0] for each in (one, two)]
+
+
+async def test_processes_on_postgresql_while_redis_dies_and_comes_back(tmp_path: Path) -> None:
+    with own() as redis:
+        url = f"{fresh('postgresql', tmp_path)}&cache={quote(redis.url, safe='')}"
+        async with setter(url) as flags, observer(url) as one, observer(url) as two:
+            within(await delays(flags, [one, two], range(1, 11)))
+            redis.kill_9()
+            within(await delays(flags, [one, two], range(11, 21)))
+            redis.start()
+            within(await delays(flags, [one, two], range(21, 31)))
+            redis.freeze()
+            within(await delays(flags, [one, two], range(31, 36)))
+            redis.thaw()
+            within(await delays(flags, [one, two], range(36, 41)))
+
+
+async def test_processes_on_dynamodb_whose_feed_comes_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ: dict[str, str] = {}
+    url = f"{fresh('dynamodb', tmp_path, environ)}&cache=none"
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    async with setter(url) as flags, observer(url) as one:
+        within(await delays(flags, [one], range(1, 8)))
