@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
+from typing import Any
 
 from palaver.caching import Present, checked_name
 from palaver.clock import Clock, SystemClock
@@ -77,12 +79,13 @@ class Presence:
             self._remember((member, channel), now)
         stays = self._ttl_s + self._every_s
         try:
-            await self._port.touch(self._named(member), [self._at(channel) for channel in due], ttl_s=stays)
-            if self._declared is None:
-                await self._list(due, stays)
+            there = self._port.touch(self._named(member), [self._at(channel) for channel in due], ttl_s=stays)
+            # At the same moment, so that they travel together.
+            await asyncio.gather(there, *self._listings(due, now, stays))
         except BaseException as error:
             for channel in due:
                 self._sent.pop((member, channel), None)
+                self._sent.pop(("", channel), None)
             if not isinstance(error, PalaverError) or isinstance(error, Validation | ConfigError):
                 raise
             self.figures.dropped += 1
@@ -125,12 +128,12 @@ class Presence:
         names = list(channels) or await self.channels()
         return dict(zip(names, await self._port.count([self._at(name) for name in names]), strict=True)) if names else {}
 
-    async def _list(self, channels: Sequence[str], stays: float) -> None:
-        now = self._clock.monotonic()
-        for channel in channels:
-            if self._is_due("", channel):
-                self._remember(("", channel), now)
-                await self._port.touch(channel, [self._listed], ttl_s=stays)
+    def _listings(self, channels: Sequence[str], now: float, stays: float) -> list[Coroutine[Any, Any, None]]:
+        """Return what lists the channels as such, where they were not declared and it was not done lately."""
+        new = [channel for channel in channels if self._declared is None and self._is_due("", channel)]
+        for channel in new:
+            self._remember(("", channel), now)
+        return [self._port.touch(channel, [self._listed], ttl_s=stays) for channel in new]
 
     # --- names and times --------------------------------------------------------------------------------------------
 
@@ -158,8 +161,9 @@ class Presence:
         made = self._cache.health().made
         if made != self._made:
             # The server may have forgotten what it was told over earlier connections.
+            if self._made:
+                self._sent.clear()
             self._made = made
-            self._sent.clear()
         sent = self._sent.get((member, channel))
         return sent is None or self._clock.monotonic() - sent >= self._every_s
 
