@@ -334,12 +334,3 @@ async def test_tls_checks_the_certificate(tmp_path: Path) -> None:
         async with opened(f"rediss://localhost:{port}?ca={key}") as cache:
             with pytest.raises(ConfigError):
                 await cache.values("v").get("k")
-
-
-async def test_the_servers_figures_are_told() -> None:
-    async with opened(url()) as cache:
-        await cache.values("v").get("k")
-        figures = await cache.figures()
-        assert figures["used_memory"] > 0
-        assert figures["keyspace_misses"] >= 1
-        assert (0, 1) == (cache.health().hits, cache.health().misses)

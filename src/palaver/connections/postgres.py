@@ -92,6 +92,16 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool of {self._count} connections>"
 
+    def figures(self) -> dict[str, int]:
+        """Return how many connections this process has open of how many, those in use, and how many callers wait for one."""
+        waiting = sum(not waiter.done() for waiter in self._waiting)
+        return {
+            "pool_most": self.options.size,
+            "pool_open": self._count,
+            "pool_in_use": self._count - len(self._free),
+            "pool_callers_waiting": waiting,
+        }
+
     # --- one statement ----------------------------------------------------------------------------------------------
 
     async def read(self, text: str, *arguments: Any) -> list[Any]:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from palaver.connections.dynamodb import DynamoClient
 from palaver.errors import NotProvisioned
 from palaver.ops import Address, Change, ChangePage, DropTable, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
-from palaver.ports import Finding
+from palaver.ports import Finding, Observed
+from palaver.records import dynamodb_figures
 from palaver.records.dynamo_keys import Layout
 from palaver.records.dynamo_tables import TableOptions, table_name
 from palaver.records.dynamodb_doctor import Doctor
@@ -129,6 +130,9 @@ class DynamoRecords:
 
     async def diagnose(self) -> list[Finding]:
         return await Doctor(self.client, self._structure.own, self._layouts).diagnose()
+
+    async def observe(self) -> Observed:
+        return await dynamodb_figures.observe(self.client, [self._structure.own, *(layout.name for layout in self._layouts.values())])
 
     async def describe(self) -> Physical:
         return await self._structure.describe()

@@ -29,7 +29,8 @@ from palaver.ops import (
     Written,
     position,
 )
-from palaver.ports import Finding
+from palaver.ports import Finding, Observed
+from palaver.records import postgres_figures
 from palaver.records import postgres_structure as structure
 from palaver.records.postgres_bulk import Bulk
 from palaver.records.postgres_doctor import Doctor
@@ -170,6 +171,9 @@ class PostgresRecords:
 
     async def diagnose(self) -> list[Finding]:
         return await Doctor(self.pool, self.names).diagnose()
+
+    async def observe(self) -> Observed:
+        return await postgres_figures.observe(self.pool, self.names.schema)
 
     async def describe(self) -> Physical:
         return await structure.describe(self.pool, self.names)

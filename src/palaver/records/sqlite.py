@@ -36,7 +36,8 @@ from palaver.ops import (
     after_step,
     position,
 )
-from palaver.records import sqlite_structure as structure
+from palaver.ports import Observed
+from palaver.records import sqlite_figures, sqlite_structure as structure
 from palaver.records.sqlite_restore import TRIMMED, continue_feed, restore
 from palaver.records.sqlite_rows import PAGE_BYTES, Rows, fetched
 from palaver.records.sqlite_writes import BULK_COST, KINDS, Writes
@@ -183,6 +184,9 @@ class SqliteRecords:
                 return False
 
     # --- structure --------------------------------------------------------------------------------------------------
+
+    async def observe(self) -> Observed:
+        return await sqlite_figures.observe(self.database)
 
     async def describe(self) -> Physical:
         return await self.database.read_pooled(structure.describe)
