@@ -233,9 +233,8 @@ class ContextWindow(Generic[E]):
 
     async def _fill(self, key: str, items: list[Item], ticket: str, complete: bool) -> None:
         try:
-            self._trust.figures.kept += await self._cache.windows.replace(
-                key, items, ticket=ticket, keep=self._keep, complete=complete, ttl_s=self._ttl_s
-            )
+            taken = await self._cache.windows.replace(key, items, ticket=ticket, keep=self._keep, complete=complete, ttl_s=self._ttl_s)
+            self._trust.figures.kept += taken
         except PalaverError as error:
             self._went_wrong(error)
 
