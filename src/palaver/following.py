@@ -369,7 +369,8 @@ def _stored(writes: WriteSet, written: Written) -> list[tuple[Put | Update | Del
 
 
 def _creates(op: Put | Update | Delete) -> bool:
-    return isinstance(op, Put) and any(isinstance(guard.when, Absent) for guard in op.guards)
+    # Records that others hang on are guarded against what is left of a deleted one, too.
+    return isinstance(op, Put) and any(isinstance(guard.when, Absent) or guard.when == Unchanged(None) for guard in op.guards)
 
 
 def _revision(op: Put | Update | Delete, revision: int | None, now_us: int) -> int | None:
