@@ -1,4 +1,4 @@
-"""Real dialogues (SGD) through context windows on Redis: at each turn the prompt is the end of what was said, and the records are seldom asked."""
+"""Real dialogues (SGD) through context windows on Redis: each prompt is the end of what was said, and the records are seldom asked."""
 
 from __future__ import annotations
 
