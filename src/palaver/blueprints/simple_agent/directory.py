@@ -54,6 +54,8 @@ class Directory:
     def __init__(self, store: Store, people: People, ids: Ids, settings: Settings, running: Running | None) -> None:
         self.ids = ids
         self._store, self._people, self._settings, self._running = store, people, settings, running
+        self.sessions: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        """The channel and user of a session by its id, as last read; whoever uses it reads the session all the same."""
         self._remembered: OrderedDict[tuple[str, str, str], tuple[str, Conversation]] = OrderedDict()
         if running is not None:
             self._identities, self._users = EntityCache(store, Identity), EntityCache(store, User)

@@ -5,7 +5,7 @@ What only reads one access pattern is in `patterns`; a store runs those values d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -23,8 +23,10 @@ from palaver.blueprints.simple_agent.reports import Reports
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import Conversation, DataMigration, Feedback, Message, Rating
 from palaver.blueprints.simple_agent.turn import AgentTurn
-from palaver.errors import AlreadyExists, ConditionFailed, Conflict, NotFound, TransactionCancelled
+from palaver.errors import AlreadyExists, ConditionFailed, ConfigError, Conflict, NotFound, TransactionCancelled
 from palaver.expr import Condition
+from palaver.flags.report import Rating as Rated, Report
+from palaver.identity.sessions import Sessions, Started
 from palaver.ids import Ids
 from palaver.lifecycle.erase import Erased, erase
 from palaver.lifecycle.purge import Purged, purge_inactive
@@ -86,6 +88,30 @@ class SimpleAgent(Reading):
             ip=ip,
         )
         return AgentTurn(self._book(arrival), self.store.clock, self.settings, self.running)
+
+    def message_in(
+        self, token: str, content: str, *, delivery_id: str | None = None, metadata: Mapping[str, Any] | None = None, ip: str | None = None
+    ) -> AgentTurn:
+        """Record a message of whoever holds a session's token, as `message` does; entering raises Unauthenticated for none."""
+        arrival = Arrival("", "", content, delivery_id=delivery_id, metadata=dict(metadata or {}), ip=ip, token=token)
+        return AgentTurn(self._book(arrival), self.store.clock, self.settings, self.running)
+
+    async def log_in(self, channel_type: str, channel_user_id: str) -> Started:
+        """Begin a session for somebody on a channel, such as a visitor of a web page; its token is shown this once.
+
+        Where the agent stands for a login, the application has checked who it is. Raises Unavailable while the cache is away.
+        """
+        user = await self.people.resolve(channel_type, channel_user_id)
+        return await self._sessions().start(user.user_id, {"channel_type": channel_type, "channel_user_id": channel_user_id})
+
+    async def log_out(self, token: str) -> None:
+        """End a session; ending one that is none is no error."""
+        await self._sessions().end(token)
+
+    def _sessions(self) -> Sessions:
+        if self.running is None or self.running.sessions is None:
+            raise ConfigError("The agent runs without sessions.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
+        return self.running.sessions
 
     def _book(self, arrival: Arrival) -> TurnBook:
         return TurnBook(self.store, self.settings, self.directory, self.running, arrival)
@@ -212,6 +238,19 @@ class SimpleAgent(Reading):
             said = {"rating": rating, "timestamp": feedback.timestamp} | ({"comment": comment} if comment is not None else {})
             return await self.store.patch(feedback, set=said)
 
+    async def experiment(self, name: str, *, since: datetime | None = None, until: datetime | None = None) -> Report:
+        """Return who saw which variant of an experiment, and how they rated the replies they got since."""
+        if self.running is None or self.running.flags is None:
+            raise ConfigError("The agent runs without flags.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
+        report: Report = await self.running.flags.report(name, self._ratings, since=since, until=until)
+        return report
+
+    async def _ratings(self, since: datetime) -> AsyncIterator[Rated]:
+        ratings: tuple[Rating, ...] = ("positive", "negative")
+        for rating in ratings:
+            async for each in self.store.query(patterns.feedback_rated(rating, since)):
+                yield Rated(each.user_id, rating == "positive", each.timestamp)
+
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
     async def migrate_users(self, name: str, transform: Transform, *, batch_size: int = 40) -> DataMigration:
@@ -224,6 +263,8 @@ class SimpleAgent(Reading):
 
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
         """Remove everything about a user on all channels, from records, search and archives; return the counts."""
+        if self.running is not None and self.running.sessions is not None and not dry_run:
+            await self.running.sessions.end_all(user_id)
         return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
 
     async def purge_inactive(self, since: datetime, *, dry_run: bool = False) -> Purged:

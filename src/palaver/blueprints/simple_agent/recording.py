@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import orjson
 
 from palaver.batch import Batch
-from palaver.blueprints.simple_agent.directory import Directory, Known
+from palaver.blueprints.simple_agent.directory import MOST_REMEMBERED, Directory, Known
 from palaver.blueprints.simple_agent.ids import id_above
 from palaver.blueprints.simple_agent.opening import begun, opening, seen, unless_changed
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, Metadata, ModelCall, Role, TurnRecord, User
-from palaver.errors import ConditionFailed, Conflict, Duplicate, NotFound, TransactionCancelled, Validation
+from palaver.errors import (
+    ConditionFailed,
+    ConfigError,
+    Conflict,
+    Duplicate,
+    NotFound,
+    TransactionCancelled,
+    Unauthenticated,
+    Validation,
+)
 from palaver.expr import F
 from palaver.store import Store
 from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
@@ -44,7 +54,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A message as it arrives: from whom on which channel, what, the channel's identifier of it, the address it came from."""
+    """A message as it arrives: from whom on which channel, what, the channel's identifier of it, the address it came from.
+
+    With the `token` of a session, channel and user are the session's.
+    """
 
     channel_type: str
     channel_user_id: str
@@ -56,6 +69,7 @@ class Arrival:
     token_count: int | None = None
     metadata: Metadata = field(default_factory=dict)
     ip: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 class TurnBook:
@@ -87,9 +101,13 @@ class TurnBook:
     async def begin(self) -> Beginning:
         """Store the message in the user's conversation, which is begun if there is none; one delivered before is found.
 
-        Raises RateLimited, and then nothing is stored but who the user is.
+        Raises RateLimited, and then nothing is stored but who the user is, and Unauthenticated for a session that is none.
         """
-        known = await self._recalled()
+        proof = self._proof()
+        if proof is not None and self._arrival.channel_user_id == "":
+            await self._proved(proof)
+            proof = None
+        known = await self._recalled(proof)
         for _ in range(ATTEMPTS):
             if known is None:
                 known = await self._directory.look(self._arrival)
@@ -107,20 +125,44 @@ class TurnBook:
             raise Conflict("The conversation was changed or deleted meanwhile.", hint="Try again after a random pause.")
         return found
 
-    async def _recalled(self) -> Known | None:
-        """Return the sender as remembered and allowed: the look-ups, the limit and the touch are one trip to the cache."""
+    def _proof(self) -> str | None:
+        """Return the session's token that has yet to be read; whose session it was last is taken from memory meanwhile."""
+        token = self._arrival.token
+        if token is not None and (found := self._directory.sessions.get(_hashed(token))):
+            self._arrival = replace(self._arrival, channel_type=found[0], channel_user_id=found[1])
+        return token
+
+    async def _proved(self, token: str) -> None:
+        """Read a session and take over whose it is; raise Unauthenticated for none."""
+        if self._running is None or self._running.sessions is None:
+            raise ConfigError("The agent runs without sessions.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
+        session = await self._running.sessions.read(token)
+        if session is None:
+            raise Unauthenticated("There is no such session.", hint="It was idle too long, grew too old or was ended: log in again.")
+        found = (str(session.payload["channel_type"]), str(session.payload["channel_user_id"]))
+        self._directory.sessions[session.id] = found
+        if len(self._directory.sessions) > MOST_REMEMBERED:
+            self._directory.sessions.popitem(last=False)
+        self._arrival = replace(self._arrival, channel_type=found[0], channel_user_id=found[1])
+
+    async def _recalled(self, proof: str | None) -> Known | None:
+        """Return the sender as remembered and allowed: the session, look-ups, limit and touch are one trip to the cache."""
+        guess = self._directory.guess(self._arrival) if self._running is not None else None
+        if proof is not None and guess is None:
+            await self._proved(proof)
         if self._running is None:
             return None
-        guess = self._directory.guess(self._arrival)
         if guess is not None:
+            asked: list[Coroutine[Any, Any, Any]] = [self._directory.recall(self._arrival), self._allowed(guess), self._touched(guess)]
+            if proof is not None:
+                asked.insert(0, self._proved(proof))
             # All of them end before any failure is raised, so that nothing runs on by itself.
-            known, *failed = await asyncio.gather(
-                self._directory.recall(self._arrival), self._allowed(guess), self._touched(guess), return_exceptions=True
-            )
-            for failure in (known, *failed):
-                if isinstance(failure, BaseException):
-                    raise failure
-            if isinstance(known, Known):
+            said = await asyncio.gather(*asked, return_exceptions=True)
+            for each in said:
+                if isinstance(each, BaseException):
+                    raise each
+            known = next((each for each in said if isinstance(each, Known)), None)
+            if known is not None:
                 return known
         known = await self._directory.look(self._arrival)
         if known.user.user_id != guess:
@@ -387,3 +429,8 @@ class TurnBook:
         uncounted = error is not None and at not in ("api_call", "llm_call")
         await self._write(lambda: Batch().patch(self._turn(), set=given) + (self._counted({"error_count": 1}) if uncounted else Batch()))
         await self.tell()
+
+
+def _hashed(token: str) -> str:
+    """Return what a session is called where it must not be opened."""
+    return sha256(token.encode()).hexdigest()
