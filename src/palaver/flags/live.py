@@ -190,13 +190,18 @@ class Flags:
         Only what the hash decided is noted: a variant that was set for somebody says nothing about the others. Never waits and
         never raises for the records; `flush` waits until what was noted is stored.
         """
-        if self._exposures is None:
-            raise ConfigError("These flags keep no exposures.", hint="Give Flags.open exposures=, an entity derived from ExposureRecord.")
+        exposures = self.check_exposing()
         found = self._experiment(experiment)
         evaluation: Evaluation[str] = self.evaluate(found, **targets)
         if evaluation.reason == "split":
-            self._exposures.note(found.name, str(targets[self.declared.unit]), evaluation.value, self._store.clock.now())
+            exposures.note(found.name, str(targets[self.declared.unit]), evaluation.value, self._store.clock.now())
         return evaluation.value
+
+    def check_exposing(self) -> Exposures:
+        """Return where exposures go; raise ConfigError where they are not kept."""
+        if self._exposures is None:
+            raise ConfigError("These flags keep no exposures.", hint="Give Flags.open exposures=, an entity derived from ExposureRecord.")
+        return self._exposures
 
     async def flush(self) -> None:
         """Store the exposures that wait; raises what the store raises, and then they still wait."""
@@ -335,9 +340,8 @@ class Flags:
 
         `ratings(since)` gives what the schema's feedback says, whatever it looks like. Exposures of this process are stored first.
         """
-        if self._exposed is None:
-            raise ConfigError("These flags keep no exposures.", hint="Give Flags.open exposures=, an entity derived from ExposureRecord.")
-        await self.flush()
+        await self.check_exposing().flush()
+        assert self._exposed is not None
         return await report(self._store, self._exposed, self._experiment(experiment), ratings, since, until)
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
