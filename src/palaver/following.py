@@ -124,7 +124,9 @@ class Subscription:
     async def take(self, page: ChangePage, now: float) -> None:
         """Tell the listener what concerns it of a page that begins at or before its place."""
         place = self.position
-        assert place is not None
+        if place is None:
+            # It noticed that it missed something while another listener was being told.
+            return
         # The last change of each record, in the order of these.
         last: dict[Address, Change] = {}
         for change in page.changes:
