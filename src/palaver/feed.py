@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from palaver.clock import Clock, to_ms, to_us
 from palaver.errors import BatchShape, Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
+from palaver.following import settled_head
 from palaver.ops import Change, Guard, Op, Origin, Put, Unchanged, WriteSet, Written
 from palaver.ports import RecordEngine, Wakes
 from palaver.system import system
@@ -196,7 +197,7 @@ class Runner:
             await self._rebuild(name, lease)
 
     async def _rebuild(self, name: str, lease: _Lease) -> None:
-        head = (await self._records.changes(None, 0)).head
+        head = await self._renewing(name, lease, self._settled_head())
         await self._renewing(name, lease, self.projections[name].rebuild())
         await self._save(name, lease, head, ())
 
@@ -212,6 +213,13 @@ class Runner:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         return work.result()
+
+    async def _settled_head(self) -> int:
+        while True:
+            head = await settled_head(self._records)
+            if head is not None:
+                return head
+            await asyncio.sleep(RETRY_S)
 
     # --- leases and positions ---------------------------------------------------------------------------------------
 

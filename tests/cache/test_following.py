@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,8 @@ import palaver
 from palaver import Store, following
 from palaver.errors import ConditionFailed, ConfigError, Conflict, Unavailable
 from palaver.following import Wrote, settled_head
-from palaver.ops import Address, Change
+from palaver.ops import Address, Change, Op
 from palaver.ports import TrimsFeed
-from tests import servers
 from tests.cache.people import NOTES, PEOPLE, Hearing, Note, Plain, User, eventually
 from tests.stacks import fresh
 
@@ -257,7 +257,7 @@ async def test_who_hears_of_this_processs_writes_hears_before_they_return(stores
     own = Own()
     writer.following.add(own)
     ann = await writer.create(User(user_id="ann", email="a@example.org"))
-    assert [Wrote(Address("users", ("ann",)), ann.revision)] == own.wrote_
+    assert [Wrote(Address("users", ("ann",)), ann.revision, created=True)] == own.wrote_
     ann = await writer.patch(ann, set={"name": "Ann"})
     assert Wrote(Address("users", ("ann",)), ann.revision) == own.wrote_[-1]
     again = await writer.patch(User.at("ann"), set={"name": "Anna"}, token="one")
@@ -294,33 +294,61 @@ async def test_several_who_wait_for_one_file_are_all_woken(tmp_path: Path) -> No
         assert slowest < 0.9
 
 
-async def test_a_change_that_is_committed_behind_a_newer_one_is_not_passed(tmp_path: Path) -> None:
-    """On PostgreSQL positions are given before they are committed."""
-    url = fresh("postgresql", tmp_path)
-    async with palaver.open(url, schema=PEOPLE, migrate=True, maintain=False) as store:
+@pytest.fixture
+async def behind(tmp_path: Path) -> AsyncIterator[tuple[Store, Callable[[], AbstractAsyncContextManager[int]]]]:
+    """A store on PostgreSQL, where positions are given before they are committed, and a transaction that has one and waits."""
+
+    class Seen(Hearing):
+        name = "seen"
+
+        async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
+            return ()
+
+        async def rebuild(self) -> None: ...
+
+    async with palaver.open(
+        fresh("postgresql", tmp_path), schema=PEOPLE, migrate=True, maintain=False, projections=[lambda _: Seen()]
+    ) as store:
         await store.put(Plain(id="before"))
-        records = store.core.records
-        pool = records.pool  # type: ignore[attr-defined]
-        names = records.feed._names  # type: ignore[attr-defined]
-        async with pool.transaction() as connection:
-            ((drawn,),) = await connection.fetch(f"SELECT nextval('{names.positions}')")
-            text = (
-                f"INSERT INTO {names.changes} (position, entity, key, revision, kind, more)"
-                f" SELECT $1, entity, key, revision, kind, more FROM {names.changes} LIMIT 1"
-            )
-            await connection.execute(text, drawn)
-            newer = await store.put(Plain(id="newer"))
-            assert await settled_head(records) is None
-            hearing = Hearing(Plain)
-            subscription = store.following.add(hearing)
-            await asyncio.sleep(0.2)
-            assert 0 == hearing.misses
-        await asyncio.wait_for(subscription.ready(), 20)
-        assert newer.revision
-        head = await settled_head(records)
-        assert head is not None
-        assert head > drawn
+        pool = store.core.records.pool  # type: ignore[attr-defined]
+        names = store.core.records.feed._names  # type: ignore[attr-defined]
+        text = (
+            f"INSERT INTO {names.changes} (position, entity, key, revision, kind, more)"
+            f" SELECT $1, entity, key, revision, kind, more FROM {names.changes} LIMIT 1"
+        )
+
+        @asynccontextmanager
+        async def waiting() -> AsyncIterator[int]:
+            async with pool.transaction() as connection:
+                ((drawn,),) = await connection.fetch(f"SELECT nextval('{names.positions}')")
+                await connection.execute(text, drawn)
+                await store.put(Plain(id="newer"))
+                yield drawn
+
+        yield store, waiting
 
 
-def test_the_servers_of_these_tests_are_real() -> None:
-    assert servers.postgres18().version
+Behind = tuple[Store, Callable[[], AbstractAsyncContextManager[int]]]
+
+
+async def test_a_change_that_is_committed_behind_a_newer_one_is_not_passed(behind: Behind) -> None:
+    store, waiting = behind
+    async with waiting() as drawn:
+        assert await settled_head(store.core.records) is None
+        hearing = Hearing(Plain)
+        subscription = store.following.add(hearing)
+        await asyncio.sleep(0.2)
+        assert 0 == hearing.misses
+    await asyncio.wait_for(subscription.ready(), 20)
+    head = await settled_head(store.core.records)
+    assert head is not None
+    assert head > drawn
+
+
+async def test_a_projection_is_not_rebuilt_past_a_change_that_may_still_come(behind: Behind) -> None:
+    store, waiting = behind
+    async with waiting():
+        rebuilding = asyncio.create_task(store.rebuild("seen"))
+        await asyncio.sleep(0.2)
+        assert not rebuilding.done()
+    await asyncio.wait_for(rebuilding, 20)
