@@ -54,14 +54,14 @@ async def only_forgets_its_debt(self: ContextWindow[Any], key: str, debt: int) -
 
 
 def takes_all(self: ContextWindow[Any], items: Sequence[Item], most: int, budget: int | None, whole: bool) -> Any:
-    return [self._items.record(item) for item in items][-most:]
+    return (self._items.records(items) or [])[-most:]
 
 
-def takes_any_shape(self: Items[Any], item: Item) -> Any:
-    return _record(self, item._replace(data=self._shape + item.data[len(self._shape) :]))
+def takes_any_shape(self: Items[Any], items: Sequence[Item]) -> Any:
+    return _records(self, [item._replace(data=self._shape + item.data[len(self._shape) :]) for item in items])
 
 
-_record = Items.record
+_records = Items.records
 
 
 def in_decimal(part: Any) -> str:
@@ -122,7 +122,7 @@ PLANTED = [
     ),
     Planted("expired messages", test_window.test_what_has_expired_is_not_in_a_prompt, window_module, "is_live", lambda *_: True),
     Planted("no budget", test_window.test_a_budget_takes_whole_messages_from_the_newest_on, ContextWindow, "_cut", takes_all),
-    Planted("another shape read", test_window.test_what_another_program_put_there_is_a_miss, Items, "record", takes_any_shape),
+    Planted("another shape read", test_window.test_what_another_program_put_there_is_a_miss, Items, "records", takes_any_shape),
     Planted(
         "the filter ignored", test_window.test_a_filter_leaves_out_what_it_says_and_fills_up_from_before, Items, "matches", lambda *_: True
     ),

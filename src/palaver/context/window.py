@@ -156,26 +156,20 @@ class ContextWindow(Generic[E]):
 
         `whole`: before these there is nothing that could take the place of those that have expired.
         """
-        table, now_us, left = self._codec.declared.table, us_of(self._store.clock), budget
-        records: list[Record] = []
-        for item in reversed(items):
-            if len(records) == most:
-                break
-            record = self._items.record(item)
-            if record is None:
-                return None
-            if not is_live(table, record, now_us):
-                continue
-            if left is not None:
-                left -= item.tokens
-                if left < 0 and records:
-                    break
-            records.append(record)
-        else:
-            if len(records) < most and not whole:
-                return None
-        records.reverse()
-        return records
+        table, now_us = self._codec.declared.table, us_of(self._store.clock)
+        found, ended = _within(items, most, budget)
+        records = self._items.records(found)
+        if records is None:
+            return None
+        if table.expires is None or all(is_live(table, record, now_us) for record in records):
+            return records if ended or len(records) == most or whole else None
+        # Once more without the expired ones, which leave room for others.
+        every = self._items.records(items)
+        if every is None:
+            return None
+        live = [item for item, record in zip(items, every, strict=True) if is_live(table, record, now_us)]
+        found, ended = _within(live, most, budget)
+        return self._items.records(found) if ended or len(found) == most or whole else None
 
     # --- rebuilding -------------------------------------------------------------------------------------------------
 
@@ -409,3 +403,15 @@ class ContextWindow(Generic[E]):
             case _ if len(sort) == 1:
                 return self._items.id([sort[0].encode(holding)])
         raise Validation("A message whose key has several sort parts is held by its address.", hint="Pass the message itself.")
+
+
+def _within(items: Sequence[Item], most: int, budget: int | None) -> tuple[Sequence[Item], bool]:
+    """Return the newest items within both bounds, the newest of all in any case, and whether it was the budget that ended them."""
+    newest = items[-most:]
+    if budget is not None:
+        left = budget
+        for place in range(len(newest) - 1, -1, -1):
+            left -= newest[place].tokens
+            if left < 0:
+                return newest[min(place + 1, len(newest) - 1) :], True
+    return newest, False
