@@ -1,0 +1,121 @@
+"""A session as its holders see it, and its form in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from palaver.clock import from_ms, to_ms
+from palaver.errors import NotProvisioned, Validation
+
+Payload = Mapping[str, Any]
+Upgrade = Callable[[int, dict[str, Any]], dict[str, Any]]
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as it was read. `id` is the hash of its token: it names the session in lists and opens nothing."""
+
+    id: str
+    user: str
+    started: datetime
+    ends: datetime
+    revision: int
+    payload: Payload = field(repr=False)
+
+
+class Started(NamedTuple):
+    """A new session and its token, which is shown this once and kept nowhere."""
+
+    token: str
+    session: Session
+
+    def __repr__(self) -> str:
+        return f"Started(session={self.session!r})"
+
+
+class Copy(NamedTuple):
+    """What the cache has of a session. A session with a record has also when the record was last seen, and the epoch it was put in."""
+
+    version: int
+    user: str
+    started: int
+    ends: int
+    edition: int
+    seen: int
+    epoch: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The shape of the payloads this program writes, and how older ones are brought into it."""
+
+    version: int
+    upgrade: Upgrade | None
+
+    def session(self, id: str, copy: Copy, edition: int) -> Session | None:
+        """Return the session of a copy, None where its payload is none of ours; raises NotProvisioned for that of a newer program."""
+        try:
+            payload = orjson.loads(copy.payload)
+        except ValueError:
+            return None
+        return Session(id, copy.user, from_ms(copy.started), from_ms(copy.ends), edition, self.current(copy.version, payload))
+
+    def current(self, version: int, payload: dict[str, Any]) -> dict[str, Any]:
+        if version > self.version:
+            raise NotProvisioned("The session was written by a newer program.", hint="Update the program.")
+        return self.upgrade(version, payload) if version < self.version and self.upgrade is not None else payload
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def is_token(token: str) -> bool:
+    return _TOKEN.fullmatch(token) is not None
+
+
+def id_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def plain_payload(payload: Payload) -> bytes:
+    try:
+        return orjson.dumps(payload)
+    except (TypeError, ValueError):
+        raise Validation("The payload of a session is not JSON.") from None
+
+
+def packed(session: Session, version: int) -> bytes:
+    """Return the form of a session that is in the cache alone."""
+    payload = plain_payload(session.payload)
+    return orjson.dumps([version, session.user, to_ms(session.started), to_ms(session.ends)]) + b"\n" + payload
+
+
+def packed_copy(session: Session, version: int, seen: datetime, epoch: str) -> bytes:
+    """Return the form of a session that has a record."""
+    head = [version, session.user, to_ms(session.started), to_ms(session.ends), session.revision, to_ms(seen), epoch]
+    return orjson.dumps(head) + b"\n" + plain_payload(session.payload)
+
+
+def unpacked(value: bytes) -> Copy | None:
+    """Return what a value says; None for what another program put there."""
+    head, _, payload = value.partition(b"\n")
+    try:
+        match orjson.loads(head):
+            case [int(version), str(user), int(started), int(ends)]:
+                return Copy(version, user, started, ends, 0, 0, "", payload)
+            case [int(version), str(user), int(started), int(ends), int(edition), int(seen), str(epoch)]:
+                return Copy(version, user, started, ends, edition, seen, epoch, payload)
+    except ValueError:
+        pass
+    return None
