@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypeVar
 
-from palaver.batch import Batch, When, asked_at
+from palaver.batch import Batch, Patch, When, asked_at
 from palaver.clock import Clock, us_of
 from palaver.core import Core
 from palaver.draft import Plan, premise
@@ -263,8 +263,10 @@ class Store:
         """
         await self.write(Batch().delete(target, when=when), token=token)
 
-    async def write(self, batch: Batch, *, token: str | None = None) -> tuple[Entity | None, ...]:
+    async def write(self, batch: Batch, *, token: str | None = None, returning: bool = True) -> tuple[Entity | None, ...]:
         """Write all ops or none; durable when this returns. Gives one entity per create, put and patch, else None.
+
+        Without `returning` a patch gives None as well, which spares DynamoDB a read where a batch has several ops.
 
         With a `token`, the same request repeated within a day is written once and answered alike; another request with
         the token raises IdempotencyMismatch. Raises the error of a single op, TransactionCancelled for a larger batch,
@@ -283,17 +285,17 @@ class Store:
         held = self._planner.held(batch, self._tenant)
         try:
             if not held:
-                return await self._write(batch, token)
+                return await self._write(batch, token, (), returning)
             async with self.core_upkeep().closing(held, self._planner.deleted(batch, self._tenant)) as closed:
-                return await self._write(batch, token, closed)
+                return await self._write(batch, token, closed, returning)
         except PalaverError as error:
             if token is not None and isinstance(error, DECIDED) and (earlier := await self._remembered(token)) is not None:
-                return await self._replay(batch, earlier)
+                return await self._replay(batch, earlier, returning)
             for reason in getattr(error, "reasons", (error,)):
                 await self._whole(getattr(reason, "found", None))
             raise
 
-    async def _write(self, batch: Batch, token: str | None, closed: Collection[Address] = ()) -> tuple[Entity | None, ...]:
+    async def _write(self, batch: Batch, token: str | None, closed: Collection[Address], returning: bool) -> tuple[Entity | None, ...]:
         planner, records = self._planner, self._records
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -301,6 +303,7 @@ class Store:
             premises = planner.premises(batch, self._tenant)
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
             plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)
+            plan.writes = plan.writes._replace(returning=returning)
             result = await records.write(await self._uploaded(plan) if plan.uploads else plan.writes)
             if isinstance(result, Written):
                 if plan.jobs and self._core.runner is not None:
@@ -353,7 +356,7 @@ class Store:
             elif made is not None:
                 out.append(stamped(made, written.revisions[index] or 0))
             else:
-                out.append(await self._patched(asked_at(op), plan, written, index))
+                out.append(await self._patched(asked_at(op), plan, written, index) if plan.writes.returning else None)
         return tuple(out)
 
     async def _patched(self, target: At[Any], plan: Plan, written: Written, index: int) -> Entity | None:
@@ -372,7 +375,7 @@ class Store:
             raise OutcomeUnknown("It was written, and its object could not be read back.", hint="Read it before repeating.") from error
         return whole[0] if whole else None
 
-    async def _replay(self, batch: Batch, earlier: Record) -> tuple[Entity | None, ...]:
+    async def _replay(self, batch: Batch, earlier: Record, returning: bool) -> tuple[Entity | None, ...]:
         """Answer a repeated request with the records as they are now."""
         body: Any = earlier["body"]
         if not self._planner.repeats(batch, body):
@@ -380,7 +383,7 @@ class Store:
         found = tuple([await self.find(asked_at(op)) for op in batch.ops])
         if self._core.follower is not None:
             await self._core.follower.replayed([self._planner.address(asked_at(op), self._tenant) for op in batch.ops], found)
-        return found
+        return tuple([each if returning or not isinstance(op, Patch) else None for op, each in zip(batch.ops, found, strict=True)])
 
     # --- searching, explaining, keeping ----------------------------------------------------------------------------
 
@@ -435,21 +438,17 @@ class Store:
         self._here()
         await self.runner().rebuild(projection)
 
-    async def health(self) -> dict[str, Any]:
-        """Return figures for people and monitors: engine, feed head, each projection's lag and last error, waiting jobs."""
+    async def health(self, timeout_s: float = 2.0) -> dict[str, Any]:
+        """Return how each part of the stack is, in `components`, and figures for people and monitors; a part that is away is no error.
+
+        `status` is "ok", "degraded" or "down", `ready` whether the records answer; then the schema, the feed's head, the lag and
+        last error of each projection, the jobs that wait, and the cache's figures in this process. Each part is asked for
+        `timeout_s` at most, all at once.
+        """
+        from palaver.health import health
+
         self._here()
-        core = self._core
-        head = (await self._records.changes(None, 0)).head if core.projections else 0
-        return {
-            "status": "ok",
-            "schema": core.schema.name,
-            "schema_version": core.schema.version,
-            "fingerprint": core.schema.fingerprint,
-            "engine": type(core.records).__name__,
-            "feed_head": head,
-            "projections": await self.runner().state(head),
-            "waiting": await self.core_upkeep().waiting(),
-        }
+        return await health(self, timeout_s)
 
     def runner(self) -> Runner:
         """Return what runs the projections of this store."""
