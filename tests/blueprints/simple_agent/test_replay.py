@@ -11,7 +11,7 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -27,7 +27,7 @@ from palaver.blueprints.simple_agent import SCHEMA, SimpleAgent
 from palaver.blueprints.simple_agent.running import LAST, Running
 from palaver.blueprints.simple_agent.schema import RateLimits
 from palaver.blueprints.simple_agent.turn import AgentTurn
-from palaver.errors import PalaverError, RateLimited
+from palaver.errors import RateLimited
 from palaver.ops import Address, Read
 from palaver.records.postgres import PostgresRecords
 from tests import servers
@@ -42,9 +42,9 @@ FLOODERS, MOST = 4, 15
 def dialogues(folder: Path, most: int) -> list[dict[str, Any]]:
     """Return as many dialogues as there are people: long ones of many services, and short ones that order coffee."""
     found: list[dict[str, Any]] = []
-    for name, count in (("sgd", most * 3 // 4), ("taskmaster4-coffee", most - most * 3 // 4)):
+    for name, wanted in (("sgd", most * 3 // 4), ("taskmaster4-coffee", most - most * 3 // 4)):
         lines = gzip.decompress((folder / "dialogs" / f"{name}.jsonl.gz").read_bytes()).split(b"\n")
-        found += [json.loads(line) for line in lines[:count]]
+        found += [json.loads(line) for line in lines[:wanted]]
     return found
 
 
@@ -162,8 +162,9 @@ async def flood(name: str, place: int, team: list[Worker], replay: Replay, stop:
             await asyncio.sleep(0.05)
 
 
-async def until_said(replay: Replay, share: float, total: int) -> None:
-    while sum(replay.said.values()) < share * total:
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody tells of."""
+    while not holds():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
@@ -183,12 +184,11 @@ async def test_real_dialogues_through_two_processes_while_redis_dies_and_comes_b
                 await person.run()
 
         async def kill() -> None:
-            await until_said(replay, 0.35, total)
-            while not all(replay.refused[flooder(n), "before"] for n in range(FLOODERS)):
-                await asyncio.sleep(0.01)
+            await until(lambda: sum(replay.said.values()) > 0.35 * total)
+            await until(lambda: all(replay.refused[flooder(n), "before"] for n in range(FLOODERS)))
             replay.phase = "away"
             server.kill_9()
-            await until_said(replay, 0.65, total)
+            await until(lambda: sum(replay.said.values()) > 0.65 * total)
             replay.phase = "after"
             server.start()
 
