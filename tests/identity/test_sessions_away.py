@@ -1,0 +1,290 @@
+"""Sessions with records while Redis is killed, comes back with what it had, is silent, full or flushed: nobody reads what was ended."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from palaver import Store
+from palaver.connections.redis import encode
+from palaver.errors import PalaverError, StorageFull
+from palaver.identity.sessions import Session, Sessions
+from tests.engines.redis_servers import answers, opened, own, until
+from tests.engines.test_cache import url as redis_url
+from tests.identity.accounts import Login, process
+
+Process = tuple[Store, Sessions]
+KEEPS = {"appendonly": "yes", "appendfsync": "always"}
+QUICK = "?timeout=0.3&connect=0.3"
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+def records(folder: Path) -> str:
+    return f"sqlite:///{folder}/store.db?sync=normal"
+
+
+async def back(*stores: Store) -> None:
+    for store in stores:
+        await until(lambda cache=store.cache: answers(cache))  # type: ignore[misc]
+
+
+async def test_with_redis_dead_the_records_answer_and_without_records_nobody_is_let_in(tmp_path: Path) -> None:
+    with own() as server:
+        async with process(records(tmp_path), server.url) as (store, sessions):
+            started, ended = await sessions.start("ann", {"model": "small"}), await sessions.start("ann")
+            alone = Sessions(store.cache, kind="fleeting")
+            fleeting = await alone.start("ann")
+            server.kill_9()
+            assert started.session == await sessions.read(started.token)
+            changed = await sessions.update(started.session, {"model": "large"})
+            assert changed == await sessions.read(started.token)
+            await sessions.end(ended.token)
+            assert await sessions.read(ended.token) is None
+            new = await sessions.start("ben")
+            assert new.session == await sessions.read(new.token)
+            assert [changed] == await sessions.of("ann")
+            for call in (alone.read(fleeting.token), alone.start("ann")):
+                with pytest.raises(PalaverError):
+                    await call
+            server.start()
+            await back(store)
+            assert changed == await sessions.read(started.token)
+            assert await alone.read(fleeting.token) is None
+
+
+async def test_what_ended_while_redis_was_away_stays_ended_when_it_is_back_with_the_old_value(
+    tmp_path: Path, processes: AsyncExitStack
+) -> None:
+    """For the process that ended it, for one that was connected before, and for one that starts afterwards."""
+    with own(**KEEPS) as server:
+        ending, ends = await processes.enter_async_context(process(records(tmp_path), server.url))
+        other, reads = await processes.enter_async_context(process(records(tmp_path), server.url))
+        gone, kept, demoted = [await ends.start("ann", {"role": "admin"}) for _ in range(3)]
+        for sessions in (ends, reads):
+            for one in (gone, kept, demoted):
+                assert one.session == await sessions.read(one.token)
+        server.kill_9()
+        await ends.end(gone.token)
+        user = await ends.update(demoted.session, {"role": "user"})
+        server.start()
+        async with opened(server.url) as cache:
+            assert await cache.values("session").get(gone.session.id) is not None
+            assert b"admin" in (await cache.values("session").get(demoted.session.id)).value  # type: ignore[union-attr]
+        await back(other)
+        late, begins = await processes.enter_async_context(process(records(tmp_path), server.url))
+        for sessions in (reads, begins, ends, reads):
+            assert await sessions.read(gone.token) is None
+            assert user == await sessions.read(demoted.token)
+            assert kept.session == await sessions.read(kept.token)
+        await back(ending, other, late)
+        for sessions in (ends, reads, begins):
+            hits = sessions.figures.hits
+            for _ in range(3):
+                assert kept.session == await sessions.read(kept.token)
+            assert sessions.figures.hits >= hits + 2
+
+
+async def test_a_lost_connection_alone_makes_a_process_doubt_what_it_finds(tmp_path: Path) -> None:
+    """Without the feed: the epoch alone keeps a copy from before from being believed."""
+    with own(**KEEPS) as server:
+        async with process(records(tmp_path), server.url) as (_, ends), process(records(tmp_path), server.url) as (store, reads):
+            gone, kept = await ends.start("ann"), await ends.start("ann")
+            await reads.aclose()
+            assert reads._recorded is not None
+            reads._recorded._follow = lambda: None  # type: ignore[method-assign]
+            assert await reads.read(gone.token)
+            server.kill_9()
+            await ends.end(gone.token)
+            await ends.aclose()
+            assert ends._recorded is not None
+            ends._recorded._owed.clear()  # it dies before it can tell
+            server.start()
+            await back(store)
+            assert await reads.read(gone.token) is None
+            assert kept.session == await reads.read(kept.token)
+            assert reads.figures.doubted >= 1
+
+
+async def test_who_cannot_reach_the_cache_ends_for_those_who_can_within_a_second(tmp_path: Path) -> None:
+    async with process(records(tmp_path), redis_url()) as (_, reads), process(records(tmp_path), "none") as (_, ends):
+        started = await reads.start("ann")
+        assert started.session == await reads.read(started.token)
+        await ends.end(started.token)
+        assert await ends.read(started.token) is None
+        await until(lambda: _is_none(reads, started.token))
+
+
+async def test_processes_with_memory_of_their_own_hear_of_an_ending_within_a_second(tmp_path: Path) -> None:
+    async with process(records(tmp_path)) as (_, one), process(records(tmp_path)) as (_, other):
+        started, changed = await one.start("ann"), await one.start("ann", {"role": "admin"})
+        for sessions in (one, other):
+            assert started.session == await sessions.read(started.token)
+            assert changed.session == await sessions.read(changed.token)
+        await one.end(started.token)
+        demoted = await one.update(changed.session, {"role": "user"})
+        assert await one.read(started.token) is None
+        await until(lambda: _is_none(other, started.token))
+
+        async def sees_the_change() -> bool:
+            return await other.read(changed.token) == demoted
+
+        await until(sees_the_change)
+
+
+async def _is_none(sessions: Sessions, token: str) -> bool:
+    return await sessions.read(token) is None
+
+
+async def test_a_silent_server_costs_a_timeout_and_no_wrong_answer(tmp_path: Path) -> None:
+    with own() as server:
+        async with process(records(tmp_path), f"{server.url}{QUICK}") as (store, sessions):
+            gone, kept = await sessions.start("ann"), await sessions.start("ann")
+            assert await sessions.read(gone.token)
+            server.freeze()
+            try:
+                await sessions.end(gone.token)
+                assert (None, kept.session) == (await sessions.read(gone.token), await sessions.read(kept.token))
+            finally:
+                server.thaw()
+            assert await sessions.read(gone.token) is None
+            await back(store)
+            assert (None, kept.session) == (await sessions.read(gone.token), await sessions.read(kept.token))
+
+
+async def test_a_full_server_serves_what_it_has_and_forgets_what_ended(tmp_path: Path) -> None:
+    with own(maxmemory="3mb", **{"maxmemory-policy": "noeviction"}) as server:
+        async with process(records(tmp_path), server.url) as (store, sessions):
+            gone, kept, changed = [await sessions.start("ann", {"role": "admin"}) for _ in range(3)]
+            values = store.cache.values("bulk")
+            for size in (10_000, 1_000, 100, 1):
+                with pytest.raises(StorageFull):
+                    for number in range(100_000):
+                        await values.set(f"{size} {number}", b"x" * size, ttl_s=600)
+            hits = sessions.figures.hits
+            assert kept.session == await sessions.read(kept.token)
+            assert hits + 1 == sessions.figures.hits
+            await sessions.end(gone.token)
+            user = await sessions.update(changed.session, {"role": "user" * 100})
+            new = await sessions.start("ben")
+            for _ in range(3):
+                assert await sessions.read(gone.token) is None
+                assert user == await sessions.read(changed.token)
+                assert new.session == await sessions.read(new.token)
+
+
+async def test_a_server_that_evicts_costs_loads_and_no_session(tmp_path: Path) -> None:
+    with own(maxmemory="3mb", **{"maxmemory-policy": "allkeys-random"}) as server:
+        async with process(records(tmp_path), server.url) as (store, sessions):
+            started = [await sessions.start("ann") for _ in range(40)]
+            values = store.cache.values("bulk")
+            for number in range(1_000):
+                await values.set(f"{number}", b"x" * 5_000, ttl_s=600)
+            await sessions.end(started[0].token)
+            found = [await sessions.read(one.token) for one in started]
+            assert [None, *(one.session for one in started[1:])] == found
+            assert sessions.figures.loads > 0
+
+
+async def test_hundreds_of_readers_of_a_dead_cache_reach_the_records_a_few_at_once(tmp_path: Path) -> None:
+    with own() as server:
+        async with process(records(tmp_path), server.url, at_most=4) as (_, sessions):
+            started = [await sessions.start(f"user {number}") for number in range(20)]
+            server.kill_9()
+            found = await asyncio.gather(*(sessions.read(one.token) for one in started * 50))
+            assert [one.session for one in started * 50] == found
+            assert sessions.figures.loads <= 40
+
+
+@pytest.mark.parametrize("disturbed", ["not", "killed", "flushed"])
+async def test_nobody_reads_a_session_after_its_ending_has_returned(tmp_path: Path, disturbed: str) -> None:
+    """Readers in two processes note when they began; what ended before that is never among what they read."""
+    draws = random.Random(7)
+    with own(**KEEPS) as server:
+        async with process(records(tmp_path), server.url) as (one, a), process(records(tmp_path), server.url) as (two, b):
+            started = [await a.start(f"user {number % 5}") for number in range(60)]
+            ended: set[str] = set()
+            wrong: list[str] = []
+            read = 0
+            done = asyncio.Event()
+
+            async def reading(sessions: Sessions, seed: int) -> None:
+                nonlocal read
+                mine = random.Random(seed)
+                while not done.is_set():
+                    chosen = mine.choice(started)
+                    before = chosen.session.id in ended
+                    found = await sessions.read(chosen.token)
+                    read += 1
+                    if (found is not None and before) or (found is None and chosen.session.id not in ended | ending):
+                        wrong.append(chosen.session.id)
+
+            ending: set[str] = set()
+
+            async def ends() -> None:
+                for chosen in draws.sample(started, 50):
+                    ending.add(chosen.session.id)
+                    await draws.choice((a, b)).end(chosen.token)
+                    ended.add(chosen.session.id)
+                    await asyncio.sleep(0.005)
+
+            readers = [asyncio.ensure_future(reading(sessions, seed)) for seed, sessions in enumerate((a, b) * 8)]
+            work = asyncio.ensure_future(ends())
+            await asyncio.sleep(0.08)
+            if disturbed == "killed":
+                server.kill_9()
+                await asyncio.sleep(0.05)
+                server.start()
+            if disturbed == "flushed":
+                async with opened(server.url) as cache:
+                    await cache.client.read(encode("FLUSHALL"))
+            await work
+            await back(one, two)
+            await asyncio.sleep(0.05)
+            done.set()
+            await asyncio.gather(*readers)
+            assert [] == wrong
+            assert read > 500
+            left: list[Session | None] = [await a.read(one.token) for one in started]
+            assert 10 == sum(session is not None for session in left)
+
+
+async def test_no_token_is_readable_in_the_cache_and_everything_there_expires(tmp_path: Path) -> None:
+    address = redis_url()
+    async with process(records(tmp_path), address) as (store, sessions), opened(address) as cache:
+        started = [await sessions.start("ann", {"hidden": "payload"}) for _ in range(10)]
+        assert "payload" not in repr(started[0])
+        keys = await cache.client.read(encode("KEYS", f"*{cache.options.prefix}:*"))
+        assert 11 == len(keys)
+        dump = b"".join(keys) + b"".join([await cache.client.read(encode("DUMP", key)) for key in keys])
+        assert not [one for one in started if one.token.encode() in dump]
+        assert min([int(await cache.client.read(encode("PTTL", key))) for key in keys]) > 0
+        async for record in store.query(Login.key("ann")):
+            assert not [one for one in started if one.token in record.model_dump_json()]
+
+
+async def test_a_read_is_one_trip(tmp_path: Path) -> None:
+    async with process(records(tmp_path), redis_url()) as (store, sessions):
+        started = await sessions.start("ann")
+        await sessions.read(started.token)
+        [wire] = store.cache.client._wires  # type: ignore[attr-defined]
+        sent, send = 0, wire.send
+
+        def counting(command: bytes) -> object:
+            nonlocal sent
+            sent += 1
+            return send(command)
+
+        wire.send = counting
+        for _ in range(100):
+            assert await sessions.read(started.token)
+        assert 100 == sent
