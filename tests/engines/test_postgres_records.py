@@ -40,7 +40,7 @@ from palaver.ops import (
     WriteSet,
     Written,
 )
-from palaver.records import postgres_feed, postgres_statements, postgres_writes
+from palaver.records import postgres_feed
 from palaver.records.postgres import PostgresRecords
 from palaver.records.postgres_names import identifier, short
 from palaver.testing.records.base import (
@@ -290,13 +290,6 @@ async def appended(engine: PostgresRecords, tasks: int) -> int:
 
 async def test_writes_that_take_a_look_lose_nothing_to_each_other(engine: PostgresRecords) -> None:
     assert 20 == await appended(engine, 20)
-
-
-async def test_without_the_version_of_the_row_an_update_would_be_lost(engine: PostgresRecords, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bug the version is for, planted: writing whatever was looked at."""
-    right = postgres_statements.applied
-    monkeypatch.setattr(postgres_writes, "applied", lambda parts, *, feed: right(parts, feed=feed).replace(" AND t.xmin = s.version", ""))
-    assert 20 > await appended(engine, 20)
 
 
 async def test_a_held_place_leaves_nothing_behind(engine: PostgresRecords) -> None:

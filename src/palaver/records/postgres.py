@@ -7,7 +7,6 @@ the feed to `postgres_feed`; structure to `postgres_structure`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from palaver.connections.postgres import Pool
 from palaver.errors import NotProvisioned
@@ -30,11 +29,11 @@ from palaver.ops import (
     position,
 )
 from palaver.ports import Finding, Observed
-from palaver.records import postgres_figures
-from palaver.records import postgres_structure as structure
+from palaver.records import postgres_figures, postgres_structure as structure
 from palaver.records.postgres_bulk import Bulk
 from palaver.records.postgres_doctor import Doctor
 from palaver.records.postgres_feed import Feed
+from palaver.records.postgres_looking import SharedLooks
 from palaver.records.postgres_names import Names, tenant_columns
 from palaver.records.postgres_restore import Restoring
 from palaver.records.postgres_rows import PAGE_BYTES, Rows
@@ -57,6 +56,7 @@ class PostgresRecords:
         self._tenants = tenant_columns(tables)
         self._rows = {table.name: Rows(table, self.names) for table in tables}
         self._writes = Writes(pool, self.feed, self._rows)
+        self._looks = SharedLooks(pool, self._rows)
         self._bulk = Bulk(pool, self.feed, self._writes)
         self._restoring = Restoring(pool, self.feed, self.names, self._writes.rows)
 
@@ -68,33 +68,15 @@ class PostgresRecords:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def get(self, at: Sequence[Address], *, consistent: bool = True, snapshot: bool = False) -> list[Record | None]:
-        if len(at) == 1:
-            rows = self._writes.rows(at[0].table)
-            found = await self.pool.read(rows.select, *at[0].key)
-            return [rows.decode(found[0]) if found else None]
-        tables = {address.table for address in at}
-        if snapshot and len(tables) > 1:
-            async with self.pool.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
-                return await self._several(at, connection.fetch)
-        return await self._several(at, self.pool.read)
-
-    async def _several(self, at: Sequence[Address], fetch: Any) -> list[Record | None]:
-        keys: dict[str, list[tuple[KeyPart, ...]]] = {}
-        for table, key in dict.fromkeys(at):
-            keys.setdefault(table, []).append(key)
-        found: dict[Address, Record] = {}
-        for table, some in keys.items():
-            rows = self._writes.rows(table)
-            for row in await fetch(rows.several(), *map(list, zip(*some, strict=True))):
-                record = rows.decode(tuple(row)[:-1])
-                found[Address(table, position(rows.table, None, record))] = record
-        given: set[Address] = set()
+        # One statement, whatever the tables: what it finds stood there at one instant.
+        rows = {address.table: self._writes.rows(address.table) for address in at}
+        found = await self._looks.find(at) if at else {}
         records: list[Record | None] = []
         for address in at:
-            record_ = found.get(address)
+            row, version = found.get(address, (None, 0))
+            self._writes.remembered.learn(address, row, version)
             # Whoever asks twice gets two records to change as he likes.
-            records.append(dict(record_) if record_ is not None and address in given else record_)
-            given.add(address)
+            records.append(rows[address.table].decode(row) if row is not None else None)
         return records
 
     async def query(self, read: Read) -> RecordPage:
@@ -182,6 +164,7 @@ class PostgresRecords:
         """Take one step; a step taken before is no error. An index of a table that is there is made while others write."""
         self._tenants |= tenant_columns([step.table])
         table = await structure.apply(self.pool, self.names, step, self._tenants)
+        self._writes.remembered.clear()
         if isinstance(step, RenameTable):
             self._rows.pop(step.old, None)
         if table is None:
@@ -194,6 +177,7 @@ class PostgresRecords:
         await structure.stamp(self.pool, self.names, version, fingerprint)
 
     async def aclose(self) -> None:
+        await self._looks.aclose()
         await self._writes.aclose()
         await self.feed.aclose()
         await self.pool.aclose()

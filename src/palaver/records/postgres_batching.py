@@ -14,27 +14,17 @@ import asyncpg
 
 from palaver.connections.postgres import Pool
 from palaver.errors import Throttled
-from palaver.ops import Absent, Op, Put, Refused, Unchanged, WriteSet, Written
+from palaver.ops import Refused, WriteSet, Written
 from palaver.records.postgres_feed import Feed, more
+from palaver.records.postgres_looking import Remembered
 from palaver.records.postgres_rows import Row, Rows
+from palaver.records.postgres_sending import Senders
 from palaver.records.postgres_statements import creates
 
 # Measured: more groups at once only make each of them smaller, and a commit costs the same for any size.
 GROUPS = 2
 MOST_RECORDS = 256
 MOST_WAITING = 10_000
-_NOTHING = Unchanged(None)
-
-
-def is_creation(op: Op) -> bool:
-    """Say whether an op is a put that asks for nothing but that nothing is there."""
-    if type(op) is not Put or not op.guards:
-        return False
-    for guard in op.guards:
-        when = guard.when
-        if type(when) is not Absent and when != _NOTHING:
-            return False
-    return True
 
 
 class Creation:
@@ -59,24 +49,21 @@ class Creation:
 class SharedCommits:
     """Gathers creations while others are on their way, and sends them together."""
 
-    def __init__(self, pool: Pool, feed: Feed, alone: Callable[[Creation], Awaitable[Written | Refused]]) -> None:
+    def __init__(self, pool: Pool, feed: Feed, alone: Callable[[Creation], Awaitable[Written | Refused]], remembered: Remembered) -> None:
         self._pool = pool
         self._feed = feed
         self._alone = alone
+        self._remembered = remembered
         self._waiting: deque[Creation] = deque()
-        self._senders: set[asyncio.Task[None]] = set()
+        self._senders = Senders(GROUPS, self._send)
 
     async def write(self, creation: Creation) -> Written | Refused:
         """Store a creation with whoever else is waiting; raises Throttled where too many are."""
         if len(self._waiting) >= MOST_WAITING:
             raise Throttled(f"{MOST_WAITING:,} batches are waiting to be written already.")
-        loop = asyncio.get_running_loop()
-        creation.outcome = loop.create_future()
+        creation.outcome = asyncio.get_running_loop().create_future()
         self._waiting.append(creation)
-        if len(self._senders) < GROUPS:
-            sender = loop.create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+        self._senders.start()
         return await creation.outcome
 
     async def _send(self) -> None:
@@ -137,13 +124,15 @@ class SharedCommits:
             arguments += zip(*made, strict=True)
             if about:
                 arguments.append(mores)
-        await self._pool.fetch_raw(creates(tuple(by_table), about=about), *arguments)
+        ((version,),) = await self._pool.fetch_raw(creates(tuple(by_table), about=about), *arguments)
+        for creation in group:
+            for op, (_, row, _) in zip(creation.writes.ops, creation.made, strict=True):
+                self._remembered.learn(op.at, row, version)
         self._feed.written()
 
     async def aclose(self) -> None:
         """Return when everything that waits has been sent."""
-        while self._senders:
-            await asyncio.gather(*self._senders, return_exceptions=True)
+        await self._senders.ended()
 
 
 def _fail(creation: Creation, error: BaseException) -> None:

@@ -14,6 +14,7 @@ from palaver.ops import Address, Op, Put, Refused, WriteSet, Written
 from palaver.records.postgres_feed import CREATED, Feed, key_text, more
 from palaver.records.postgres_names import short
 from palaver.records.postgres_rows import Row, Rows
+from palaver.records.postgres_sending import Senders
 from palaver.records.postgres_statements import creates
 from palaver.records.postgres_writes import Writes
 from palaver.values import Record
@@ -46,7 +47,7 @@ class Bulk:
         self._feed = feed
         self._writes = writes
         self._waiting: list[Load] = []
-        self._senders: set[asyncio.Task[None]] = set()
+        self._senders = Senders(COPIES, self._send)
 
     async def write(self, writes: WriteSet) -> Written:
         """Write op by op, unguarded, each durable when this returns; a chunk that holds only new records is one COPY."""
@@ -76,10 +77,7 @@ class Bulk:
 
     async def _copy(self, load: Load) -> bool:
         self._waiting.append(load)
-        if len(self._senders) < COPIES:
-            sender = asyncio.get_running_loop().create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+        self._senders.start()
         return await load.outcome
 
     async def _send(self) -> None:

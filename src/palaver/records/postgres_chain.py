@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from palaver.expr import OPERANDS, parse_path
 from palaver.ops import (
@@ -11,6 +11,7 @@ from palaver.ops import (
     REVISION,
     Absent,
     Add,
+    Address,
     Alive,
     Change_,
     Check,
@@ -30,32 +31,40 @@ from palaver.records.postgres_rows import Row, Rows
 from palaver.records.postgres_statements import Link
 from palaver.values import MAX_INT, MIN_INT, Record, size
 
+Learn: TypeAlias = "Callable[[Address, Row | None, int], None]"
 # A longer chain has too many shapes for each to be worth a prepared statement.
 LONGEST = 8
 _SCALAR_SIZE = 24
 
 
 class Chain(NamedTuple):
+    """`made`: for each op the row it stores, as far as that is known before."""
+
     ops: Sequence[Op]
     links: tuple[Link, ...]
     arguments: list[Any]
+    made: list[Row | None]
 
-    def written(self, row: Row | None) -> Written:
-        """Return what the statement's one row says; no row: nothing was there to change."""
+    def written(self, row: Row | None, learn: Learn) -> Written:
+        """Return what the statement's one row says, and let what stands where after it be learned; no row: nothing was there."""
         revisions: list[int | None] = []
         updated: list[Record | None] = []
-        values = list(row) if row is not None else [None] * 1_000
-        at = 1
-        for op, link in zip(self.ops, self.links, strict=True):
+        values: list[Any] = list(row) if row is not None else [None] * 1_000
+        at = 2
+        for op, link, made in zip(self.ops, self.links, self.made, strict=True):
             revision = values[at]
             at += 1
             revisions.append(revision if isinstance(op, Put | Update) else None)
             record = None
+            stored = None if made is None else (*made[:-2], revision, made[-1])
             if link.gives_record:
                 width = len(link.rows.stored)
-                record = link.rows.decode(tuple(values[at : at + width])) if revision is not None else None
+                stored = tuple(values[at : at + width])
+                record = link.rows.decode(stored) if revision is not None else None
                 at += width
             updated.append(record)
+            if revision is not None and link.action != "check":
+                learn(op.at, stored, values[1])
         return Written(revisions, updated)
 
 
@@ -74,17 +83,19 @@ def chained(rows: Mapping[str, Rows], writes: WriteSet) -> Chain | None:
         return None
     links: list[Link] = []
     arguments: list[Any] = []
+    rows_made: list[Row | None] = []
     for op in ops:
         demand = _demand(op.guards)
         made = None if demand is None else _linked(rows[op.at.table], op, demand, writes.now_us)
         if made is None:
             return None
-        link, given = made
+        link, given, row = made
+        rows_made.append(row)
         links.append(link)
         arguments += given
         if link.rows.table.feed and link.action != "check":
             arguments.append(more(writes.cause, op.released))  # type: ignore[union-attr]
-    return Chain(ops, tuple(links), arguments)
+    return Chain(ops, tuple(links), arguments, rows_made)
 
 
 def _demand(guards: Sequence[Guard]) -> _Demand | None:
@@ -106,32 +117,32 @@ def _demand(guards: Sequence[Guard]) -> _Demand | None:
     return _Demand(absent, alive, revision)
 
 
-def _linked(rows: Rows, op: Op, demand: _Demand, now_us: int) -> tuple[Link, list[Any]] | None:
+def _linked(rows: Rows, op: Op, demand: _Demand, now_us: int) -> tuple[Link, list[Any], Row | None] | None:
     tail = [] if demand.revision is None else [demand.revision]
     guarded = bool(op.guards)
     unchanged = demand.revision is not None
     if isinstance(op, Put):
         row = rows.encode(op.record, now_us)
         if demand.absent or not guarded:
-            return Link(rows, "create" if demand.absent else "put"), list(row)
+            return Link(rows, "create" if demand.absent else "put"), list(row), row
         names = [name for name in rows.stored if name not in rows.table.key and name != REVISION]
         values = [value for name, value in zip(rows.stored, row, strict=True) if name in names]
         changes = tuple(("set", name) for name in names)
-        return Link(rows, "replace", changes, demand.alive, unchanged), [*op.at.key, *values, *tail]
+        return Link(rows, "replace", changes, demand.alive, unchanged), [*op.at.key, *values, *tail], row
     if demand.absent:
         return None
     match op:
         case Delete():
-            return Link(rows, "expire" if op.expired else "delete", (), demand.alive, unchanged, guarded), [*op.at.key, *tail]
+            return Link(rows, "expire" if op.expired else "delete", (), demand.alive, unchanged, guarded), [*op.at.key, *tail], None
         case Check():
-            return (Link(rows, "check", (), demand.alive, unchanged), [*op.at.key, *tail]) if guarded else None
+            return (Link(rows, "check", (), demand.alive, unchanged), [*op.at.key, *tail], None) if guarded else None
         case Update():
             simple = _simple(rows, op.changes)
             if simple is None:
                 return None
             changes, values, grown = simple
             # Nothing found may also mean a record that might grow too large.
-            return Link(rows, "update", changes, demand.alive, unchanged), [*op.at.key, *values, grown, *tail]
+            return Link(rows, "update", changes, demand.alive, unchanged), [*op.at.key, *values, grown, *tail], None
     return None
 
 

@@ -81,11 +81,12 @@ class Rows:
         self.stored = sql.stored_names(table)
         self.columns = names.dialect.commas(self.stored)
         self.indexes = frozenset(index.name for index in table.indexes)
-        self.select = sql.select(table, names.dialect)
+        self.select = sql.select(table, names.dialect, (*self.stored, "xmin"))
         self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
         self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
         self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
         self._pages: dict[Any, sql.PageText] = {}
+        self._several: dict[str, str] = {}
 
     def decode(self, row: Row) -> Record:
         return self.page((row,))[0][0]
@@ -157,10 +158,16 @@ class Rows:
         return text, parameters
 
     def several(self, lock: str = "") -> str:
-        """Return the statement that finds records by keys: their columns, the version of each row, in order of the key.
+        """Return the statement that finds records by keys: their columns, and the version of each row; locked in order of the key.
 
         Parameters: an array for each key column.
         """
+        found = self._several.get(lock)
+        if found is None:
+            found = self._several[lock] = self._several_text(lock)
+        return found
+
+    def _several_text(self, lock: str) -> str:
         commas, key = self.names.dialect.commas, self.table.key
         quote = self.names.dialect.quoted
         on = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in key)

@@ -17,6 +17,9 @@ from palaver.records.postgres_feed import CREATED, DELETED, EXPIRED, UPDATED
 from palaver.records.postgres_rows import Rows
 from palaver.values import MAX_RECORD
 
+# What every row carries that this transaction writes.
+VERSION = "pg_current_xact_id()::xid"
+
 # --- new records ----------------------------------------------------------------------------------------------------
 
 
@@ -48,7 +51,7 @@ def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True)
         position = tables[0].names.position
         parts.append(f"f AS ({_into(tables[0])} SELECT {position}, c.* FROM ({' UNION ALL '.join(feed)}) c)")
     found = " UNION ALL ".join(f"SELECT {n}, key, revision, fresh FROM w{n}" for n in range(len(tables)))
-    return f"WITH {', '.join(parts)} {found if over else 'SELECT 1'}"
+    return f"WITH {', '.join(parts)} {found if over else f'SELECT {VERSION}'}"
 
 
 def _abouts(rows: Rows, number: int) -> str:
@@ -106,8 +109,9 @@ class _Arguments:
 def chain(links: tuple[Link, ...]) -> str:
     """Parameters: the instant, and the arguments of each link.
 
-    One row comes back: for each link whether it found its record, the revision, and the record where it gives one. A
-    single link that finds nothing gives no row; of several, one that must and does not divides by zero.
+    One row comes back: true, the version of what was written, and for each link whether it found its record, the revision,
+    and the record where it gives one. A single link that finds nothing gives no row; of several, one that must and does not
+    divides by zero.
     """
     arguments = _Arguments(2)
     parts: list[str] = []
@@ -126,10 +130,10 @@ def chain(links: tuple[Link, ...]) -> str:
         f"w{n}.revision" + (f", {_columns(link.rows, f'w{n}.')}" if link.gives_record else "") for n, link in enumerate(links)
     )
     if len(links) == 1:
-        return f"{head} SELECT true, {columns} FROM w0"
+        return f"{head} SELECT true, {VERSION}, {columns} FROM w0"
     holds = " AND ".join(f"(SELECT count(*) FROM w{n}) = 1" for n, link in enumerate(links) if link.sure) or "true"
     joins = " ".join(f"LEFT JOIN w{n} ON true" for n in range(len(links)))
-    return f"{head} SELECT g.ok, {columns} FROM (SELECT 1 / (CASE WHEN {holds} THEN 1 ELSE 0 END) = 1 AS ok) g {joins}"
+    return f"{head} SELECT g.ok, {VERSION}, {columns} FROM (SELECT 1 / (CASE WHEN {holds} THEN 1 ELSE 0 END) = 1 AS ok) g {joins}"
 
 
 def _columns(rows: Rows, prefix: str) -> str:
@@ -203,25 +207,39 @@ def _size(rows: Rows) -> str:
 
 
 class Part(NamedTuple):
-    """Rows of one table to be inserted, replaced, deleted or checked."""
+    """Rows of one table to be inserted, replaced, deleted or checked; `many`: more than one of them."""
 
     rows: Rows
     action: str
+    many: bool = False
+
+
+# Holds for this transaction alone, and is set before any row is stored.
+_HURRY = "hurry AS MATERIALIZED (SELECT set_config('lock_timeout', '100ms', true) AS set)"
+_HURRIED = " WHERE (SELECT set FROM hurry) IS NOT NULL"
 
 
 @lru_cache(maxsize=2_000)
-def applied(parts: tuple[Part, ...], *, feed: bool) -> str:
-    """Parameters: how many rows there are, the arrays of each part, those of the feed.
+def applied(parts: tuple[Part, ...], *, feed: bool, patient: bool = True) -> str:
+    """Parameters: how many rows there are, the arrays of each part, those of the feed. Gives the version of the rows written.
 
     An insert takes the stored columns; the others take the key columns and the version of each row, a replacement the
     stored columns and the version. The feed takes entity, kind, revision, key and what is kept beside it.
-    Divides by zero where a row is another version, so that nothing is written.
+    Divides by zero where a row is another version, so that nothing is written. Not `patient`: also where somebody else holds
+    one, for what shares the statement must not suffer for a neighbour.
     """
     texts: list[str] = []
+    if not patient and any(part.action == "insert" for part in parts):
+        texts.append(_HURRY)
     number = 2
-    for n, (rows, action) in enumerate(parts):
-        texts.append(f"w{n} AS ({_part(rows, action, number)})")
-        number += len(rows.stored) if action == "insert" else len(rows.table.key if action in ("delete", "check") else rows.stored) + 1
+    for n, (rows, action, many) in enumerate(parts):
+        if action == "insert":
+            inserted = f"INSERT INTO {rows.at} ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)}"
+            texts.append(f"w{n} AS ({inserted}{'' if patient else _HURRIED} RETURNING 1)")
+            number += len(rows.stored)
+            continue
+        texts += _written_over(n, Part(rows, action, many), number, patient)
+        number += len(rows.stored if action == "replace" else rows.table.key) + 1
     seen = " + ".join(f"(SELECT count(*) FROM w{n})" for n in range(len(parts)))
     holds = f"1 / (CASE WHEN {seen} = $1::bigint THEN 1 ELSE 0 END)"
     if feed:
@@ -231,24 +249,30 @@ def applied(parts: tuple[Part, ...], *, feed: bool) -> str:
         # Positions are taken when every row is known to be the one that was looked at, and locked.
         position = parts[0].rows.names.position
         texts.append(f"f AS ({_into(parts[0].rows)} SELECT {position}, entity, kind, revision, key::text[], more FROM {source})")
-    return f"WITH {', '.join(texts)} SELECT {holds}"
+    return f"WITH {', '.join(texts)} SELECT {holds}, {VERSION}"
 
 
-def _part(rows: Rows, action: str, number: int) -> str:
-    dialect = rows.names.dialect
-    if action == "insert":
-        return f"INSERT INTO {rows.at} ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)} RETURNING 1"
-    names = rows.stored if action == "replace" else rows.table.key
-    source = f"unnest({rows.arrays(names, number)[7:-1]}, ${number + len(names)}::xid[]) AS s({dialect.commas(names)}, version)"
-    on = " AND ".join(f"t.{dialect.quoted(name)} = s.{dialect.quoted(name)}" for name in rows.table.key) + " AND t.xmin = s.version"
+def _written_over(n: int, part: Part, number: int, patient: bool) -> list[str]:
+    """Return what replaces, deletes or checks rows; several of them are locked first, in the order of their keys."""
+    rows, action, many = part
+    quote, commas, key = rows.names.dialect.quoted, rows.names.dialect.commas, rows.table.key
+    names = rows.stored if action == "replace" else key
+    source = f"unnest({rows.arrays(names, number)[7:-1]}, ${number + len(names)}::xid[]) AS s({commas(names)}, _version)"
+    on = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in key) + " AND t.xmin = s._version"
+    order = f" ORDER BY {', '.join(f't.{quote(name)}' for name in key)}" if many else ""
+    skip = "" if patient else " SKIP LOCKED"
     if action == "check":
-        return f"SELECT 1 FROM {rows.at} t JOIN {source} ON {on} FOR SHARE OF t"
+        return [f"w{n} AS (SELECT 1 FROM {rows.at} t JOIN {source} ON {on}{order} FOR SHARE OF t{skip})"]
+    texts: list[str] = []
+    if many or not patient:
+        strength = "UPDATE" if action == "delete" else "NO KEY UPDATE"
+        texts.append(f"l{n} AS MATERIALIZED (SELECT 1 FROM {rows.at} t JOIN {source} ON {on}{order} FOR {strength} OF t{skip})")
+        # Not one of them is written, or waited for, unless all are locked.
+        on += f" AND (SELECT count(*) FROM l{n}) = cardinality(${number + len(names)}::xid[])"
     if action == "delete":
-        return f"DELETE FROM {rows.at} t USING {source} WHERE {on} RETURNING 1"
-    sets = ", ".join(
-        f"{dialect.quoted(name)} = s.{dialect.quoted(name)}" for name in sql.stored_names(rows.table) if name not in rows.table.key
-    )
-    return f"UPDATE {rows.at} t SET {sets} FROM {source} WHERE {on} RETURNING 1"
+        return [*texts, f"w{n} AS (DELETE FROM {rows.at} t USING {source} WHERE {on} RETURNING 1)"]
+    sets = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in sql.stored_names(rows.table) if name not in key)
+    return [*texts, f"w{n} AS (UPDATE {rows.at} t SET {sets} FROM {source} WHERE {on} RETURNING 1)"]
 
 
 def array_literal(parts: Sequence[str]) -> str:
