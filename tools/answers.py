@@ -85,6 +85,7 @@ def statements(design: Design) -> Iterator[str]:
     yield from (f"search:{search.name}" for search in design.searches)
     yield from (f"flow:{flow.when}" for flow in design.flows)
     yield from (f"lifecycle:{rule.of}" for rule in design.lifecycle)
+    yield from (f"{chapter.kind}:{rule.of}" for chapter in design.chapters for rule in chapter.rules)
 
 
 def attributes(given: Mapping[str, Attribute], *above: str) -> Iterator[tuple[str, Attribute]]:

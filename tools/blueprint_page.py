@@ -43,10 +43,14 @@ def page(
     designed = {table.name: table for table in answers.design.tables}
     for declared in schema.entities.values():
         yield from _table(declared, schema, answers, designed.get(declared.table.name), asked)
-    yield from _objects(schema, answers)
+    if any(declared.blobs for declared in schema.entities.values()):
+        yield from _objects(schema, answers)
     yield from _searches(schema, answers)
     yield from _retention(schema, answers)
-    yield from _rows("Flows", "when", [f"flow:{flow.when}" for flow in answers.design.flows], answers)
+    if answers.design.flows:
+        yield from _rows("Flows", "when", [f"flow:{flow.when}" for flow in answers.design.flows], answers)
+    for chapter in answers.design.chapters:
+        yield from _rows(chapter.title, chapter.head, [f"{chapter.kind}:{rule.of}" for rule in chapter.rules], answers)
     yield from _operations(operations)
     yield from _patterns(patterns)
     yield from _corrections(answers)
@@ -220,7 +224,10 @@ def _retention(schema: Schema, answers: Answers) -> Iterator[str]:
     yield "\n## Retention\n"
     yield "`Retention` changes these; the defaults are the design's.\n"
     yield from (f"- {rule.sentence}" for rule in retention_plan(schema))
-    yield from _rows("What the design asks for", "what", [f"lifecycle:{rule.of}" for rule in answers.design.lifecycle], answers, level=3)
+    if answers.design.lifecycle:
+        yield from _rows(
+            "What the design asks for", "what", [f"lifecycle:{rule.of}" for rule in answers.design.lifecycle], answers, level=3
+        )
 
 
 def _rows(title: str, head: str, statements: list[str], answers: Answers, *, level: int = 2) -> Iterator[str]:
@@ -228,6 +235,7 @@ def _rows(title: str, head: str, statements: list[str], answers: Answers, *, lev
     yield f"| {head} | done by | proved by |"
     yield "|---|---|---|"
     says = {f"lifecycle:{rule.of}": f": {rule.says}" for rule in answers.design.lifecycle}
+    says |= {f"{chapter.kind}:{rule.of}": f": {rule.says}" for chapter in answers.design.chapters for rule in chapter.rules}
     for statement in statements:
         kept, found = answers.keeps(statement), answers.corrected(statement)
         by = f"{answers.by[statement]}. " if statement in answers.by else ""
@@ -303,11 +311,12 @@ def _corrections(answers: Answers) -> Iterator[str]:
 
 
 def _statement(of: str) -> str:
-    kind, _, what = of.rpartition(":")
-    return f"{_KINDS[kind]}`{what}`"
+    # A key of a cache has colons of its own, and an attribute has none.
+    kind, colon, what = of.partition(":")
+    return f"{_KINDS.get(kind, f'{kind} ')}`{what}`" if colon else f"`{of}`"
 
 
-_KINDS = {"": "", "bucket": "bucket ", "search": "search index ", "flow": "flow ", "question": "question ", "lifecycle": "lifecycle of "}
+_KINDS = {"search": "search index ", "lifecycle": "lifecycle of "}
 
 
 def _tests(tests: Iterable[str]) -> str:

@@ -114,6 +114,15 @@ class Rule(_Said):
     says: str
 
 
+class Chapter(_Said):
+    """Statements of one kind that no table holds: use cases, keys of a cache, settings, queries, practices, plans."""
+
+    kind: str
+    title: str
+    head: str
+    rules: list[Rule]
+
+
 class Design(_Said):
     name: str
     tables: list[DesignTable]
@@ -121,6 +130,7 @@ class Design(_Said):
     searches: list[SearchedIndex] = Field(default_factory=list)
     flows: list[Flow] = Field(default_factory=list)
     lifecycle: list[Rule] = Field(default_factory=list)
+    chapters: list[Chapter] = Field(default_factory=list)
 
 
 _FINDINGS: Mapping[str, tuple[Literal["error", "warning"], str, str]] = {
