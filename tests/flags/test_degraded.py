@@ -14,6 +14,7 @@ import palaver
 from palaver.cache.memory import MemoryCache
 from palaver.cache.none import NoCache
 from palaver.cache.redis import RedisCache
+from palaver.caching import Heard
 from palaver.connections.redis import encode
 from palaver.errors import Unavailable
 from palaver.flags import Flags, current
@@ -227,3 +228,29 @@ async def test_a_cache_that_is_silent_does_not_hold_us_up(tmp_path: Path) -> Non
                 await flags.set(SLASH, True)
                 await until(lambda: asyncio.sleep(0, other.value(SLASH)), 1.5)
             redis.thaw()
+
+
+async def test_what_was_set_just_before_closing_is_still_told(store: Store) -> None:
+    """A command that sets a flag and ends leaves a cache that is current."""
+    cache = MemoryCache()
+    async with opened(store, cache) as flags, cache.bus.listen(f"{current.KIND}:{FLAGS.name}") as heard:
+        async with opened(store, cache) as command:
+            await command.set(SLASH, True)
+        held = await cache.values(current.KIND).get(FLAGS.name)
+        assert held is not None
+        message = await anext(heard)
+        assert isinstance(message, Heard)
+        assert held.revision == int(message.data)
+        await until(lambda: asyncio.sleep(0, flags.value(SLASH)), 5)
+    await cache.aclose()
+
+
+async def test_nonsense_on_the_bus_harms_nothing(store: Store) -> None:
+    cache = MemoryCache()
+    async with opened(store, cache) as flags:
+        await asyncio.sleep(0.05)
+        for nonsense in (b"", b"x", b"-1", b"9" * 5_000, b"9" * 19, b"\xff"):
+            await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", nonsense)
+        await asyncio.sleep(0.1)
+        assert ("ok", True) == (flags.health().status, flags.health().hearing)
+    await cache.aclose()

@@ -70,6 +70,8 @@ async def test_closing_stores_what_waits(store: Store) -> None:
     await flags.aclose()
     assert 250 == len(await stored(store))
     await flags.aclose()
+    flags.expose(MODEL, user="too late")
+    assert (0, 1) == (flags.health().exposures_waiting, flags.health().exposures_dropped)
 
 
 async def test_the_background_stores_by_itself(store: Store, flags: Flags) -> None:
@@ -79,6 +81,13 @@ async def test_the_background_stores_by_itself(store: Store, flags: Flags) -> No
         if not flags.health().exposures_waiting:
             break
     assert ["ann"] == list(await stored(store))
+
+
+async def test_any_thread_may_note_an_exposure(store: Store, flags: Flags) -> None:
+    found = await asyncio.gather(*(asyncio.to_thread(flags.expose, MODEL, user=f"u{n % 20}") for n in range(60)))
+    await asyncio.sleep(0)
+    await flags.flush()
+    assert {f"u{n}": found[n] for n in range(20)} == await stored(store)
 
 
 # --- with the records away -------------------------------------------------------------------------------------------

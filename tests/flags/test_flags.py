@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from palaver.cache.none import NoCache
 from palaver.clock import ManualClock
 from palaver.entity import Entity
 from palaver.errors import ConfigError, SchemaError, TenantMismatch, Validation
@@ -172,6 +176,39 @@ async def test_two_who_change_different_things_at_once_undo_nothing(store: Store
     await asyncio.gather(*sets)
     async with Flags.open(store, FLAGS, FeatureFlag) as fresh:
         assert all(fresh.value(SLASH, user=f"{name}{n}") for name in "ab" for n in range(8))
+
+
+async def test_whoever_sets_whatever_at_once_all_end_alike(opened: Opened, stack: str, clock: ManualClock) -> None:
+    """Three sets of flags, set at random and at once: within a second of the last change all three serve what the records say."""
+    rng = random.Random(7)
+    stores = [await opened() for _ in range(1 if stack == "memory" else 3)] * (3 if stack == "memory" else 1)
+    async with AsyncExitStack() as closing:
+        several = [await closing.enter_async_context(Flags.open(store, FLAGS, FeatureFlag)) for store in stores]
+
+        async def changes(flags: Flags, seed: int) -> None:
+            mine = random.Random(seed)
+            for _ in range(15):
+                user = f"u{mine.randrange(4)}"
+                match mine.randrange(4):
+                    case 0:
+                        await flags.unset(SLASH, user=user)
+                    case 1:
+                        await flags.roll_out(NEW_PROMPT, mine.randrange(100))
+                    case 2:
+                        await flags.set(GREETING, f"{seed}{mine.random()}", user=user)
+                    case _:
+                        await flags.set(SLASH, mine.random() < 0.5, user=user)
+                await asyncio.sleep(mine.random() * 0.01)
+
+        await asyncio.gather(*(changes(flags, rng.randrange(1_000)) for flags in several))
+
+        async def alike() -> bool:
+            async with Flags.open(stores[0], FLAGS, FeatureFlag, cache=NoCache()) as truth:
+                return all(flags.all() == truth.all() for flags in several)
+
+        began = time.monotonic()
+        await until(alike, 5)
+        assert time.monotonic() - began < 1
 
 
 async def test_more_settings_than_fit_on_a_page_are_all_there(store: Store, flags: Flags) -> None:

@@ -24,13 +24,14 @@ from palaver.store import Store
 log = logging.getLogger("palaver.flags")
 
 KIND = "flags"
-CACHED_S = 60.0
+CACHED_S = 90.0
 """How long a snapshot is kept for processes that start; whoever takes it checks its version with the records."""
 WHOLE_S = 60.0
 """How often everything is read again, for what was written around the feed and around us."""
 POLL_S, POLL_UNFED_S = 5.0, 0.5
 CACHE_S = 0.25
 """How long a cache that falls silent may hold us up."""
+CLOSE_S = 1.0
 RETRY_S, SLOWEST_RETRY_S = 0.1, 0.5
 LISTEN_AGAIN_S = 0.5
 
@@ -96,6 +97,11 @@ class Current:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks and self._publish:
+            # What was set just before is told by the feed as well, only not as soon.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._attempt(self._again)
         self._tasks = []
 
     def seen(self) -> Seen:
@@ -152,7 +158,7 @@ class Current:
                         if isinstance(message, Missed):
                             self._hearing = message.listening
                             self._woken.set()
-                        elif message.data.isdigit():
+                        elif message.data.isdigit() and len(message.data) < 20:
                             self._told(int(message.data))
             except PalaverError as error:
                 log.debug("flags are not heard of through the cache: %s", error.code)

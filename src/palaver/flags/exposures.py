@@ -8,6 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
+from threading import get_ident
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,9 +38,11 @@ class Exposures:
         self._store, self._entity, self._whose = store, entity, dict(whose)
         self._waiting: dict[tuple[str, str], ExposureRecord] = {}
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._woken = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self.dropped = 0
         self.error = ""
 
@@ -48,22 +51,28 @@ class Exposures:
         return len(self._waiting)
 
     def note(self, experiment: str, user: str, variant: str, at: datetime) -> None:
-        """Remember an exposure until it is written; one that is known costs a look."""
+        """Remember an exposure until it is written, from any thread; one that is known costs a look. Raises nothing."""
+        if (user, experiment) in self._known:
+            return
+        if get_ident() == self._thread:
+            self._note(experiment, user, variant, at)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._note, experiment, user, variant, at)
+
+    def _note(self, experiment: str, user: str, variant: str, at: datetime) -> None:
         key = (user, experiment)
-        if key in self._known:
-            self._known.move_to_end(key)
+        if key in self._known or key in self._waiting:
             return
-        if key in self._waiting:
-            return
-        if len(self._waiting) >= WAITING:
+        if self._closed or len(self._waiting) >= WAITING:
             self.dropped += 1
             return
         try:
             self._waiting[key] = self._entity(**self._whose, user=user, experiment=experiment, variant=variant, exposed=at)
         except ValidationError:
-            raise Validation("An exposure is of a user whose name is text.") from None
+            self.dropped += 1
+            return
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._forever(), name="palaver-exposures")
+            self._task = self._loop.create_task(self._forever(), name="palaver-exposures")
         self._woken.set()
 
     async def flush(self) -> None:
@@ -83,6 +92,7 @@ class Exposures:
 
     async def aclose(self) -> None:
         """Stop, and write what waits; raises what the store raises, and then `waiting` were not written."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

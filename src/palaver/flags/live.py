@@ -117,7 +117,7 @@ class Flags:
         self._exposures: Exposures | None = None
         if exposures is not None:
             refuse_foreign(exposures, ExposureRecord)
-            self._exposures = Exposures(store, exposures, whose=_whose(store, exposures))
+            store.schema.of(exposures)
 
     @staticmethod
     def open(
@@ -138,6 +138,8 @@ class Flags:
         return Opening(Flags(store, flags, entity, exposures=exposures, cache=cache, poll_s=poll_s))
 
     async def _start(self) -> Self:
+        if self._exposed is not None:
+            self._exposures = Exposures(self._store, self._exposed, whose=_whose(self._store, self._exposed))
         await self._current.start()
         return self
 
@@ -187,8 +189,8 @@ class Flags:
     def expose(self, experiment: str | Experiment, /, **targets: Target) -> str:
         """Return the variant, and note that the user sees it: stored once for each user, in the background, with the first time.
 
-        Only what the hash decided is noted: a variant that was set for somebody says nothing about the others. Never waits and
-        never raises for the records; `flush` waits until what was noted is stored.
+        Only what the hash decided is noted: a variant that was set for somebody says nothing about the others. Never waits,
+        from any thread, and never raises for the records; `flush` waits until what was noted is stored.
         """
         exposures = self.check_exposing()
         found = self._experiment(experiment)

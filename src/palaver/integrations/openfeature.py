@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from threading import get_ident
 from typing import Any
 
 from openfeature.evaluation_context import EvaluationContext
@@ -31,7 +29,7 @@ Object = Sequence[FlagValueType] | Mapping[str, FlagValueType]
 
 
 class PalaverProvider(AbstractProvider):
-    """Answers from `Flags`, without waiting, from any thread; make it on the event loop the flags belong to.
+    """Answers from `Flags`, without waiting, from any thread.
 
     The targeting key is the set's first target, normally the user; attributes named like the other targets are those, further ones
     are not looked at. An unknown flag is FLAG_NOT_FOUND, another type TYPE_MISMATCH, an experiment without a targeting key
@@ -44,7 +42,6 @@ class PalaverProvider(AbstractProvider):
         if expose:
             flags.check_exposing()
         self._flags, self._expose = flags, expose
-        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._unwatch: Callable[[], None] | None = None
         self._ok = True
 
@@ -101,7 +98,7 @@ class PalaverProvider(AbstractProvider):
         if self._lacks_key(flag, evaluation, targets):
             raise TargetingKeyMissingError("Who gets which variant goes by the targeting key.")
         if self._expose and evaluation.reason == "split":
-            self._on_loop(lambda: self._flags.expose(key, **targets))
+            self._flags.expose(key, **targets)
         variant = evaluation.value if isinstance(flag, Experiment) else None
         return FlagResolutionDetails(
             evaluation.value, reason=_REASONS[evaluation.reason], variant=variant, flag_metadata=self._metadata(evaluation)
@@ -129,12 +126,6 @@ class PalaverProvider(AbstractProvider):
             "scope": evaluation.scope,
             "revision": evaluation.revision,
         }
-
-    def _on_loop(self, call: Callable[[], object]) -> None:
-        if get_ident() == self._thread:
-            call()
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call)
 
     def _changed(self, names: frozenset[str], ok: bool) -> None:
         if names:
