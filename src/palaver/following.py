@@ -10,12 +10,14 @@ import logging
 import random
 import traceback
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from palaver.clock import us_of
 from palaver.entity import Entity
 from palaver.errors import PalaverError, SettleTimeout, Trimmed
-from palaver.ops import Absent, Address, Change, ChangePage, Delete, Put, Unchanged, Update, WriteSet, Written
+from palaver.ops import Absent, Address, Change, ChangePage, Delete, Put, Read, Unchanged, Update, WriteSet, Written
 from palaver.ports import ReadsLog, RecordEngine, Wakes
+from palaver.system import SYSTEM
 
 if TYPE_CHECKING:
     from palaver.core import Core
@@ -34,7 +36,8 @@ STOPPED_S = 60.0
 NOTED_EVERY_S = 1.0
 LOOK_S = 0.3
 """How often a feed that has to be copied first is looked at for what others copied."""
-COPY_S = 5.0
+COPY_S = 2.0
+"""How often it is copied by those who follow, where nobody runs projections, who does that all the time."""
 COPY_OWN_S = 0.3
 
 
@@ -312,16 +315,24 @@ class Follower:
         return bool(page.changes)
 
     async def _page(self, start: int) -> ChangePage:
-        if not isinstance(self._records, ReadsLog):
-            return await self._records.changes(start, CHUNK)
+        """Read on. A feed that has to be copied first is left to whoever runs projections, or copies more often than this."""
+        records = self._records
+        if not isinstance(records, ReadsLog):
+            return await records.changes(start, CHUNK)
         if _now() < self._copy_at:
-            page = await self._records.logged(start, CHUNK)
+            page = await records.logged(start, CHUNK)
             if page.changes:
-                # Somebody else copies.
                 self._copy_at = _now() + COPY_S * random.uniform(0.75, 1.25)
             return page
         self._copy_at = _now() + COPY_S * random.uniform(0.75, 1.25)
-        return await self._records.changes(start, CHUNK)
+        return await (records.logged(start, CHUNK) if await self._is_copied() else records.changes(start, CHUNK))
+
+    async def _is_copied(self) -> bool:
+        """Say whether some process runs projections now."""
+        leases = await self._records.query(Read(SYSTEM.name, None, ("projection",), limit=CHUNK, consistent=False))
+        bodies: list[Any] = [lease["body"] for lease in leases.records]
+        now_ms = us_of(self.core.clock) // 1_000
+        return any(now_ms < body.get("until_ms", 0) for body in bodies)
 
     async def _idle(self) -> None:
         """Wait until there may be something new, or somebody joins."""

@@ -15,7 +15,7 @@ import palaver
 from palaver import Store, following
 from palaver.errors import ConditionFailed, ConfigError, Conflict, Unavailable
 from palaver.following import Wrote, settled_head
-from palaver.ops import Address, Change, Op
+from palaver.ops import Address, Change, ChangePage, Op
 from palaver.ports import TrimsFeed
 from tests.cache.people import NOTES, PEOPLE, Hearing, Note, Plain, User, eventually
 from tests.stacks import fresh
@@ -294,17 +294,54 @@ async def test_several_who_wait_for_one_file_are_all_woken(tmp_path: Path) -> No
         assert slowest < 0.9
 
 
+class Seen:
+    """A projection of nothing."""
+
+    name = "seen"
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
+        return ()
+
+    async def rebuild(self) -> None: ...
+
+
+async def test_on_dynamodb_whoever_runs_projections_copies_the_feed_for_all(tmp_path: Path) -> None:
+    url = fresh("dynamodb", tmp_path)
+    async with (
+        palaver.open(url, schema=PEOPLE, migrate=True, maintain=False, projections=[lambda _: Seen()]) as worker,
+        palaver.open(url, schema=PEOPLE, maintain=False) as reader,
+    ):
+        hearing = Hearing(Plain)
+        await reader.following.add(hearing).ready()
+        copied = 0
+        changes = reader.core.records.changes
+
+        async def counting(after: int | None, limit: int) -> ChangePage:
+            nonlocal copied
+            copied += 1
+            return await changes(after, limit)
+
+        reader.core.records.changes = counting  # type: ignore[method-assign]
+        await worker.put(Plain(id="nobody copies"))
+        await eventually(lambda: hearing.heard() == {"nobody copies"})
+        assert copied > 0
+        worker.runner().start()
+        await eventually(lambda: worker.core.runner and worker.core.runner._leases)
+        follower = reader.core.follower
+        assert follower is not None
+        follower._copy_at = 0
+        await eventually(lambda: follower._copy_at > 0)
+        copied = 0
+        for number in range(5):
+            await worker.put(Plain(id=f"p{number}"))
+            await eventually(lambda number=number: f"p{number}" in hearing.heard())  # type: ignore[misc]
+            follower._copy_at = 0
+        assert 0 == copied
+
+
 @pytest.fixture
 async def behind(tmp_path: Path) -> AsyncIterator[tuple[Store, Callable[[], AbstractAsyncContextManager[int]]]]:
     """A store on PostgreSQL, where positions are given before they are committed, and a transaction that has one and waits."""
-
-    class Seen(Hearing):
-        name = "seen"
-
-        async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
-            return ()
-
-        async def rebuild(self) -> None: ...
 
     async with palaver.open(
         fresh("postgresql", tmp_path), schema=PEOPLE, migrate=True, maintain=False, projections=[lambda _: Seen()]
