@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 from palaver.errors import ConfigError
 
 if TYPE_CHECKING:
+    from palaver.context import ContextWindow
+    from palaver.flags import Flags
     from palaver.identity.sessions import Sessions
+    from palaver.limits import Limits
+    from palaver.presence import Presence
     from palaver.store import Store
 
 NAME = "capabilities"
@@ -30,11 +34,11 @@ class Capabilities:
     The store, its cache and its feed are not closed: they belong to whoever opened the store.
     """
 
-    flags: Any = None
-    limits: Any = None
-    presence: Any = None
+    flags: Flags | None = None
+    limits: Limits | None = None
+    presence: Presence | None = None
     sessions: Sessions | None = None
-    contexts: Any = None
+    contexts: ContextWindow[Any] | None = None
     closers: tuple[Callable[[], Awaitable[object]], ...] = ()
 
     async def aclose(self) -> None:

@@ -39,6 +39,10 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("schema", TEND, "Look at the schema and what is wrong with it."),
     ("migrate", TEND, "Plan and apply what a changed schema does to the database."),
     ("copy", TEND, "Copy a whole stack into another one, while the application goes on."),
+    ("flags", TEND, "Look at and set the application's flags."),
+    ("limits", TEND, "Look at rate limits, and what they leave whom."),
+    ("presence", LOOK, "Show who is active where."),
+    ("sessions", TEND, "List and end the sessions of a user."),
     ("keys", TEND, "Make, count and rotate the keys secrets are sealed with."),
     ("doctor", TEND, "Examine the database and say what to do."),
     ("health", TEND, "Print figures for people and monitors."),
@@ -47,8 +51,9 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("version", TEND, "Print versions."),
 )
 _OPTIONS = ("--url", "--schema", "--blueprint", "--tenant", "--json", "--human", "--quiet", "--yes", "--no-color", "--debug", "--help")
+_GROUPS = ("schema", "migrate", "keys", "flags", "limits", "sessions")
 for _name, _group, _help in _COMMANDS:
-    app.command(f"palaver.cli.{_name}:{'app' if _name in ('schema', 'migrate', 'keys') else _name}", name=_name, group=_group, help=_help)
+    app.command(f"palaver.cli.{_name}:{'app' if _name in _GROUPS else _name}", name=_name, group=_group, help=_help)
 
 
 @app.meta.default

@@ -133,6 +133,25 @@ class Context:
             yield store.for_tenant(self.tenant) if self.tenant else store
 
     @asynccontextmanager
+    async def running(self, part: str) -> AsyncIterator[tuple[Store, Any]]:
+        """Open the database and give one part of what the application runs on beside it: flags, limits, presence or sessions."""
+        from palaver.capabilities import capabilities_of
+
+        home = await self.home()
+        async with self.open() as store, await capabilities_of(home, store) as found:
+            if getattr(found, part) is None:
+                hint = f"Beside the schema: async def capabilities(store) -> Capabilities, with {part}=."
+                raise Stop(Exit.USAGE, "no_capability", f"{home.__name__} declares no {part}.", hint=hint)
+            yield store, getattr(found, part)
+
+    def warn_of_own_cache(self, store: Store) -> bool:
+        """Say whether the cache is shared with the application, and tell people where it is not."""
+        shared = store.core.cache_at.startswith(("redis", "rediss"))
+        if not shared:
+            self.out.say("the cache is each process's own memory: what the application keeps there is not seen here (cache=redis://…)")
+        return shared
+
+    @asynccontextmanager
     async def migrator(self, schema: Schema, *, read_only: bool) -> AsyncIterator[Migrator]:
         """Reach the database without opening a store, which would already change it; nobody is told how far things are."""
         from palaver import config

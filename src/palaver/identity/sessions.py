@@ -72,6 +72,11 @@ class Sessions:
             )
 
     @property
+    def recorded(self) -> bool:
+        """Whether their truth is in records, and the cache only serves them."""
+        return self._recorded is not None
+
+    @property
     def figures(self) -> SessionFigures:
         """What became of the reads; all zero for sessions that live in the cache alone, which counts itself."""
         return SessionFigures() if self._recorded is None else self._recorded.figures
@@ -141,9 +146,11 @@ class Sessions:
 
     async def end(self, token: str) -> None:
         """End a session; nobody reads it any more when this returns."""
-        if not is_token(token):
-            return
-        id = id_of(token)
+        if is_token(token):
+            await self.end_by_id(id_of(token))
+
+    async def end_by_id(self, id: str) -> None:
+        """End the session of that `Session.id`, as `of` lists them: for whoever knows no token."""
         if self._recorded is not None:
             await self._recorded.end(id)
             return
