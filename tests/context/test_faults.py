@@ -31,15 +31,12 @@ HEARD_WITHIN_S = 3.0
 
 
 @asynccontextmanager
-async def process(folder: Path, redis: str, *, following: bool = True, **options: object) -> AsyncIterator[ContextWindow[Message]]:
+async def process(folder: Path, redis: str, **options: object) -> AsyncIterator[ContextWindow[Message]]:
     """A store on the one file and the one Redis, with windows of its own: all that another process would have."""
     url = f"sqlite:///{folder}/chat.db?sync=normal&cache={quote(redis, safe='')}"
     async with palaver.open(url, schema=CHAT, migrate=True, maintain=False) as store:
         context = ContextWindow(store, Message, keep=KEEP, **options)  # type: ignore[arg-type]
-        if following:
-            await context._subscription.ready()
-        else:
-            context.close()
+        await context._subscription.ready()
         yield context
 
 
@@ -229,7 +226,7 @@ async def test_a_server_that_forgot_between_two_calls_is_not_believed(tmp_path: 
 
 async def test_what_the_cache_could_not_be_told_is_told_when_it_is_back(tmp_path: Path) -> None:
     with own() as server:
-        async with process(tmp_path, server.url) as here, process(tmp_path, server.url, following=False) as there:
+        async with process(tmp_path, server.url) as here, process(tmp_path, server.url) as there:
             await here.create(message(1))
             for context in (here, there):
                 assert [[1], [1]] == [numbers(await context.read("c")) for _ in range(2)]
@@ -242,7 +239,7 @@ async def test_what_the_cache_could_not_be_told_is_told_when_it_is_back(tmp_path
             here._cache = own_cache
             await here.read("d")
             await here.read("d")
-            assert [1, 2] == numbers(await there.read("c"))
+            assert None is await there._cache.windows.read(there._place(("c",)).key, limit=1)
             assert [1, 2] == numbers(await here.read("c"))
 
 

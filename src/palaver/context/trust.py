@@ -74,6 +74,7 @@ class Trust:
 
     def __init__(self) -> None:
         self.figures = Figures()
+        self.listening = False
         self.paying = False
         self._epoch = 0
         self._made: int | None = None
@@ -86,7 +87,7 @@ class Trust:
     # --- windows ----------------------------------------------------------------------------------------------------
 
     def believes(self, key: str) -> bool:
-        return key in self._doubts and key not in self._owed
+        return self.listening and key in self._doubts and key not in self._owed
 
     def doubts(self, key: str) -> tuple[str, ...]:
         """Return the items that were stored since, and that the window must hold to be believed."""
@@ -110,7 +111,8 @@ class Trust:
         self._doubts.forget(key)
 
     def missed(self) -> None:
-        """Believe nothing any more."""
+        """Believe nothing of before; from now on what others do is heard."""
+        self.listening = True
         self._epoch += 1
         self._doubts.clear()
 

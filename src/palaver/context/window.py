@@ -105,6 +105,7 @@ class ContextWindow(Generic[E]):
         nobody. `holding` names a message that its reader has stored (the message, its address, or its sort value), and that
         a window must therefore hold. Raises only what the records raise.
         """
+        self._store._here()
         place, most = self._place(conversation), self._keep if limit is None else limit
         if not 1 <= most <= self._keep or (budget or 0) < 0:
             raise Validation(f"A context is read up to 1 to {self._keep} messages, within a budget that is not negative.")
@@ -189,8 +190,10 @@ class ContextWindow(Generic[E]):
         return items
 
     async def _begin(self, key: str) -> str:
-        """Ask for leave to fill a window, empty where the cache is away; one that cannot be believed is dropped before."""
+        """Ask for leave to fill a window, empty where there is none; one that cannot be believed is dropped before."""
         trust, windows = self._trust, self._cache.windows
+        if not trust.listening:
+            return ""
         try:
             if not trust.believes(key):
                 debt, epoch, before = trust.debt(key), trust.epoch, self._cache.health().made
@@ -337,40 +340,42 @@ class ContextWindow(Generic[E]):
 
     async def wrote(self, writes: Sequence[Wrote]) -> None:
         """Take note of what this process stored, changed or removed; of the latter the windows are dropped at once."""
+        dropped: set[str] = set()
         for at, revision, created in writes:
-            tenant, key, id = self._concerned(at.key)
+            key, id = self._concerned(at.key)
             if created:
                 self._trust.stored(key, id)
             else:
                 self._trust.changed(key, id, us_of(self._store.clock) if revision is None else revision)
-                await self._of(tenant)._drop(key)
+                dropped.add(key)
+        await asyncio.gather(*map(self._drop, dropped))
 
     async def changed(self, changes: Sequence[Change]) -> None:
         """Take note of what any process stored, changed or removed: from now on a window that does not know of it is not believed."""
+        dropped: set[str] = set()
         for change in changes:
-            tenant, key, id = self._concerned(change.key)
+            key, id = self._concerned(change.key)
             if change.kind == "created":
                 self._trust.stored(key, id)
             elif not self._trust.is_past(key, id, change.revision - 1) and self._trust.changed(key, id, change.revision):
                 # The window may hold what this process pushed after somebody else had dropped it.
-                await self._of(tenant)._drop(key)
+                dropped.add(key)
+        await asyncio.gather(*map(self._drop, dropped))
 
     async def missed(self) -> None:
         """Take note that changes may have been lost: every window is read from the records once more."""
         self._trust.missed()
 
     def close(self) -> None:
-        """Stop listening. Windows are closed with their store; only who makes them anew again and again need close them."""
+        """Stop listening, for good: from now on every read is a query. Windows that live as long as their store need no closing."""
+        self._trust.listening = False
         self._subscription.close()
 
-    def _concerned(self, key: tuple[KeyPart, ...]) -> tuple[str | None, str, str]:
-        """Return whose a stored record is, the window it is in, and its place there."""
+    def _concerned(self, key: tuple[KeyPart, ...]) -> tuple[str, str]:
+        """Return the window a stored record is in, and its place there."""
         tenant, parts = (str(key[0]), key[1:]) if self._tenanted else (None, key)
         partition = len(self._items.path.partition)
-        return tenant, self._items.key(tenant, parts[:partition]), self._items.id(parts[partition:])
-
-    def _of(self, tenant: str | None) -> ContextWindow[E]:
-        return self if tenant == self._tenant or tenant is None else self.for_tenant(tenant)
+        return self._items.key(tenant, parts[:partition]), self._items.id(parts[partition:])
 
     # --- places -----------------------------------------------------------------------------------------------------
 
