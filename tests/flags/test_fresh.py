@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -114,3 +114,11 @@ async def test_processes_on_dynamodb_whose_feed_comes_late(tmp_path: Path, monke
         monkeypatch.setenv(name, value)
     async with setter(url) as flags, observer(url) as one:
         within(await delays(flags, [one], range(1, 8)))
+
+
+async def test_processes_behind_a_pooler_where_nothing_can_listen(tmp_path: Path) -> None:
+    database = servers.postgres18().create_database()
+    url = f"{servers.pgbouncer().url(database)}?pooler=transaction&pool=2&cache=none&{urlencode({'blobs': f'file:{tmp_path}/blobs'})}"
+    async with setter(url) as flags, observer(url) as one:
+        within(await delays(flags, [one], range(1, 11)))
+    servers.postgres18().drop_database(database)
