@@ -23,7 +23,7 @@ from tests.store.conftest import Opener
 
 
 class Queries:
-    """Counts the queries of a store, and lets a test do something between one and its answer."""
+    """Counts the queries of a store's messages, and lets a test do something between one and its answer."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = self.at_once = self.most = 0
@@ -32,6 +32,9 @@ class Queries:
         monkeypatch.setattr(store.core.records, "query", self.query)
 
     async def query(self, read: Read) -> RecordPage:
+        if read.table not in ("messages", "posts"):
+            # What listens to the feed asks as well.
+            return await self._query(read)
         self.count += 1
         self.at_once += 1
         self.most = max(self.most, self.at_once)
