@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from palaver.clock import us_of
 from palaver.entity import Entity
-from palaver.errors import PalaverError, SettleTimeout, Trimmed
+from palaver.errors import ConfigError, PalaverError, SettleTimeout, Trimmed
 from palaver.ops import Absent, Address, Change, ChangePage, Delete, Put, Read, Unchanged, Update, WriteSet, Written
 from palaver.ports import ReadsLog, RecordEngine, Wakes
 from palaver.system import SYSTEM
@@ -98,7 +98,7 @@ class Subscription:
         self.retry_at = 0.0
         self._pause = RETRY_S
         self._failing_since: float | None = None
-        self._begun = asyncio.Event()
+        self._begun, self._did_begin = asyncio.Event(), False
 
     def close(self) -> None:
         self._follower.part(self)
@@ -109,8 +109,17 @@ class Subscription:
         self._follower.wake()
 
     async def ready(self) -> None:
-        """Return when the listener has begun: it hears of everything that is committed from now on."""
+        """Return when the listener has begun: it hears of everything that is committed from now on.
+
+        Raises ConfigError where it ends before that.
+        """
         await self._begun.wait()
+        if not self._did_begin:
+            raise ConfigError("This listener ended before it had begun.", hint="The store was closed, or its subscription.")
+
+    def end(self) -> None:
+        """Let nobody wait for a beginning any more."""
+        self._begun.set()
 
     def concerns(self, at: Address) -> bool:
         return at.table in self.tables and (self._tenant is None or at.table not in self._tenanted or at.key[0] == self._tenant)
@@ -120,6 +129,7 @@ class Subscription:
         # Before the call: a listener that misses something in it is not overruled.
         self.position = head
         if await self._told(self.listener.missed(), now):
+            self._did_begin = True
             self._begun.set()
         else:
             self.position = None
@@ -216,6 +226,7 @@ class Follower:
     def part(self, subscription: Subscription) -> None:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
+            subscription.end()
         if not self._subscriptions and self._task is not None:
             self._task.cancel()
             self._ending.add(self._task)
@@ -228,6 +239,8 @@ class Follower:
 
     async def stop(self) -> None:
         """End the task; nobody is told anything any more."""
+        for subscription in self._subscriptions:
+            subscription.end()
         self._subscriptions.clear()
         if self._task is not None:
             self._task.cancel()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import palaver
-from palaver import Store
+from palaver import Entity, Key, Schema, Store, in_step
 from palaver.cache.redis import RedisCache
 from palaver.caching import HIGHEST_REVISION
 from palaver.connections.redis import encode
@@ -44,6 +44,32 @@ async def stores(address: str) -> AsyncIterator[tuple[Store, Store]]:
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(palaver.open(address, schema=PEOPLE, migrate=True, maintain=False)) for _ in range(2)]
         yield one, other
+
+
+class Raw:
+    """What lies in Redis, read and written behind everybody's back."""
+
+    def __init__(self, server: servers.Redis) -> None:
+        self.cache = RedisCache(server.url)
+
+    async def everything(self) -> dict[bytes, bytes]:
+        client = self.cache.client
+        names = [bytes(name) for name in await client.read(encode("KEYS", "*entity.Plain*"))]
+        return {name: bytes(value) for name in names if (value := await client.read(encode("GET", name))) is not None}
+
+    async def put(self, everything: dict[bytes, bytes]) -> None:
+        for name, value in everything.items():
+            await self.cache.client.write(encode("SET", name, value))
+
+    async def empty(self) -> None:
+        await self.cache.client.write(encode("FLUSHALL"))
+
+
+@pytest.fixture
+async def raw(server: servers.Redis) -> AsyncIterator[Raw]:
+    raw = Raw(server)
+    yield raw
+    await raw.cache.aclose()
 
 
 async def in_use(store: Store) -> EntityCache[Plain]:
@@ -99,8 +125,10 @@ async def test_who_died_before_telling_the_cache_leaves_nothing_stale(address: s
         assert await believed(theirs)
 
 
-@pytest.mark.parametrize("trimmed", [False, True])
-async def test_one_that_was_not_told_for_too_long_begins_anew(stores: tuple[Store, Store], address: str, trimmed: bool) -> None:
+@pytest.mark.parametrize("why", ["it is told", "trimmed", "too many"])
+async def test_one_that_was_not_told_for_long_is_told_or_begins_anew(
+    stores: tuple[Store, Store], address: str, why: str, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, _ = stores
     mine = await in_use(one)
     await one.put(Plain(id="a", number=1))
@@ -109,37 +137,17 @@ async def test_one_that_was_not_told_for_too_long_begins_anew(stores: tuple[Stor
     one.core.follower = None
     await one.put(Plain(id="a", number=2))
     await one.bulk([Plain(id=f"p{number}") for number in range(50)])
-    if trimmed:
+    before = {name.partition(b":@")[0]: value for name, value in (await raw.everything()).items() if b"@" in name}
+    if why == "too many":
+        monkeypatch.setattr(in_step, "FURTHEST_BEHIND", 10)
+    if why == "trimmed":
         await one.core.records.trim((await one.core.records.changes(None, 0)).head)  # type: ignore[attr-defined]
     async with palaver.open(address, schema=PEOPLE, maintain=False) as heir:
         theirs = await in_use(heir)
         assert [2, 2] == [await number_of(theirs, "a"), await number_of(theirs, "a")]
-
-
-class Raw:
-    """What lies in Redis, read and written behind everybody's back."""
-
-    def __init__(self, server: servers.Redis) -> None:
-        self.cache = RedisCache(server.url)
-
-    async def everything(self) -> dict[bytes, bytes]:
-        client = self.cache.client
-        names = [bytes(name) for name in await client.read(encode("KEYS", "*entity.Plain*"))]
-        return {name: bytes(value) for name in names if (value := await client.read(encode("GET", name))) is not None}
-
-    async def put(self, everything: dict[bytes, bytes]) -> None:
-        for name, value in everything.items():
-            await self.cache.client.write(encode("SET", name, value))
-
-    async def empty(self) -> None:
-        await self.cache.client.write(encode("FLUSHALL"))
-
-
-@pytest.fixture
-async def raw(server: servers.Redis) -> AsyncIterator[Raw]:
-    raw = Raw(server)
-    yield raw
-    await raw.cache.aclose()
+        after = {name.partition(b":@")[0]: value for name, value in (await raw.everything()).items() if b"@" in name}
+        # The generation stands behind the revision.
+        assert (why == "it is told") == ([each[17:] for each in before.values()] == [each[17:] for each in after.values()])
 
 
 async def test_an_old_memory_is_not_believed(stores: tuple[Store, Store], raw: Raw) -> None:
@@ -289,3 +297,48 @@ async def test_cold_or_dead_it_lets_nobody_overrun_the_records(tmp_path: Path, s
         before = statements[0]
         assert expected == await everybody()
         assert before == statements[0]
+
+
+async def test_databases_that_share_a_cache_do_not_share_records(tmp_path: Path, server: servers.Redis) -> None:
+    numbers = (1, 2)
+    async with AsyncExitStack() as stack:
+        caches = []
+        for number in numbers:
+            url = with_cache(f"sqlite:///{tmp_path}/{number}.db?sync=normal", server.url + OPTIONS)
+            store = await stack.enter_async_context(palaver.open(url, schema=PEOPLE, maintain=False))
+            await store.put(Plain(id="a", number=number))
+            caches.append(await in_use(store))
+        for _ in range(3):
+            assert list(numbers) == [await number_of(cache, "a") for cache in caches]
+
+
+class Thing(Entity, table="things"):
+    id: str
+    key = Key("id")
+
+
+class Newer:
+    """The same entity in the next version of the program."""
+
+    class Thing(Entity, table="things"):
+        id: str
+        color: str = ""
+        key = Key("id")
+
+
+async def test_an_older_program_keeps_nothing_that_a_newer_one_would_read(tmp_path: Path, server: servers.Redis) -> None:
+    """It reads records without the fields it does not know."""
+    url = with_cache(fresh("sqlite", tmp_path), server.url + OPTIONS)
+    async with (
+        palaver.open(url, schema=Schema("things", [Thing]), migrate=True, maintain=False) as older,
+        palaver.open(url, schema=Schema("things", [Newer.Thing], version=2), migrate=True, maintain=False) as newer,
+    ):
+        await newer.put(Newer.Thing(id="a", color="red"))
+        olds, news = EntityCache(older, Thing), EntityCache(newer, Newer.Thing)
+        for _ in range(3):
+            assert await olds.get(Thing.at("a")) is not None
+            found = await news.get(Newer.Thing.at("a"))
+            assert found is not None
+            assert "red" == found.color
+            await olds.ready()
+            await news.ready()

@@ -80,6 +80,19 @@ async def test_closing_a_store_ends_it(url: str) -> None:
         store.following.add(Hearing())
 
 
+async def test_who_waits_for_a_beginning_that_never_comes_is_told(stores: tuple[Store, Store]) -> None:
+    _, reader = stores
+    failing = Hearing()
+    failing.failing = KeyError()
+    subscription = reader.following.add(failing)
+    waiting = asyncio.create_task(subscription.ready())
+    await eventually(lambda: failing.failed)
+    assert not waiting.done()
+    subscription.close()
+    with pytest.raises(ConfigError, match="ended"):
+        await waiting
+
+
 async def test_nothing_that_is_committed_after_the_beginning_is_missed(stores: tuple[Store, Store]) -> None:
     """Who reads everything when told to start anew, and then listens, has all: nothing falls between the two."""
     writer, reader = stores
