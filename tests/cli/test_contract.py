@@ -19,6 +19,9 @@ COMMANDS = {
     "search": ("search", "dortmund", "--facets", "app_mode", "--limit", "3"),
     "transcript": ("show", "talk-0007"),
     "stats_usage": ("stats", "usage"),
+    "stats_cost": ("stats", "cost", "--by", "model", "--by", "channel"),
+    "figures_database": ("stats", "database"),
+    "figures_cache": ("stats", "cache"),
     "stats_calls": ("stats", "calls"),
     "stats_answers": ("stats", "answers"),
     "stats_feedback": ("stats", "feedback"),
@@ -38,7 +41,21 @@ COMMANDS = {
     "version": ("version",),
     "demo": ("demo",),
 }
-OPEN = {"record", "detail", "expired", "deleted", "masked", "cascaded", "held", "images", "rows", "highlights", "facets", "projections"}
+OPEN = {
+    "record",
+    "detail",
+    "expired",
+    "deleted",
+    "masked",
+    "cascaded",
+    "held",
+    "images",
+    "rows",
+    "highlights",
+    "facets",
+    "projections",
+    "figures",
+}
 OPEN_ROWS = {"query"}
 
 

@@ -144,3 +144,36 @@ def test_a_missing_folder_is_named(palaver: Palaver) -> None:
     ran = palaver("demo", "--path", "no/such/folder/x.db")
 
     assert (Exit.NOT_FOUND, "no_folder") == (ran.code, ran.problem["code"])
+
+
+def test_another_blueprint_plays_the_same_questions(palaver: Palaver, elsewhere: Path) -> None:
+    told = palaver("demo", "--blueprint", "simple_agent").json
+
+    assert (60, 11) == (told["conversations"], told["users"])
+    shown = palaver("show", told["example"]).json
+    assert {"user", "assistant"} <= {entry["role"] for entry in shown["messages"]}
+    assert palaver("search", "dortmund").json["total"] > 5
+    by_model = palaver("stats", "cost", "--by", "model", "--since", "30d").json["data"]
+    assert sum(row["calls"] for row in by_model) == len(palaver("export", "ModelCall").lines)
+    assert [row["cost_usd"] for row in by_model] == sorted((row["cost_usd"] for row in by_model), reverse=True)
+    assert {"discord", "web"} <= {row["channel"] for row in palaver("stats", "usage", "--by", "channel").json["data"]}
+    by_user = palaver("stats", "cost", "--by", "user", "--since", "30d").json["data"]
+    assert 11 == len({row["user"] for row in by_user})
+    assert sum(row["calls"] for row in by_model) == sum(row["calls"] for row in by_user)
+    assert [] == [flag for flag in palaver("flags", "list").json["data"] if flag["settings"]]
+    assert "ok" == palaver("health").json["status"]
+
+
+def test_a_person_on_two_channels_is_one_user(palaver: Palaver, elsewhere: Path) -> None:
+    palaver("demo", "--blueprint", "simple_agent")
+    identities = palaver("export", "Identity").lines
+
+    assert 11 == len({identity["user_id"] for identity in identities}) < len(identities)
+
+
+def test_a_blueprint_that_is_none_is_refused(palaver: Palaver, elsewhere: Path) -> None:
+    ran = palaver("demo", "--blueprint", "simple_agnet")
+
+    assert Exit.USAGE == ran.code
+    assert "simple_agent" in ran.problem["hint"]
+    assert not list(elsewhere.iterdir())

@@ -22,6 +22,10 @@ class Part:
             raise RuntimeError(self.name)
 
 
+part: Any = Part
+untouched: Any = object()
+
+
 def home(declared: object = None) -> ModuleType:
     module = ModuleType("app")
     if declared is not None:
@@ -39,7 +43,7 @@ def test_a_module_that_declares_none_has_none() -> None:
 
 
 def test_a_module_says_what_there_is() -> None:
-    async def capabilities(store: object) -> Capabilities:
+    async def capabilities(store: Any) -> Capabilities:
         return Capabilities(flags=store)
 
     store: Any = object()
@@ -60,7 +64,7 @@ def test_leaving_closes_the_parts_and_then_the_closers_the_last_one_first() -> N
 
     async def leave() -> None:
         closers = (Part(log, "first").aclose, Part(log, "second").aclose)
-        async with Capabilities(flags=Part(log, "flags"), limits=object(), closers=closers):
+        async with Capabilities(flags=part(log, "flags"), limits=untouched, closers=closers):
             assert log == []
 
     asyncio.run(leave())
@@ -69,7 +73,7 @@ def test_leaving_closes_the_parts_and_then_the_closers_the_last_one_first() -> N
 
 def test_a_part_that_fails_to_close_keeps_no_other_from_closing() -> None:
     log: list[str] = []
-    everything = Capabilities(flags=Part(log, "flags", failing=True), presence=Part(log, "presence", failing=True))
+    everything = Capabilities(flags=part(log, "flags", failing=True), presence=part(log, "presence", failing=True))
     with pytest.raises(RuntimeError, match="flags"):
         asyncio.run(everything.aclose())
     assert ["flags", "presence"] == log

@@ -72,7 +72,7 @@ async def counted(store: Store, kind: str, groups: list[str], start: datetime, w
     from palaver.insight.usage import DIMENSIONS
 
     report = REPORTS.get(kind)
-    known = DIMENSIONS if kind == "usage" else report.dimensions if report else ()
+    known = DIMENSIONS if kind in ("usage", "cost") else report.dimensions if report else ()
     only = _equalities(where, known)
     if only is None or not known or not set(groups) <= set(known):
         return None

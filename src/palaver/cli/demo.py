@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,8 +18,11 @@ from palaver.cli.exits import Exit
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
+    from palaver.blueprints.baller.facts import Facts
     from palaver.blueprints.baller.playing import Played, PlayedClock
     from palaver.store import Store
+
+DEFAULT = "baller"
 
 
 async def demo(
@@ -39,11 +42,11 @@ async def demo(
         s: 60 conversations, m: 400, l: 2,000.
     """
     began = time.monotonic()
+    played_by = _played_by(here.blueprint or DEFAULT)
     place = _place(path, here)
     replaced = await _make_room(place, here)
     from palaver.blueprints.baller.facts import facts
-    from palaver.blueprints.baller.operations import Baller
-    from palaver.blueprints.baller.playing import PlayedClock, Player
+    from palaver.blueprints.baller.playing import PlayedClock
     from palaver.blueprints.baller.traffic import SPAN_S, dialogues
     from palaver.clock import SystemClock
 
@@ -52,19 +55,33 @@ async def demo(
     begins = now - timedelta(seconds=SPAN_S)
     clock = PlayedClock(begins)
     traffic = dialogues(known, size)
-    async with _opened(place, clock) as store:
-        player = Player(Baller(store), clock, begins)
-        await player.clubs(known)
+    async with _opened(place, clock, here.blueprint or DEFAULT) as store:
         with here.out.progress("conversations", len(traffic)) as progress:
-            played = await player.all(traffic, progress.advance)
+            played: Played = await played_by.play(store, clock, begins, known, traffic, progress.advance)
         clock.to(now)
         # Metrics are records as well: what they wrote is itself a change, which the second round sees.
         await store.settle(timeout=30)
         await store.settle(timeout=30)
         await _mark(store, size)
     took = time.monotonic() - began
-    _tell(here, place, played, known.matches, took, replaced)
+    _tell(here, place, played, played_by.TRIES, known, took, replaced)
     return Exit.OK
+
+
+def _played_by(name: str) -> Any:
+    """Return the module that plays the traffic into a blueprint: it has `play` and `TRIES`."""
+    from importlib import import_module
+
+    from palaver import blueprints
+    from palaver.cli.context import blueprint
+
+    blueprint(name)
+    try:
+        return import_module(f"{blueprints.BLUEPRINTS[name]}.playing")
+    except ModuleNotFoundError as error:
+        if error.name != f"{blueprints.BLUEPRINTS[name]}.playing":
+            raise
+        raise Stop(Exit.USAGE, "no_demo", f"{name} has no demonstration.", hint="Leave out --blueprint.") from None
 
 
 def _place(path: Path | None, here: Context) -> Path | str:
@@ -80,12 +97,12 @@ def _place(path: Path | None, here: Context) -> Path | str:
 
 
 @asynccontextmanager
-async def _opened(place: Path | str, clock: PlayedClock) -> AsyncIterator[Store]:
+async def _opened(place: Path | str, clock: PlayedClock, blueprint: str) -> AsyncIterator[Store]:
     """Open the new database. A demonstration can be made again, so commits to a file need not outlive a power cut one by one."""
     from palaver import blueprints
     from palaver.config import open as open_store
 
-    package = blueprints.load("baller")
+    package = blueprints.load(blueprint)
     url = f"sqlite:///{place}?sync=normal" if isinstance(place, Path) else place
     build = getattr(package, "PROJECTIONS", ())
     async with open_store(url, schema=package.SCHEMA, clock=clock, projections=build, maintain=False, actor="demo") as store:
@@ -143,26 +160,23 @@ async def _mark(store: Store, size: str) -> None:
     await store.core.records.write(WriteSet((put,), store.core.now_us()))
 
 
-def _tell(here: Context, place: Path | str, played: Played, results: int, took: float, replaced: bool) -> None:
+def _tell(here: Context, place: Path | str, played: Played, tries: Sequence[str], known: Facts, took: float, replaced: bool) -> None:
     out = here.out
     # A server's URL may hold a password, so it is not said again.
     path = str(place) if isinstance(place, Path) else ""
     if out.json:
-        out.emit("demo", {"path": path, "replaced": replaced, "results": results, "seconds": round(took, 3), **asdict(played)})
+        body = {"path": path, "replaced": replaced, "results": known.matches, "seconds": round(took, 3), **asdict(played)}
+        out.emit("demo", body)
         return
     at = "" if path == DEMO else f" -u {path}" if path else ' -u "$URL"'
     lines = (
-        f"{results:,} real results of {played.clubs} clubs (openfootball, CC0) to talk about",
+        f"{known.matches:,} real results of {len(known.clubs)} clubs (openfootball, CC0) to talk about",
         f"{played.conversations:,} conversations of {played.users} people · {played.messages:,} messages · {played.calls:,} calls · "
         f"{played.failures} failures · {played.ratings} ratings, in {took:.1f} s",
         f"everything is in {path or 'the database that --url names'}",
         "",
         "try next:",
-        f"  palaver show talk-0001{at}",
-        f"  palaver search dortmund{at}",
-        f"  palaver stats usage{at}",
-        f"  palaver query Message form --by by_intent --newest-first{at}",
-        f"  palaver doctor{at}",
+        *(f"  palaver {each.format(example=played.example)}{at}" for each in tries),
     )
     for number, line in enumerate(lines):
         out.print(f"✓ {line}" if number < 3 else line)

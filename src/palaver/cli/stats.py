@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from palaver.keys import AccessPath
     from palaver.store import Store
 
-Kind = Literal["usage", "calls", "answers", "feedback", "metrics"]
+Kind = Literal["usage", "cost", "calls", "answers", "feedback", "metrics", "database", "cache"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Source:
 
 SOURCES: dict[str, Source] = {
     "usage": Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model")),
+    "cost": Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model")),
     "calls": Source(("endpoint_template", "status_code", "latency"), ("endpoint_template",)),
     "answers": Source(
         ("message_type", "intent", "processing_metadata"),
@@ -64,7 +65,7 @@ async def stats(
     where: Annotated[list[str] | None, Parameter(negative=())] = None,
     here: Here,
 ) -> int:
-    """Sum up a period: usage of models, calls of services, answers, feedback, or the daily metrics.
+    """Sum up a period: usage and cost of models, calls of services, answers, feedback, or the daily metrics; or show a server's figures.
 
     Usage, calls and answers are read from what is counted per UTC day, from the beginning of the first day on; these
     counts stay when the records they are of expire. Grouped or narrowed by what is not counted, or where nothing was
@@ -73,9 +74,10 @@ async def stats(
     Parameters
     ----------
     kind
-        usage (tokens, cost), calls (services), answers (whole turns), feedback, metrics (kept per day).
+        usage (tokens, cost), cost (dearest first), calls (services), answers (whole turns), feedback, metrics (kept per day);
+        database and cache are what the servers count of themselves, now.
     by
-        Group by these fields, or by day: --by provider --by purpose.
+        Group by these fields, by day, channel or user: --by provider --by purpose.
     since
         7d, 12h, 2026-11-01.
     where
@@ -83,6 +85,10 @@ async def stats(
     """
     from palaver.cli.typed import moment
 
+    if kind in ("database", "cache"):
+        from palaver.cli.figures import figures
+
+        return await figures(here, kind)
     async with here.open() as store:
         start = moment(since, store.clock.now())
         if kind == "metrics":
@@ -90,8 +96,9 @@ async def stats(
         else:
             source = SOURCES[kind]
             declared = _source_of(store, kind, source)
-            groups = _groups(declared, by or list(source.by))
-            lines = await counted(store, kind, groups, start, where)
+            named = by or list(source.by)
+            groups = _groups(declared, [_field(declared, name) for name in named])
+            lines = await counted(store, kind, [_dimension(declared, name) for name in groups], start, where)
             if lines is not None:
                 start = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
                 if missing := await behind(store):
@@ -99,16 +106,18 @@ async def stats(
             else:
                 with here.out.progress("records") as progress:
                     lines = await _lines(store, declared, source, groups, start, where, progress)
-            rows = [dict(zip(groups, group, strict=True)) | _figures(kind, line) for group, line in sorted(lines.items())]
-            columns = [*groups, *_figures(kind, Line())]
+            rows = [dict(zip(named, group, strict=True)) | _figures(kind, line) for group, line in sorted(lines.items())]
+            if kind == "cost":
+                rows.sort(key=lambda row: row["cost_usd"] or 0, reverse=True)
+            columns = [*named, *_figures(kind, Line())]
     if here.out.json:
         here.out.emit("stats", {"stats": kind, "since": start.astimezone(UTC).isoformat(timespec="seconds"), "data": rows})
         return Exit.OK
     texts = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
     shown = [[_shown(name, row[name]) for name in columns] for row in rows]
     titles = {name: _TITLES.get(name) or name.replace("_", " ") for name in columns}
-    figures = [title for name, title in titles.items() if name not in texts]
-    here.out.table(list(titles.values()), shown, right=figures, one_line=True)
+    numbers = [title for name, title in titles.items() if name not in texts]
+    here.out.table(list(titles.values()), shown, right=numbers, one_line=True)
     here.out.say(f"since {start:%Y-%m-%d %H:%M} UTC")
     return Exit.OK
 
@@ -132,6 +141,19 @@ def _source_of(store: Store, kind: str, source: Source) -> Declared:
         f"Schema {store.schema.name} has no entity to take {kind} from.",
         hint=f"It would have {', '.join(source.fields)}.",
     )
+
+
+_NAMES = {"channel": ("channel_type", "app_mode"), "user": ("user_id",)}
+
+
+def _field(declared: Declared, name: str) -> str:
+    """Return the field a short name stands for."""
+    return next((field for field in _NAMES.get(name, ()) if field in declared.fields and name not in declared.fields), name)
+
+
+def _dimension(declared: Declared, field: str) -> str:
+    """Return the dimension a field is counted under: a channel stands where there is no mode of the application."""
+    return "app_mode" if field == "channel_type" and "app_mode" not in declared.fields else field
 
 
 def _groups(declared: Declared, by: list[str]) -> list[str]:
@@ -236,6 +258,10 @@ def _figures(kind: str, line: Line) -> dict[str, Any]:
     if kind == "feedback":
         share = round(line.positive / line.count, 3) if line.count else None
         return {"ratings": line.count, "positive": line.positive, "negative": line.negative, "share_positive": share}
+    if kind == "cost":
+        cost = None if line.cost is None else round(float(line.cost), 6)
+        tokens = {"prompt_tokens": line.prompt_tokens, "completion_tokens": line.completion_tokens}
+        return {"cost_usd": cost, "calls": line.count, **tokens, "unpriced": line.unpriced}
     found: dict[str, Any] = {"count": line.count, "failures": line.failures}
     if kind == "usage":
         cost = None if line.cost is None else round(float(line.cost), 6)

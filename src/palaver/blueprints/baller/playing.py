@@ -13,8 +13,18 @@ from palaver.blueprints.baller.ids import PLATFORM_EPOCH_MS
 from palaver.blueprints.baller.operations import Baller
 from palaver.blueprints.baller.traffic import SERVERS, ApiAsked, Dialogue, Exchange, ModelAsked
 from palaver.clock import to_ms
+from palaver.store import Store
 from palaver.turns.recorder import Turn
 from palaver.turns.steps import Usage
+
+TRIES = (
+    "show {example}",
+    "search dortmund",
+    "stats usage",
+    "query Message form --by by_intent --newest-first",
+    "doctor",
+)
+"""What to look at then."""
 
 USERS, PLACES, CHANNELS = 201_000_000_000_000_000, 301_000_000_000_000_000, 401_000_000_000_000_000
 
@@ -50,6 +60,17 @@ class Played:
     failures: int = 0
     users: int = 0
     clubs: int = 0
+    example: str = ""
+    """A conversation to look at."""
+
+
+async def play(
+    store: Store, clock: PlayedClock, begins: datetime, facts: Facts, dialogues: Sequence[Dialogue], done: Callable[[], None]
+) -> Played:
+    """Play dialogues one after the other; `done` is called after each."""
+    player = Player(Baller(store), clock, begins)
+    await player.clubs(facts)
+    return await player.all(dialogues, done)
 
 
 class Player:
@@ -85,6 +106,7 @@ class Player:
     async def _dialogue(self, dialogue: Dialogue) -> None:
         self._clock.to(self._begins + timedelta(seconds=dialogue.starts))
         self.played.conversations += 1
+        self.played.example = "talk-0001"
         for exchange in dialogue.exchanges:
             self._clock.advance(exchange.pause)
             reply = await self._exchange(dialogue, exchange)
