@@ -19,7 +19,7 @@ from palaver.blueprints.simple_agent import SCHEMA, Settings, SimpleAgent, patte
 from palaver.blueprints.simple_agent.running import PER_USER, ChannelBook
 from palaver.blueprints.simple_agent.schema import ChannelConfig, Exposure, RateLimits
 from palaver.connections.redis_wire import Wire
-from palaver.errors import RateLimited, Unavailable
+from palaver.errors import RateLimited
 from palaver.store import Store
 from tests import servers
 from tests.blueprints.simple_agent.given import ask, found
@@ -244,8 +244,7 @@ async def test_who_writes_is_present_on_that_channel(running: Running) -> None:
         assert not await presence.is_active(turn.user_id, "slack")
 
 
-@pytest.mark.parametrize("cache", ["memory", "redis"])
-async def test_a_session_is_a_secret_and_ends_with_its_user(running: Running) -> None:
+async def test_a_session_is_a_secret_and_ends_when_it_is_told_to(running: Running) -> None:
     async with running() as agent:
         assert agent.running is not None
         user = await agent.people.resolve("web", "visitor")
@@ -253,24 +252,32 @@ async def test_a_session_is_a_secret_and_ends_with_its_user(running: Running) ->
         assert (43, user.user_id) == (len(started.token), started.session.user)
         async with agent.message_in(started.token, "Hello") as turn:
             assert user.user_id == turn.user_id
-        into = await agent.people.resolve("discord", "ann")
-        await agent.people.merge(user.user_id, into=into.user_id)
         async with agent.message_in(started.token, "Still me?") as turn:
-            assert into.user_id == turn.user_id
+            assert user.user_id == turn.user_id
         await agent.log_out(started.token)
-        with pytest.raises(palaver.errors.Unauthenticated):
-            async with agent.message_in(started.token, "And now?"):
-                pass
+        await _refused(agent, started.token)
+        await _refused(agent, "x" * 43)
 
 
-@pytest.mark.parametrize("cache", ["none"])
-async def test_without_a_cache_nobody_is_let_in_on_a_session(running: Running) -> None:
+async def _refused(agent: SimpleAgent, token: str) -> None:
+    with pytest.raises(palaver.errors.Unauthenticated):
+        async with agent.message_in(token, "And now?"):
+            pass
+
+
+async def test_a_session_ends_when_its_user_is_merged_or_erased(running: Running) -> None:
     async with running() as agent:
-        with pytest.raises(Unavailable):
-            await agent.log_in("web", "visitor")
-        with pytest.raises(Unavailable):
-            async with agent.message_in("x" * 43, "Hello"):
-                pass
+        into = await agent.people.resolve("discord", "ann")
+        first = await agent.log_in("web", "visitor")
+        async with agent.message_in(first.token, "Hello"):
+            pass
+        await agent.people.merge(first.session.user, into=into.user_id)
+        await _refused(agent, first.token)
+        second = await agent.log_in("web", "visitor")
+        async with agent.message_in(second.token, "Hello again") as turn:
+            assert into.user_id == turn.user_id
+        await agent.erase_user(into.user_id)
+        await _refused(agent, second.token)
 
 
 # --- what channels decided --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import palaver
 from palaver import Query
 from palaver.blueprints.simple_agent import SCHEMA, SimpleAgent, patterns
-from palaver.blueprints.simple_agent.schema import Exposure, FeatureFlag, Metric
+from palaver.blueprints.simple_agent.schema import Exposure, FeatureFlag, LoginSession, Metric
 from tests import servers
 from tests.blueprints.simple_agent.given import ask, found
 from tests.stacks import fresh
@@ -28,6 +28,7 @@ PATTERNS: dict[str, Query[Any]] = {
     "user.seen": patterns.users_seen_since(SINCE),
     "user.active_on": patterns.users_active_on("2026-01-01"),
     "user.days": patterns.days_of_user("u", "2026-01-01", "2026-02-01"),
+    "user.sessions": patterns.sessions_of_user("u"),
     "conversation.of_user": patterns.conversations_of_user("u", SINCE, UNTIL),
     "conversation.active": patterns.active_conversations(SINCE),
     "conversation.stale": patterns.stale_conversations(UNTIL),
@@ -149,6 +150,9 @@ async def test_people_are_found_by_every_pattern(agent: SimpleAgent, clock: pala
     assert [(ann, "discord")] == [(day.user_id, day.channel_type) for day in await found(agent, patterns.users_active_on("2026-01-01"))]
     assert ["2026-01-02"] == [day.day for day in await found(agent, patterns.days_of_user(bob))]
     assert [] == await found(agent, patterns.days_of_user(bob, "2026-01-03"))
+    now = clock.now()
+    await agent.store.create(LoginSession(user=bob, id="hash", started=now, ends=now + palaver.days(1), last_seen=now))
+    assert ["hash"] == [session.id for session in await found(agent, patterns.sessions_of_user(bob))]
 
 
 async def test_conversations_are_found_by_every_pattern(agent: SimpleAgent, clock: palaver.ManualClock) -> None:

@@ -115,7 +115,7 @@ class Directory:
         pause, running = self._settings.pause, self._running
         if pause is not None and self._store.clock.now() - conversation.last_activity >= pause:
             return True
-        if running is None or running.flags is None:
+        if running is None:
             return False
         most = running.flags.value("max_conversation_length", user=conversation.user_id, channel=conversation.channel_type)
         return bool(conversation.message_count >= most)

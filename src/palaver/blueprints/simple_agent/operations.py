@@ -99,7 +99,7 @@ class SimpleAgent(Reading):
     async def log_in(self, channel_type: str, channel_user_id: str) -> Started:
         """Begin a session for somebody on a channel, such as a visitor of a web page; its token is shown this once.
 
-        Where the agent stands for a login, the application has checked who it is. Raises Unavailable while the cache is away.
+        Where the agent stands for a login, the application has checked who it is.
         """
         user = await self.people.resolve(channel_type, channel_user_id)
         return await self._sessions().start(user.user_id, {"channel_type": channel_type, "channel_user_id": channel_user_id})
@@ -109,7 +109,7 @@ class SimpleAgent(Reading):
         await self._sessions().end(token)
 
     def _sessions(self) -> Sessions:
-        if self.running is None or self.running.sessions is None:
+        if self.running is None:
             raise ConfigError("The agent runs without sessions.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
         return self.running.sessions
 
@@ -240,7 +240,7 @@ class SimpleAgent(Reading):
 
     async def experiment(self, name: str, *, since: datetime | None = None, until: datetime | None = None) -> Report:
         """Return who saw which variant of an experiment, and how they rated the replies they got since."""
-        if self.running is None or self.running.flags is None:
+        if self.running is None:
             raise ConfigError("The agent runs without flags.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
         report: Report = await self.running.flags.report(name, self._ratings, since=since, until=until)
         return report
@@ -263,7 +263,7 @@ class SimpleAgent(Reading):
 
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
         """Remove everything about a user on all channels, from records, search and archives; return the counts."""
-        if self.running is not None and self.running.sessions is not None and not dry_run:
+        if self.running is not None and not dry_run:
             await self.running.sessions.end_all(user_id)
         return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
 

@@ -12,6 +12,7 @@ from palaver.blueprints.simple_agent.schema import (
     FeatureFlag,
     Feedback,
     Identity,
+    LoginSession,
     Message,
     Metric,
     ModelCall,
@@ -64,6 +65,11 @@ def users_active_on(day: str) -> Query[UserDay]:
 def days_of_user(user_id: str, since: str | None = None, until: str | None = None) -> Query[UserDay]:
     """The days on which one user wrote, the latest first."""
     return within(UserDay.key(user_id), since, until).newest_first()
+
+
+def sessions_of_user(user_id: str) -> Query[LoginSession]:
+    """The sessions of one user."""
+    return LoginSession.key(user_id)
 
 
 # --- conversations ----------------------------------------------------------------------------------------------------

@@ -163,7 +163,8 @@ class People:
         """Make one user out of two: identities, conversations, messages, calls and ratings of the first become the other's.
 
         Of two active conversations the later one stays active. Cut off anywhere it is finished by asking again, and
-        asked again when it is finished it moves nothing. Nothing new is begun for the first user meanwhile.
+        asked again when it is finished it moves nothing. Nothing new is begun for the first user meanwhile, and their
+        sessions end.
         Raises NotFound where `into` is nobody, and Conflict where it is itself being merged.
         """
         if user_id == into:
@@ -205,6 +206,9 @@ class _Merge:
         out.days = await self._rekeyed(patterns.days_of_user(self._gone), "user_id")
         out.flags = await self._rekeyed(patterns.exposures_of_user(self._gone), "user")
         out.flags += await self._rekeyed(patterns.flags_of_user(self._gone), "user", "target")
+        # What somebody may do has changed: they log in again.
+        for session in [each async for each in self._store.query(patterns.sessions_of_user(self._gone))]:
+            await self._store.delete(session)
         out.finished = await self._finish()
         return out
 

@@ -134,7 +134,7 @@ class TurnBook:
 
     async def _proved(self, token: str) -> None:
         """Read a session and take over whose it is; raise Unauthenticated for none."""
-        if self._running is None or self._running.sessions is None:
+        if self._running is None:
             raise ConfigError("The agent runs without sessions.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
         session = await self._running.sessions.read(token)
         if session is None:
@@ -171,7 +171,7 @@ class TurnBook:
 
     async def _allowed(self, user_id: str) -> None:
         arrival, running = self._arrival, self._running
-        if running is None or running.limits is None or arrival.role != "user":
+        if running is None or arrival.role != "user":
             return
         channel = f"{self._settings.tenant}/{arrival.channel_type}"
         token = f"{channel}/{arrival.delivery_id}" if arrival.delivery_id else ""
@@ -181,7 +181,7 @@ class TurnBook:
             await running.limits.enforce("webhook", token=token, user=user_id, ip=arrival.ip, channel=channel)
 
     async def _touched(self, user_id: str) -> None:
-        if self._running is not None and self._running.presence is not None:
+        if self._running is not None:
             await self._running.presence.touch(user_id, self._arrival.channel_type)
 
     async def _begun(self, known: Known) -> Beginning | None:
@@ -272,7 +272,7 @@ class TurnBook:
     async def context(self, limit: int, budget: int | None) -> list[Message]:
         """Return the last messages, oldest first; what this turn said is told to the cache in the same trip."""
         conversation_id = self.conversation.conversation_id
-        if self._running is None or self._running.contexts is None:
+        if self._running is None:
             found = Message.key(conversation_id).newest_first().limit(limit)
             return [message async for message in self._store.query(found)][::-1]
         newest = Message.at(conversation_id, self._newest_id)
@@ -285,7 +285,7 @@ class TurnBook:
     async def tell(self) -> None:
         """Tell the context what was said; nobody's turn fails for it."""
         untold, self._untold = self._untold, []
-        if untold and self._running is not None and self._running.contexts is not None:
+        if untold and self._running is not None:
             await self._running.contexts.append(*untold)
 
     # --- the steps ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a running agent keeps beside the records: limits, flags, presence, sessions, contexts, and what channels decided.
 
 All of it can be lost at any moment. Each part says what it does then: limits count in this process, flags hold their last
-values, touches are dropped, contexts and people are read from the records, and nobody is let in on a session.
+values, touches are dropped, and contexts, people and sessions are read from the records.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
-from palaver.blueprints.simple_agent.schema import ChannelConfig, Exposure, FeatureFlag, Message
+from palaver.blueprints.simple_agent.schema import ChannelConfig, Exposure, FeatureFlag, LoginSession, Message
 from palaver.caching import Limit
 from palaver.capabilities import Capabilities
 from palaver.context import ContextWindow
@@ -41,8 +41,13 @@ FLAGS = FlagSet(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running(Capabilities):
-    """The capabilities of the agent, and what its channels decided."""
+    """The capabilities of the agent, which has all of them, and what its channels decided."""
 
+    flags: Flags
+    limits: Limits
+    presence: Presence
+    sessions: Sessions
+    contexts: ContextWindow[Message]
     book: ChannelBook
 
 
@@ -60,7 +65,7 @@ async def capabilities(store: Store) -> Running:
         flags=flags,
         limits=Limits(store.cache, RULES, amounts=book.amounts, clock=store.clock),
         presence=Presence(store.cache, ttl_s=ACTIVE_S, clock=store.clock),
-        sessions=Sessions(store.cache, idle_s=SESSION_S, absolute_s=DAY_S, clock=store.clock),
+        sessions=Sessions(store.cache, store=store, entity=LoginSession, idle_s=SESSION_S, absolute_s=DAY_S),
         contexts=contexts,
         book=book,
         closers=(stop,),

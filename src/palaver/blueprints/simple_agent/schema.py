@@ -18,6 +18,7 @@ from palaver.clock import days, now
 from palaver.entity import Entity
 from palaver.expr import F
 from palaver.flags.records import ExposureRecord, FlagRecord
+from palaver.identity.session_records import SessionRecord
 from palaver.ids import new_id
 from palaver.insight.metrics import MetricRow
 from palaver.insight.usage import UsageRow
@@ -99,6 +100,10 @@ class UserDay(Entity, table="user_days"):
 
     key = Key("user_id", sort="day")
     by_day = Index("day", sort="user_id", shards=SHARDS, name="idx_user_days_day")
+
+
+class LoginSession(SessionRecord, table="sessions"):
+    """Who is logged in with which token, of which only the hash is here; the cache serves it."""
 
 
 # --- conversations ----------------------------------------------------------------------------------------------------
@@ -333,6 +338,7 @@ ENTITIES: tuple[type[Entity], ...] = (
     User,
     Identity,
     UserDay,
+    LoginSession,
     Conversation,
     Message,
     TurnRecord,

@@ -43,7 +43,7 @@ class AgentTurn(Turn):
 
     def flag(self, name: str) -> Any:
         """Return the value of a flag for this user on this channel; raise ConfigError where the agent runs without flags."""
-        if self._running is None or self._running.flags is None:
+        if self._running is None:
             raise ConfigError("The agent runs without flags.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
         return self._running.flags.value(name, **self._targets())
 
