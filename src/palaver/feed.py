@@ -135,7 +135,9 @@ class Runner:
                 await self._records.wait_for_change(head, IDLE_S)
         elif self._upkeep_at:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), IDLE_S)
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes with the event, and nobody stops us then.
+                async with asyncio.timeout(IDLE_S):
+                    await self._woken.wait()
 
     async def step(self) -> int:
         """Run every projection whose lease can be had over one chunk of changes; return how many changes moved."""

@@ -115,6 +115,21 @@ async def test_a_background_runner_keeps_up_by_itself(world: World) -> None:
         await until(store, 1)
 
 
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("projecting", [True, False])
+async def test_closing_just_as_the_runner_wakes_does_not_hang(opened: Opener, projecting: bool, steps: int) -> None:
+    """The event it waits for and the cancellation come at once: the cancellation counts."""
+    store = await opened(maintain=True, projections=[Counting] if projecting else [])
+    await asyncio.sleep(0.05)
+    if projecting:
+        await store.create(Team(id="t"))
+    store.runner().poke()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await store.aclose()
+
+
 async def test_a_failing_projection_is_named_and_stops_no_other(world: World, stack: str, caplog: pytest.LogCaptureFixture) -> None:
     store, counting = await world.open()
     counting.failing = ValueError("a secret value")

@@ -402,7 +402,9 @@ class MemoryRecords:
         if self._head > after:
             return True
         try:
-            await asyncio.wait_for(self._moved.wait(), timeout)
+            # Not wait_for, which loses a cancellation that comes with the event.
+            async with asyncio.timeout(timeout):
+                await self._moved.wait()
         except TimeoutError:
             return False
         return True

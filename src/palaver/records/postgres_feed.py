@@ -150,7 +150,9 @@ class Feed:
                 return bool(head > after)
             poll = _LISTENING_POLL_S if self._listener is not None else _POLL_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), min(left, poll))
+                # Not wait_for, which loses a cancellation that comes with the event.
+                async with asyncio.timeout(min(left, poll)):
+                    await self._moved.wait()
 
     async def _listen(self) -> None:
         if self._pool.pooled or (self._listener is not None and not self._listener.is_closed()):
