@@ -151,6 +151,9 @@ async def test_a_flag_that_is_no_longer_declared_is_shown_and_can_be_taken_back(
         assert ("greeting", ["Hi"]) == (old.name, [one.value for one in old.settings])
         assert ["undeclared"] == [problem.what for problem in fewer.health().problems]
         await fewer.unset("greeting")
+        await flags.roll_out(GREETING, 5, value="Hey")
+        await until(lambda: asyncio.sleep(0, len(fewer.all()) == 2), 5)
+        await fewer.end_roll_out("greeting")
         assert ["enable_mcp_security"] == [state.name for state in fewer.all()]
 
 

@@ -231,12 +231,8 @@ class Flags:
 
     async def unset(self, flag: str | Flag[Any], /, *, by: str | None = None, reason: str = "", **target: Target) -> None:
         """Take back what was set for one target, or for everybody; of a flag that is no longer declared as well."""
-        name = flag if isinstance(flag, str) else flag.name
-        snapshot = self._current.snapshot
-        if name not in self.declared.flags and (snapshot is None or not any(place[0] == name for place in snapshot.entries)):
-            _ = self.declared[name]
         scope, who = self._place(target)
-        await self._write(name, scope, who, None, None, by, reason)
+        await self._write(self._known(flag), scope, who, None, None, by, reason)
 
     async def roll_out(
         self, flag: str | Flag[Any], /, percent: float, *, value: Any = None, by: str | None = None, reason: str = ""
@@ -258,7 +254,14 @@ class Flags:
 
     async def end_roll_out(self, flag: str | Flag[Any], /, *, by: str | None = None, reason: str = "") -> None:
         """Take a rollout back: everybody who is not targeted gets what is set for everybody, or the default."""
-        await self._write(self.declared[flag].name, ROLLOUT, ANY, None, None, by, reason)
+        await self._write(self._known(flag), ROLLOUT, ANY, None, None, by, reason)
+
+    def _known(self, flag: str | Flag[Any]) -> str:
+        """Return the name of a flag that is declared, or set."""
+        name = flag if isinstance(flag, str) else flag.name
+        snapshot = self._current.snapshot
+        is_set = snapshot is not None and any(place[0] == name for place in snapshot.entries)
+        return name if is_set else self.declared[name].name
 
     def _place(self, target: dict[str, Target]) -> tuple[str, str]:
         self.declared.check_targets(target)
