@@ -14,6 +14,7 @@ import orjson
 from palaver.cache.memory import MemoryCache
 from palaver.cache.redis import RedisCache
 from palaver.caching import Limit, Take
+from palaver.limits import Limits, Rule
 
 BUCKET = Limit("minute", 60, 60)
 WINDOW = Limit("sliding", 60, 60, "window")
@@ -49,6 +50,52 @@ class RedisPalaver:
     async def sess_touch(self, sid: str) -> Any:
         held = await self.sessions.get(sid, extend_s=3_600)
         return orjson.loads(held.value) if held else None
+
+    async def close(self) -> None:
+        await self.cache.aclose()
+
+
+RULES = {
+    "fixed": [Rule(BUCKET)],
+    "sliding": [Rule(WINDOW)],
+    "three": [Rule(limit) for limit in WINDOWS],
+}
+
+
+class RedisLimits:
+    name, aio = "palaver-limits", True
+    notes = "palaver.limits on Redis: declared rules, subjects hashed, what is left and when to ask again in the answer"
+
+    async def open(self, port: int) -> None:
+        self.cache = RedisCache(f"redis://127.0.0.1:{port}")
+        self.check = Limits(self.cache, RULES).check
+
+    async def fixed(self, user: str) -> bool:
+        return (await self.check("fixed", user=user)).allowed
+
+    async def sliding(self, user: str) -> bool:
+        return (await self.check("sliding", user=user)).allowed
+
+    async def three(self, user: str) -> bool:
+        return (await self.check("three", user=user)).allowed
+
+    async def close(self) -> None:
+        await self.cache.aclose()
+
+
+class MemoryLimits:
+    name, aio = "palaver-limits-memory", True
+    notes = "palaver.limits in process, awaited as with any engine"
+
+    async def open(self, port: int) -> None:
+        self.cache = MemoryCache()
+        self.check = Limits(self.cache, RULES).check
+
+    async def mem_fixed(self, user: str) -> bool:
+        return (await self.check("fixed", user=user)).allowed
+
+    async def mem_sliding(self, user: str) -> bool:
+        return (await self.check("sliding", user=user)).allowed
 
     async def close(self) -> None:
         await self.cache.aclose()

@@ -19,7 +19,7 @@ from palaver.client_address import address_group
 from palaver.clock import Clock
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation
-from palaver.ports import Cache, Limiter
+from palaver.ports import Cache, Limiter, TakesNow
 
 AWAY_RETRY_S = 1.0
 """When to ask again while the cache is away: it is looked for at least that often."""
@@ -128,6 +128,41 @@ class _Asked(NamedTuple):
     """Whether the amounts are the declared ones because those of the subject could not be had."""
 
 
+class _Common:
+    """An operation whose rules all count by one subject, and nothing else is asked: what is made all the time is made once."""
+
+    __slots__ = ("_granted", "limits", "name", "takes")
+
+    def __init__(self, limits: tuple[Limit, ...], name: str) -> None:
+        self.limits, self.name = limits, name
+        self.takes: dict[str | None, tuple[Take, ...]] = {}
+        self._granted: dict[int, Decision] = {}
+
+    @staticmethod
+    def of(rules: Sequence[Rule]) -> _Common | None:
+        by = {rule.by for rule in rules}
+        one = next(iter(by)) if len(by) == 1 else ()
+        return _Common(tuple([rule.limit for rule in rules]), one[0]) if len(one) == 1 and one != ("operation",) else None
+
+    def learn(self, value: str | None, key: str) -> tuple[Take, ...]:
+        if len(self.takes) >= _MOST_REMEMBERED:
+            self.takes.clear()
+        takes = self.takes[value] = tuple([Take(limit, key) for limit in self.limits])
+        return takes
+
+    def granted(self, taken: Taken) -> Decision:
+        """Return the decision of a call that was allowed; with one rule it is one of a few."""
+        if len(self.limits) > 1:
+            return _decision(self.limits, taken, False)
+        remaining = taken.verdicts[0].remaining
+        found = self._granted.get(remaining)
+        if found is None:
+            found = _decision(self.limits, taken, False)
+            if remaining < _MOST_REMEMBERED:
+                self._granted[remaining] = found
+        return found
+
+
 class Limits:
     """The limits of an application.
 
@@ -153,12 +188,9 @@ class Limits:
         _check_rules(self.rules)
         if len(secret) > 64:
             raise ConfigError("A secret for limits has up to 64 bytes.")
-        self._limits = {operation: tuple([rule.limit for rule in declared]) for operation, declared in self.rules.items()}
-        # Most operations count one subject by all their rules; then there is one key to make.
-        self._alike = {
-            operation: declared[0].by for operation, declared in self.rules.items() if declared and len({rule.by for rule in declared}) == 1
-        }
+        self._common = {} if amounts else {operation: common for operation, rules in self.rules.items() if (common := _Common.of(rules))}
         self._limiter, self._amounts, self._secret, self._group, self._clock = cache.limiter, amounts, secret, group, clock
+        self._take_now = cache.limiter.take_now if isinstance(cache.limiter, TakesNow) else None
         self._keys: dict[tuple[Any, ...], str] = {}
         self._changed: dict[tuple[Limit, int], Limit] = {}
         self._local: Limiter | None = None
@@ -178,24 +210,26 @@ class Limits:
         and never is more allowed than declared. Never raises because the cache is away. Raises Validation for an operation
         nobody declared and for a subject that is missing.
         """
-        plain = self._alike.get(operation)
-        if plain is not None and cost == 1 and self._amounts is None and not token:
-            rules, limits = self.rules[operation], self._limits[operation]
-            key = self._key(operation, rules[0], subjects)
-            if len(limits) == 1:
-                takes: tuple[Take, ...] = (Take(limits[0], key),)
-            else:
-                takes = tuple([Take(limit, key) for limit in limits])
-            asked = _Asked(rules, limits, takes, "", False)
-        else:
-            asked = await self._asked(operation, subjects, cost, token)
-        if not asked.takes:
-            return self._counted(Decision(True, 0, 0.0, "", asked.guessed, (), ()))
+        common = self._common.get(operation)
+        if common is None or token or cost != 1:
+            return await self._each(await self._asked(operation, subjects, cost, token))
+        value = subjects.get(common.name)
+        takes = common.takes.get(value) if type(value) is str else None
+        if takes is None:
+            takes = common.learn(value, self._key(operation, self.rules[operation][0], subjects))
         try:
-            taken = await self._limiter.take(*asked.takes, group=self._group, token=asked.token)
+            if self._take_now is not None:
+                taken = self._take_now(*takes, group=self._group)
+            else:
+                taken = await self._limiter.take(*takes, group=self._group)
         except PalaverError as error:
-            return self._counted(await self._after(error, asked))
-        return self._counted(_decision(asked.limits, taken, asked.guessed))
+            return self._counted(await self._after(error, _Asked(self.rules[operation], common.limits, takes, "", False)))
+        figures = self.figures
+        figures.asked += 1
+        if not taken.allowed:
+            figures.refused += 1
+            return _decision(common.limits, taken, False)
+        return common.granted(taken)
 
     async def enforce(self, operation: str, /, *, cost: Cost = 1, token: str = "", **subjects: str) -> Decision:
         """Do what `check` does; raise RateLimited where the call may not pass."""
@@ -415,13 +449,16 @@ def refusal(decision: Decision) -> RateLimited:
 
 
 def _decision(limits: tuple[Limit, ...], taken: Taken, degraded: bool) -> Decision:
-    verdicts = taken.verdicts
-    if taken.allowed:
-        remaining = verdicts[0].remaining if len(verdicts) == 1 else min([verdict.remaining for verdict in verdicts])
+    allowed, verdicts = taken
+    if len(verdicts) == 1:
+        [(_, remaining, retry)] = verdicts
+        return Decision(allowed, remaining, retry, "" if allowed else limits[0].name, degraded, limits, verdicts)
+    remaining = min([verdict.remaining for verdict in verdicts])
+    if allowed:
         return Decision(True, remaining, 0.0, "", degraded, limits, verdicts)
-    longest = max(range(len(verdicts)), key=lambda place: verdicts[place].retry_after_s)
-    remaining = min(verdict.remaining for verdict in verdicts)
-    return Decision(False, remaining, verdicts[longest].retry_after_s, limits[longest].name, degraded, limits, verdicts)
+    longest = taken.retry_after_s
+    [name, *_] = [limit.name for limit, verdict in zip(limits, verdicts, strict=True) if verdict.retry_after_s == longest]
+    return Decision(False, remaining, longest, name, degraded, limits, verdicts)
 
 
 def _check_away(error: PalaverError) -> None:
@@ -437,12 +474,7 @@ def _check_rules(rules: Mapping[str, Sequence[Rule]]) -> None:
             raise SchemaError(f"Operation {operation} names a limit twice.", hint="Limits have names of their own.")
         for rule in declared:
             other = seen.setdefault(rule.name, rule)
-            if (other.by, other.limit.family, other.limit.amount, other.limit.burst) != (
-                rule.by,
-                rule.limit.family,
-                rule.limit.amount,
-                rule.limit.burst,
-            ):
+            if (other.by, other.limit.packed, other.limit.family) != (rule.by, rule.limit.packed, rule.limit.family):
                 raise SchemaError(
                     f"Limit {rule.name} is declared in two ways.", hint="One name is one limit by one kind of subject, wherever it counts."
                 )

@@ -76,6 +76,13 @@ class TrimsFeed(Protocol):
 
 
 @runtime_checkable
+class MakesParts(Protocol):
+    async def make_parts(self, now_us: int) -> list[str]:
+        """Make ahead what tables kept in parts by time need soon; return the names of what was made. Nothing depends on it."""
+        ...
+
+
+@runtime_checkable
 class Scrubs(Protocol):
     async def scrub(self) -> None:
         """Leave no byte of anything deleted before this call in the engine's files; raise Conflict where readers prevent it."""
@@ -425,6 +432,13 @@ class Limiter(Protocol):
 
     async def reset(self, *takes: Take, group: str = "") -> None:
         """Forget what was charged for these limits and keys."""
+        ...
+
+
+@runtime_checkable
+class TakesNow(Protocol):
+    def take_now(self, *takes: Take, group: str = "", token: str = "") -> Taken:
+        """Do what `take` does without awaiting anything, in any thread: an engine in this process can."""
         ...
 
 
