@@ -340,6 +340,19 @@ async def test_tenants_have_windows_of_their_own(opened: Opener) -> None:
     assert (2, 3) == (context.figures.hits, context.figures.misses)
 
 
+async def test_windows_may_be_written_to_in_somebodys_name(opened: Opener) -> None:
+    store = await opened()
+    context = ContextWindow(store, Message, keep=3)
+    await listening(context)
+    await context.read("c")
+    await context.on(store.acting_as("support")).create(message(1))
+    assert [1] == numbers(await context.read("c"))
+    assert "support" in {change.cause.actor for change in (await store.core.records.changes(None, 100)).changes}
+    async with palaver.open("memory:", schema=CHAT) as other:
+        with pytest.raises(ConfigError):
+            context.on(other)
+
+
 async def test_secrets_and_what_has_no_order_are_refused() -> None:
     async with palaver.open("memory:", schema=CHAT) as store:
         with pytest.raises(ConfigError, match="no order"):

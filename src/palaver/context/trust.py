@@ -42,9 +42,6 @@ class Newest(Generic[K, V]):
     def __contains__(self, key: K) -> bool:
         return key in self._entries
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def get(self, key: K) -> V | None:
         return self._entries.get(key)
 

@@ -90,9 +90,15 @@ class ContextWindow(Generic[E]):
 
     def for_tenant(self, tenant: str) -> Self:
         """Return these windows for a tenant; they share what this process knows, and how much it does at once."""
-        bound = copy.copy(self)
-        bound._bind(self._store.for_tenant(tenant))
-        return bound
+        return self.on(self._store.for_tenant(tenant))
+
+    def on(self, store: Store) -> Self:
+        """Return these windows over another view of their store: a tenant's, or one that acts as somebody."""
+        if store.core is not self._store.core:
+            raise ConfigError("Context windows stay with the store they were made for.", hint="Make others for the other store.")
+        view = copy.copy(self)
+        view._bind(store)
+        return view
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
