@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from palaver.cli.context import Context, Here
-from palaver.ports import Diagnoses, Finding
+from palaver.ports import Diagnoses, Finding, Observes
 
 if TYPE_CHECKING:
     from palaver.config import Stack
@@ -20,7 +20,7 @@ MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 LEVELS = ("ok", "warn", "fail")
 
 
-async def doctor(*, quick: bool = False, here: Here) -> int:
+async def doctor(*, quick: bool = False, processes: int | None = None, here: Here) -> int:
     """Examine the database: versions, server or file, rights, structure, schema, projections, objects, disk and clocks.
 
     Exits 0 when all is well, 1 when something deserves a look, 2 when something is broken.
@@ -29,8 +29,10 @@ async def doctor(*, quick: bool = False, here: Here) -> int:
     ----------
     quick
         Leave out what reads everything: the integrity check and the search for orphaned objects.
+    processes
+        How many processes of the application will run: whether their connections fit, and what they must share.
     """
-    findings = [finding async for finding in _examine(here, quick)]
+    findings = [finding async for finding in _examine(here, quick, processes)]
     worst = max((LEVELS.index(finding.level) for finding in findings), default=0)
     if here.out.json:
         here.out.emit("doctor", {"status": LEVELS[worst], "checks": [asdict(finding) for finding in findings]})
@@ -43,7 +45,7 @@ async def doctor(*, quick: bool = False, here: Here) -> int:
     return worst
 
 
-async def _examine(here: Context, quick: bool) -> AsyncIterator[Finding]:
+async def _examine(here: Context, quick: bool, processes: int | None) -> AsyncIterator[Finding]:
     from palaver.cli.doctor_file import on_disk
     from palaver.cli.problems import problem_of
 
@@ -55,7 +57,7 @@ async def _examine(here: Context, quick: bool) -> AsyncIterator[Finding]:
         if any(finding.level == "fail" for finding in found):
             return
     try:
-        async for finding in _inside(here, quick):
+        async for finding in _inside(here, quick, processes):
             yield finding
     except Exception as error:
         problem = problem_of(error)
@@ -68,18 +70,20 @@ def _versions() -> Finding:
     return Finding("versions", "ok", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
-async def _inside(here: Context, quick: bool) -> AsyncIterator[Finding]:
-    from palaver.cli import doctor_file, doctor_store
+async def _inside(here: Context, quick: bool, processes: int | None) -> AsyncIterator[Finding]:
+    from palaver.cli import doctor_cache, doctor_file, doctor_store
 
     if here.file is not None and not quick:
         yield await doctor_file.integrity(here.file)
     if here.file is None:
         # Before the schema is asked for: what is wrong with the server is often why that cannot be read.
-        told = await _told(here)
+        told = await _told(here, processes)
         for finding in told:
             yield finding
         if any(finding.level == "fail" for finding in told):
             return
+    for finding in await doctor_cache.findings(here, processes):
+        yield finding
     schema = await here.schema()
     missing = await here.missing(schema)
     if missing:
@@ -95,7 +99,7 @@ async def _inside(here: Context, quick: bool) -> AsyncIterator[Finding]:
             yield await doctor_store.objects(here.out, store)
 
 
-async def _told(here: Context) -> list[Finding]:
+async def _told(here: Context, processes: int | None) -> list[Finding]:
     """Return what the engines of a stack say of themselves, each once."""
     from palaver import config
     from palaver.clock import SystemClock
@@ -107,10 +111,28 @@ async def _told(here: Context) -> list[Finding]:
     engines: Sequence[Any] = (stack.records, stack.blobs, stack.search)
     try:
         found = [finding for engine in engines if isinstance(engine, Diagnoses) for finding in await engine.diagnose()]
+        if processes is not None and all(finding.level != "fail" for finding in found):
+            found += await _budget(stack.records, processes)
     finally:
         await stack.aclose()
     found += [Finding(f"option {name}", "warn", f"the URL names no place for {name}", f"Add {name}=… to it.") for name in stack.missing]
     return found
+
+
+async def _budget(engine: object, processes: int) -> list[Finding]:
+    """Compare the connections that so many processes may open with those the server has, where an engine counts them."""
+    if not isinstance(engine, Observes):
+        return []
+    figures = (await engine.observe()).figures
+    if "pool_most" not in figures or "connections_most" not in figures:
+        return []
+    each, most = int(figures["pool_most"]), int(figures["connections_most"])
+    others = int(figures["connections"]) - int(figures["connections_of_palaver"])
+    text = f"{processes} processes with {each} each open up to {processes * each} of {most} connections; others use {others}"
+    if processes * each + others > most:
+        fits = max(1, (most - others) // processes)
+        return [Finding("connection budget", "fail", text, f"Write pool={fits} in the URL, or raise max_connections, or use a pooler.")]
+    return [Finding("connection budget", "ok", text)]
 
 
 async def _schema_or_none(here: Context) -> Schema | None:

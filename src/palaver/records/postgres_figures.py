@@ -19,7 +19,8 @@ FROM pg_database d JOIN pg_stat_database s ON s.datid = d.oid WHERE d.datname = 
 """
 # Without pg_read_all_stats the state of other users' sessions is null.
 _CONNECTIONS = """
-SELECT current_setting('max_connections')::int AS connections_most, count(*) AS connections,
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS connections_most,
+  count(*) AS connections,
   count(*) FILTER (WHERE application_name = 'palaver') AS connections_of_palaver,
   count(*) FILTER (WHERE state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock') AS connections_active,
   count(*) FILTER (WHERE state = 'active' AND wait_event_type = 'Lock') AS connections_waiting,
