@@ -99,7 +99,8 @@ class SameRequests(w4.RawHttp):  # type: ignore[misc]
 
 class Engine:
     name, aio = "palaver-engine", True
-    notes = "DynamoRecords: plain records in and out, guards, revisions; the transaction reads the counter it changes"
+    notes = "DynamoRecords: plain records in and out, guards, revisions; nobody asks what the transaction made of the counter"
+    returning = False
 
     async def open(self, url: str) -> None:
         self.client = await DynamoClient.open(REGION, endpoint=url, credentials=KEYS)
@@ -125,11 +126,17 @@ class Engine:
         await self._write(_put(item, (Guard(Absent(), ALIVE),)), Update(counter, (Add(Path("message_count"), 1),)))
 
     async def _write(self, *ops: Put | Update, atomic: bool = True) -> None:
-        written = await self.engine.write(WriteSet(ops, time.time_ns() // 1000, Cause(), atomic=atomic))
+        written = await self.engine.write(WriteSet(ops, time.time_ns() // 1000, Cause(), atomic, self.returning))
         assert isinstance(written, Written)
 
     async def close(self) -> None:
         await self.engine.aclose()
+
+
+class Returning(Engine):
+    name = "palaver-engine-returning"
+    notes = "the same, and the transaction says what it made of the counter, for which it is read"
+    returning = True
 
 
 def _put(item: dict[str, Any], guards: tuple[Guard, ...] = ()) -> Put:

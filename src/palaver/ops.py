@@ -28,6 +28,7 @@ from palaver.structure import (
     DropTable as DropTable,
     IndexSpec as IndexSpec,
     Physical as Physical,
+    Ranges as Ranges,
     RenameColumn as RenameColumn,
     RenameTable as RenameTable,
     SetExpiry as SetExpiry,
@@ -180,17 +181,22 @@ class WriteSet(NamedTuple):
     """Ops that are written all or none; with `atomic=False` each op alone, unguarded.
 
     `now_us` is the instant of the write: liveness is judged by it, and a new revision is
-    max(now_us, the old revision + 1).
+    max(now_us, the old revision + 1). Without `returning` nobody asks what updates made, and an engine that would have
+    to read a record for it does not say.
     """
 
     ops: Sequence[Op]
     now_us: int
     cause: Cause = Cause()
     atomic: bool = True
+    returning: bool = True
 
 
 class Written(NamedTuple):
-    """`revisions[i]` is the new revision of op i (None for Check and Delete); `updated[i]` the record after an Update."""
+    """`revisions[i]` is the new revision of op i (None for Check and Delete); `updated[i]` the record after an Update.
+
+    Of a write set that is not `returning`, `updated` may be None for an Update; its revision is there.
+    """
 
     revisions: Sequence[int | None]
     updated: Sequence[Record | None]
@@ -409,3 +415,4 @@ class Limits:
     feed_retention_s: int = 7 * 86_400
     expires_natively: bool = False
     renames: bool = True
+    partitions: bool = False

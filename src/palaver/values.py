@@ -62,10 +62,13 @@ def canonical(number: Decimal, what: str = "a number") -> Decimal:
 
 def number_text(number: Decimal) -> str:
     """Return the one text form of a canonical number: plain digits where short, an exponent otherwise."""
+    text = str(number)
+    if "E" not in text:
+        return text
     sign, digits, exponent = number.as_tuple()
     if isinstance(exponent, int) and 0 <= exponent <= 20 and len(digits) + exponent <= 38:
         return ("-" if sign else "") + "".join(map(str, digits)) + "0" * exponent
-    return str(number)
+    return text
 
 
 def number_key(number: int | Decimal) -> str:

@@ -38,6 +38,13 @@ def _no_revision_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "_ahead_of", laxer)
 
 
+def _no_revision_ahead_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = requests._next_revision
+    monkeypatch.setattr(
+        requests, "_next_revision", lambda terms, guards, now_us, parts, ahead: whole(terms, guards, now_us, [], ahead=ahead)
+    )
+
+
 def _no_revision_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def laxer(layout: Any, terms: Any, seen: Any) -> str:
         return conditions.nothing_stored(layout, terms) if seen is None else conditions.something_stored(layout, terms)
@@ -51,6 +58,11 @@ def _replaced(target: Any, name: str, value: Any) -> Patch:
 
 PLANTED = (
     Planted("a put does not look at a revision ahead", "test_revisions_grow_when_the_clock_goes_back", _no_revision_ahead),
+    Planted(
+        "an update nobody asks about does not look at a revision ahead",
+        "test_revisions_are_told_and_grow_past_one_that_is_ahead",
+        _no_revision_ahead_of_an_update,
+    ),
     Planted("parts of a key run together", "test_the_parts_of_a_key_do_not_run_together", _replaced(keys, "_JOIN", "")),
     Planted("joined integers order as text", "test_composite_keys_are_ordered_part_by_part", _replaced(keys, "part_text", str)),
     Planted(

@@ -435,3 +435,17 @@ async def test_a_wrong_type_smuggled_in_by_model_copy_is_refused(store: Store) -
 async def test_a_child_of_a_child_needs_its_own_parent(store: Store) -> None:
     with pytest.raises(ReferenceBroken, match=r"Feedback\.message refers to a Message that does not exist"):
         await store.create(Feedback(conversation_id="c", id="1", rater="r"))
+
+
+async def test_what_nobody_asks_for_is_written_all_the_same(store: Store) -> None:
+    made = await store.create(conversation())
+    batch = Batch().create(message(1)).patch(made, set={"title": "x"}).delete(Message.at("c", "9"))
+
+    answer = await store.write(batch, returning=False, token="t")
+
+    assert (await store.get(Message.at("c", "1")), None, None) == answer
+    changed = await store.get(made.address)
+    assert "x" == changed.title
+    assert made.revision < changed.revision
+    assert answer == await store.write(batch, returning=False, token="t")
+    assert changed == (await store.write(batch, token="t"))[1]

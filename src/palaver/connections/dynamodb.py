@@ -124,9 +124,15 @@ class DynamoClient:
         return cls(services, source, deadline_s=deadline_s, pace=pace, clock=clock or SystemClock(), sleep=sleep, draw=draw)
 
     async def call(
-        self, operation: str, body: dict[str, Any], *, idempotent: bool = True, deadline_s: float | None = None
+        self,
+        operation: str,
+        body: dict[str, Any],
+        *,
+        idempotent: bool = True,
+        deadline_s: float | None = None,
+        payload: bytes | None = None,
     ) -> dict[str, Any]:
-        """Carry out one operation and return its answer in wire form.
+        """Carry out one operation and return its answer in wire form. `payload` is the body as text, where that is known.
 
         Tried again, with pauses and until the deadline, while it is certain that nothing was done; after an attempt whose outcome
         is unknown only when `idempotent`. Raises ConditionalCheckFailed and TransactionCancelled (internal to the engine), and of
@@ -134,7 +140,7 @@ class DynamoClient:
         Conflict, InProgress, Unavailable, Validation, NotProvisioned, Trimmed, Corruption, Unauthenticated, Forbidden, ConfigError.
         """
         service = self._streams if operation in _STREAMS else self._main
-        payload = _encoded(operation, body)
+        payload = payload or _encoded(operation, body)
         idempotent = idempotent or is_read(operation)
         until = self._clock.monotonic() + (self._deadline_s if deadline_s is None else deadline_s)
         tries: _Tries | None = None
@@ -168,7 +174,13 @@ class DynamoClient:
         finally:
             pool.give(connection)
 
-    async def batch_write(self, requests: dict[str, list[dict[str, Any]]], *, deadline_s: float | None = None) -> None:
+    def encoded_batch(self, requests: dict[str, list[dict[str, Any]]]) -> bytes:
+        """Return what `batch_write` sends first, as text."""
+        return _encoded("BatchWriteItem", {"RequestItems": requests})
+
+    async def batch_write(
+        self, requests: dict[str, list[dict[str, Any]]], *, deadline_s: float | None = None, payload: bytes | None = None
+    ) -> None:
         """Write and delete up to 25 items, each by itself, until the service has taken all of them.
 
         What it leaves unprocessed is sent again after a pause. Raises what `call` raises, and Throttled (`left` says how many
@@ -177,8 +189,8 @@ class DynamoClient:
         tries = self._rounds("BatchWriteItem", deadline_s)
         left = requests
         while left:
-            answer = await self.call("BatchWriteItem", {"RequestItems": left}, deadline_s=tries.left_s())
-            left = answer.get("UnprocessedItems") or {}
+            answer = await self.call("BatchWriteItem", {"RequestItems": left}, deadline_s=tries.left_s(), payload=payload)
+            left, payload = answer.get("UnprocessedItems") or {}, None
             if left:
                 await tries.after(_unprocessed("BatchWriteItem", sum(map(len, left.values()))), None, None)
 

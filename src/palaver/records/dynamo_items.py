@@ -24,6 +24,7 @@ from palaver.records.dynamo_values import (
     attribute_size,
     decoded,
     encoded,
+    is_flat,
     is_surely_within,
     item_size,
     levels,
@@ -60,31 +61,33 @@ def read_cause(attribute: Attribute | None) -> tuple[Cause, tuple[str, ...]]:
     return Cause(actor and actor["S"], token and token["S"]), released
 
 
-def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: Attribute | None) -> Item:
-    """Return the whole item of a record. Raises ItemTooLarge, KeyTooLong."""
+def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: Attribute | None, *, fits: bool = False) -> Item:
+    """Return the whole item of a record; `fits` where it is known that it is small enough. Raises ItemTooLarge, KeyTooLong."""
     kinds, indexed = layout.kinds, layout.indexed
     item: Item = {}
     aside: dict[str, Value] = {}
     for name, value in record.items():
-        if value is None or name == REVISION:
+        of = type(value)
+        if value is None or (of is int and name == REVISION):
             continue
         if name in indexed and not indexed[name].fits(value):
             aside[name] = value
-            continue
-        of = type(value)
-        if of is str:
+        elif of is str:
             item[name] = {"S": value}
+        elif of is bool:
+            item[name] = {"BOOL": value}
         elif of is int and kinds.get(name) == "int":
             item[name] = {"N": repr(value)}
         else:
-            item[name] = attribute = encoded(kinds.get(name, "json"), value)
-            if (of is dict or of is list) and levels(attribute) > MAX_LEVELS:
+            attribute = encoded(kinds.get(name, "json"), value)
+            if (of is dict or of is list) and not is_flat(value) and levels(attribute) > MAX_LEVELS:
                 aside[name] = value
-                del item[name]
+            else:
+                item[name] = attribute
     item[REVISION] = {"N": str(revision)}
     if cause is not None:
         item[CAUSE] = cause
-    for half in layout.composites.values():
+    for half in layout.composites.values() if layout.composites else ():
         whole = half.of(record)
         if whole is not None:
             if not half.fits(whole):
@@ -94,7 +97,7 @@ def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: A
             item[half.attribute] = key_value(whole)
     if layout.sweeps:
         item[DUE] = layout.due([record[name] for name in layout.table.key])  # type: ignore[misc]
-    return _fitted(layout, item, aside, record)
+    return item if fits and not aside else _fitted(layout, item, aside, record)
 
 
 def _fitted(layout: Layout, item: Item, aside: dict[str, Value], record: Mapping[str, Value]) -> Item:

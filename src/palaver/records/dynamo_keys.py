@@ -280,6 +280,8 @@ class Layout:
 def _key_maker(halves: Sequence[Half]) -> Callable[[Sequence[KeyPart]], Item]:
     if not any(half.is_composite for half in halves):
         names = [half.attribute for half in halves]
+        if len(names) == 2:
+            return _pair_maker(*names)
         return lambda key: {name: {"S": part} if type(part) is str else key_value(part) for name, part in zip(names, key, strict=False)}
 
     def make(key: Sequence[KeyPart]) -> Item:
@@ -290,6 +292,17 @@ def _key_maker(halves: Sequence[Half]) -> Callable[[Sequence[KeyPart]], Item]:
             item[half.attribute] = key_value(half.whole(key[at:upto]))
             at = upto
         return item
+
+    return make
+
+
+def _pair_maker(partition: str, sort: str) -> Callable[[Sequence[KeyPart]], Item]:
+    def make(key: Sequence[KeyPart]) -> Item:
+        first, second = key
+        return {
+            partition: {"S": first} if type(first) is str else key_value(first),
+            sort: {"S": second} if type(second) is str else key_value(second),
+        }
 
     return make
 

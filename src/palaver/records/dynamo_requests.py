@@ -33,7 +33,18 @@ from palaver.records import dynamo_conditions as conditions
 from palaver.records.dynamo_conditions import NotNative, Terms
 from palaver.records.dynamo_items import QUIET, cause_of, item_of, quiet_cause
 from palaver.records.dynamo_keys import ASIDE, CAUSE, DUE, EXPIRY, Layout, Span, Way, joined, key_value, span
-from palaver.records.dynamo_values import MAX_LEVELS, Attribute, Item, attribute_size, encoded, is_surely_within, item_size, levels, nested
+from palaver.records.dynamo_values import (
+    MAX_ITEM,
+    MAX_LEVELS,
+    Attribute,
+    Item,
+    attribute_size,
+    encoded,
+    is_surely_within,
+    item_size,
+    levels,
+    nested,
+)
 from palaver.values import MAX_INT, MIN_INT, KeyPart, Record, Value
 
 MAX_ACTIONS = 100
@@ -126,7 +137,8 @@ def update(layout: Layout, op: Update, writing: Writing, *, ahead: bool = False)
     parts = [conditions.something_stored(layout, terms), *conditions.guarded(layout, terms, op.guards, writing.now_us)]
     parts.append(f"attribute_not_exists({terms.name(ASIDE)})")
     sets, removes, adds = _changes(layout, terms, op.changes, parts)
-    sets.append(_next_revision(terms, op.guards, writing.now_us, parts, ahead=ahead))
+    becomes, revision = _next_revision(terms, op.guards, writing.now_us, parts, ahead=ahead)
+    sets.append(becomes)
     if layout.table.feed:
         cause = cause_of(writing.cause, op.released)
         if cause is None:
@@ -135,21 +147,22 @@ def update(layout: Layout, op: Update, writing: Writing, *, ahead: bool = False)
             sets.append(f"{terms.name(CAUSE)} = {terms.value(cause)}")
     clauses = [f"{word} {', '.join(each)}" for word, each in (("SET", sets), ("REMOVE", removes), ("ADD", adds)) if each]
     body = {"TableName": layout.name, "Key": layout.key(op.at.key), "UpdateExpression": conditions.checked(" ".join(clauses))}
-    return Action("Update", _conditional(body, terms, parts))
+    return Action("Update", _conditional(body, terms, parts), revision)
 
 
-def _next_revision(terms: Terms, guards: Sequence[Guard], now_us: int, parts: list[str], *, ahead: bool) -> str:
-    """Return what sets the new revision, and add to `parts` what must hold for it to be the right one."""
+def _next_revision(terms: Terms, guards: Sequence[Guard], now_us: int, parts: list[str], *, ahead: bool) -> tuple[str, int | None]:
+    """Return what sets the new revision, and that where it is known; add to `parts` what must hold for it to be the right one."""
     revision = terms.name(REVISION)
     for guard in guards:
         if isinstance(guard.when, Unchanged) and guard.when.revision is not None:
-            return f"{revision} = {terms.value({'N': str(max(now_us, guard.when.revision + 1))})}"
+            becomes = max(now_us, guard.when.revision + 1)
+            return f"{revision} = {terms.value({'N': str(becomes)})}", becomes
     now = terms.value({"N": str(now_us)})
     if ahead:
         parts.append(f"{revision} >= {now}")
-        return f"{revision} = {revision} + {terms.value({'N': '1'})}"
+        return f"{revision} = {revision} + {terms.value({'N': '1'})}", None
     parts.append(f"{revision} < {now}")
-    return f"{revision} = {now}"
+    return f"{revision} = {now}", now_us
 
 
 def _changes(layout: Layout, terms: Terms, changes: Sequence[Change_], parts: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -312,7 +325,7 @@ def transaction(actions: Sequence[Action], token: str) -> dict[str, Any]:
             f"The batch takes {len(actions)} actions in DynamoDB, where a deletion that the feed shows counts as two; the most is 100.",
             hint="Split it, or use bulk where all-or-nothing is not needed.",
         )
-    if not is_surely_within(MAX_TRANSACTION, [action.body for action in actions]):
+    if not _is_surely_small(actions):
         total = sum(map(_action_size, actions))
         if total > MAX_TRANSACTION:
             raise BatchShape(f"The batch would send {total:,} bytes; the most is {MAX_TRANSACTION:,}.", hint="Split it.")
@@ -323,6 +336,14 @@ def transaction(actions: Sequence[Action], token: str) -> dict[str, Any]:
             body["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         items.append({action.kind: body})
     return {"TransactItems": items, "ClientRequestToken": token}
+
+
+def _is_surely_small(actions: Sequence[Action]) -> bool:
+    """Say so without measuring items again, each of which was found to fit when its action was made."""
+    spare = MAX_TRANSACTION - len(actions) * MAX_ITEM
+    if spare > 0 and is_surely_within(spare, [action.body.get("ExpressionAttributeValues") for action in actions]):
+        return True
+    return is_surely_within(MAX_TRANSACTION, [action.body for action in actions])
 
 
 def _action_size(action: Action) -> int:
@@ -352,20 +373,28 @@ def get(layout: Layout, key: Sequence[KeyPart], consistent: bool) -> dict[str, A
 def gets(asked: Iterable[tuple[Layout, Sequence[KeyPart]]], consistent: bool, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the reads of distinct records in requests of at most 100; with `names`, of the key and these attributes only."""
     out: list[dict[str, Any]] = []
+    keys: dict[str, list[Item]] = {}
     count = MAX_GETS
     for layout, key in asked:
         if count == MAX_GETS:
             out.append({})
-            count = 0
-        table = out[-1].setdefault(layout.name, {"Keys": [], "ConsistentRead": consistent})
-        table["Keys"].append(layout.key(key))
-        if names and "ProjectionExpression" not in table:
-            terms = Terms()
-            wanted = [*(half.attribute for half in layout.halves), *layout.table.key, *names]
-            table["ProjectionExpression"] = ", ".join(dict.fromkeys(map(terms.name, wanted)))
-            terms.into(table)
+            keys, count = {}, 0
+        mine = keys.get(layout.name)
+        if mine is None:
+            mine = keys[layout.name] = []
+            out[-1][layout.name] = {"Keys": mine, "ConsistentRead": consistent, **_only(layout, names)}
+        mine.append(layout.key(key))
         count += 1
     return out
+
+
+def _only(layout: Layout, names: Sequence[str]) -> dict[str, Any]:
+    """Return what has a read give the key and these attributes only."""
+    if not names:
+        return {}
+    terms = Terms()
+    wanted = [*(half.attribute for half in layout.halves), *layout.table.key, *names]
+    return terms.into({"ProjectionExpression": ", ".join(dict.fromkeys(map(terms.name, wanted)))})
 
 
 def snapshot(asked: Sequence[tuple[Layout, Sequence[KeyPart]]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ Item: TypeAlias = "dict[str, Attribute]"
 MAX_ITEM = 409_600
 MAX_LEVELS = 32
 _NUMBERS = {int: "int", float: "float", Decimal: "number"}
+_FLAT = frozenset((str, int, float, bool, type(None), Decimal, bytes))
 _DIGITS = str.maketrans("", "", "+-.")
 
 
@@ -63,8 +64,22 @@ def _nested_float(value: float) -> Attribute:
 
 
 def _nested_map(value: Mapping[str, Value]) -> Attribute:
-    inner = {name: {"S": each} if type(each) is str else nested(each) for name, each in value.items()}
-    if "" in inner or any([name.startswith("$:") for name in inner]):  # noqa: C419 - a list is faster for the few names of a map
+    inner: dict[str, Attribute] = {}
+    tagged = False
+    each: Any
+    for name, each in value.items():
+        of = type(each)
+        # What most maps hold needs no call.
+        if of is str:
+            inner[name] = {"S": each}
+        elif of is int:
+            inner[name] = {"N": repr(each)}
+        elif of is Decimal:
+            inner[name] = {"M": {"$:number": {"N": number_text(each)}}}
+        else:
+            inner[name] = nested(each)
+        tagged = tagged or name[:2] == "$:" or not name
+    if tagged:
         return {"M": {"$:map": {"L": [{"L": [{"S": name}, attribute]} for name, attribute in inner.items()]}}}
     return {"M": inner}
 
@@ -206,6 +221,11 @@ def _number_size(text: str) -> int:
 
 def _bytes_size(text: str) -> int:
     return len(text) // 4 * 3 - text[-2:].count("=")
+
+
+def is_flat(value: Any) -> bool:
+    """Say whether a list or a map holds scalars only, so that it is surely not nested too deep."""
+    return _FLAT.issuperset(map(type, value.values() if type(value) is dict else value))
 
 
 def levels(attribute: Attribute) -> int:

@@ -69,7 +69,10 @@ class Reads:
         return {address_of(layout, item): int(item.get(REVISION, {"N": "0"})["N"]) for layout, item in await self._items(at, bodies)}
 
     async def _items(self, at: Sequence[Address], bodies: Sequence[dict[str, Any]]) -> Iterable[tuple[Layout, Item]]:
-        names = {self._layout(table).name: self._layout(table) for table, _ in at}
+        layouts = map(self._layout, {table for table, _ in at})
+        names = {layout.name: layout for layout in layouts}
+        if len(bodies) == 1:
+            return [(names[name], item) for name, items in (await self._client.batch_get(bodies[0])).items() for item in items]
         flights = asyncio.Semaphore(IN_FLIGHT)
 
         async def one(body: dict[str, Any]) -> dict[str, list[Item]]:

@@ -7,6 +7,7 @@ in memory and written on the revision read. A failed condition brings the record
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 import uuid
@@ -17,6 +18,7 @@ from palaver.connections.dynamodb import ConditionalCheckFailed, DynamoClient, T
 from palaver.errors import BatchShape, Conflict, NotProvisioned, Validation
 from palaver.ops import (
     Address,
+    Cause,
     Check,
     Delete,
     Failure,
@@ -34,7 +36,7 @@ from palaver.records.dynamo_conditions import NotNative
 from palaver.records.dynamo_items import cause_of, item_of, record_of
 from palaver.records.dynamo_keys import Layout, key_of
 from palaver.records.dynamo_requests import UNSEEN, Action, Writing
-from palaver.records.dynamo_values import Item
+from palaver.records.dynamo_values import MAX_ITEM, Item
 from palaver.records.dynamodb_queues import Queues
 from palaver.values import KeyPart, Record
 
@@ -45,6 +47,7 @@ TOMBSTONE_S = 2 * 86_400
 """A stream keeps its records for a day; what they need to be read is kept for two."""
 IN_FLIGHT = 16
 DELETES_AT_ONCE = 50
+Batch: TypeAlias = "dict[str, list[dict[str, Any]]]"
 Fetch: TypeAlias = "Callable[[Sequence[Address]], Awaitable[list[Record | None]]]"
 Revisions: TypeAlias = "Callable[[Sequence[Address]], Awaitable[Mapping[Address, int]]]"
 
@@ -79,12 +82,12 @@ class Writes:
             layout.check_key(op.at.key)
         if not writes.atomic:
             return await self._bulk(writes)
-        return await _Commit(self, writes.ops, layouts, self.writing(writes)).run()
+        return await _Commit(self, writes.ops, layouts, self.writing(writes), returning=writes.returning).run()
 
     def explain(self, writes: WriteSet) -> list[tuple[str, dict[str, Any]]]:
         """Return what is sent first for a write set: the reads it needs, or its requests."""
         layouts = [self.layout(op.at.table) for op in writes.ops]
-        return _Commit(self, writes.ops, layouts, self.writing(writes)).explain()
+        return _Commit(self, writes.ops, layouts, self.writing(writes), returning=writes.returning).explain()
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -92,6 +95,9 @@ class Writes:
         """Write each op by itself, without guards; two of one record one after the other."""
         revisions: list[int | None] = [None] * len(writes.ops)
         updated: list[Record | None] = [None] * len(writes.ops)
+        if len({op.at for op in writes.ops}) == len(writes.ops):
+            await self._wave(writes, range(len(writes.ops)), revisions, updated)
+            return Written(revisions, updated)
         wave: dict[Address, int] = {}
         for number, op in enumerate(writes.ops):
             if op.at in wave:
@@ -106,13 +112,15 @@ class Writes:
         deletes: list[int] = []
         others: list[int] = []
         for number in numbers:
-            match writes.ops[number]:
-                case Put():
-                    plain.append(number)
-                case Delete(at):
-                    (deletes if self.layout(at.table).table.feed else plain).append(number)
-                case Update():
-                    others.append(number)
+            op = writes.ops[number]
+            if isinstance(op, Put):
+                plain.append(number)
+            elif isinstance(op, Delete):
+                (deletes if self.layout(op.at.table).table.feed else plain).append(number)
+            elif isinstance(op, Update):
+                others.append(number)
+        if not (deletes or others):
+            return await self._load(writes, plain, revisions)
         groups = [deletes[start : start + DELETES_AT_ONCE] for start in range(0, len(deletes), DELETES_AT_ONCE)]
         alone = [[number] for number in others]
         await asyncio.gather(
@@ -140,17 +148,42 @@ class Writes:
         """Put and delete in batches of 25. A batch takes no condition, so the revisions to be replaced are read first."""
         ops = [writes.ops[number] for number in numbers]
         known = await self._revisions([op.at for op in ops if isinstance(op, Put)])
-        wanted: list[tuple[str, dict[str, Any]]] = []
         for number, op in zip(numbers, ops, strict=True):
-            layout = self.layout(op.at.table)
             if isinstance(op, Put):
-                old = known.get(op.at)
-                revisions[number] = revision = writes.now_us if old is None else max(writes.now_us, old + 1)
-                cause = cause_of(writes.cause, op.released) if layout.table.feed else None
-                wanted.append((layout.name, {"PutRequest": {"Item": item_of(layout, op.record, revision, cause)}}))
+                old = known.get(op.at) if known else None
+                revisions[number] = writes.now_us if old is None or old < writes.now_us else old + 1
+        chunks = [range(start, min(start + requests.MAX_WRITES, len(ops))) for start in range(0, len(ops), requests.MAX_WRITES)]
+        # Whatever cannot be sent is found before anything is.
+        batches = [self._batch(writes.cause, [(ops[each], revisions[numbers[each]]) for each in chunk]) for chunk in chunks]
+        if len(batches) == 1:
+            return await self._send_batch(*batches[0])
+        await asyncio.gather(*(self._send_batch(*batch) for batch in batches))
+
+    def _batch(self, cause: Cause, ops: Sequence[tuple[Op, int | None]]) -> tuple[Batch, bytes]:
+        """Return at most 25 puts and deletes as one request, and its text."""
+        batch = self._requests(cause, ops, fits=True)
+        payload = self.client.encoded_batch(batch)
+        if len(payload) > MAX_ITEM:
+            # Only then can one of its items be too large.
+            batch = self._requests(cause, ops, fits=False)
+            payload = self.client.encoded_batch(batch)
+        return batch, payload
+
+    def _requests(self, cause: Cause, ops: Sequence[tuple[Op, int | None]], *, fits: bool) -> Batch:
+        batch: Batch = {}
+        why = cause_of(cause)
+        for op, revision in ops:
+            layout = self._layouts[op.at.table]
+            some = batch.get(layout.name)
+            if some is None:
+                some = batch[layout.name] = []
+            if isinstance(op, Put):
+                about = cause_of(cause, op.released) if op.released else why
+                item = item_of(layout, op.record, revision or 0, about if layout.table.feed else None, fits=fits)
+                some.append({"PutRequest": {"Item": item}})
             else:
-                wanted.append((layout.name, {"DeleteRequest": {"Key": layout.key(op.at.key)}}))
-        await asyncio.gather(*map(self._send_batch, requests.batches(wanted)))
+                some.append({"DeleteRequest": {"Key": layout.key(op.at.key)}})
+        return batch
 
     # --- from another database --------------------------------------------------------------------------------------
 
@@ -191,16 +224,17 @@ class Writes:
         async with self._flights:
             await _Commit(self, deletes, [layout] * len(deletes), writing).run()
 
-    async def _send_batch(self, batch: dict[str, list[dict[str, Any]]]) -> None:
+    async def _send_batch(self, batch: Batch, payload: bytes | None = None) -> None:
         async with self._flights:
-            await self.client.batch_write(batch)
+            await self.client.batch_write(batch, payload=payload)
 
 
 class _Commit:
     """One write set on its way: what is known of its records, and what is tried next."""
 
-    def __init__(self, writes: Writes, ops: Sequence[Op], layouts: Sequence[Layout], writing: Writing) -> None:
+    def __init__(self, writes: Writes, ops: Sequence[Op], layouts: Sequence[Layout], writing: Writing, *, returning: bool = True) -> None:
         self._writes = writes
+        self._returning = returning
         self._ops = ops
         self._layouts = layouts
         self._writing = writing
@@ -303,7 +337,7 @@ class _Commit:
             case Put():
                 return [requests.put(layout, op, writing, seen)]
             case Update() if seen is UNSEEN:
-                if not self._alone:
+                if self._returning and not self._alone:
                     raise NotNative  # a transaction does not say what an update made of a record
                 return [requests.update(layout, op, writing, ahead=self._ahead)]
             case Update() if seen is not None:
@@ -354,7 +388,7 @@ class _Commit:
         try:
             if len(flat) == 1 and flat[0].kind != "ConditionCheck":
                 return await self._send_alone(flat[0])
-            body = requests.transaction(flat, uuid.uuid4().hex)
+            body = requests.transaction(flat, os.urandom(16).hex())
             return await self._writes.client.call("TransactWriteItems", body, idempotent=True)
         except ConditionalCheckFailed as failed:
             self._note(0, failed.item, lost)

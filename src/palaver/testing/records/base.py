@@ -252,18 +252,22 @@ def delete(table: Table, *key: KeyPart, when: Sequence[When | Condition] = (), e
     return Delete(Address(table.name, key), guards(*when), expired=expired)
 
 
-async def attempt(engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, atomic: bool = True) -> Written | Refused:
+async def attempt(
+    engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, atomic: bool = True, returning: bool = True
+) -> Written | Refused:
     """Write, and try again where the engine reports that other writers were faster."""
     while True:
         try:
-            return await engine.write(WriteSet(ops, now_us, cause, atomic))
+            return await engine.write(WriteSet(ops, now_us, cause, atomic, returning))
         except Conflict:
             continue
 
 
-async def written(engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, atomic: bool = True) -> Written:
+async def written(
+    engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, atomic: bool = True, returning: bool = True
+) -> Written:
     """Write what must not be refused."""
-    done = await attempt(engine, *ops, now_us=now_us, cause=cause, atomic=atomic)
+    done = await attempt(engine, *ops, now_us=now_us, cause=cause, atomic=atomic, returning=returning)
     assert isinstance(done, Written), f"refused: {[(failure.op, failure.guard.origin.role) for failure in done.failures]}"
     return done
 

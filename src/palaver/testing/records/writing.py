@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from palaver.errors import NotProvisioned
 from palaver.expr import F
-from palaver.ops import MARK, REVISION, Absent, Address, Alive, Check, Delete, Put, Set, Unchanged, Update, WriteSet
+from palaver.ops import MARK, REVISION, Absent, Add, Address, Alive, Check, Delete, Put, Refused, Set, Unchanged, Update, WriteSet
 from palaver.ports import RecordEngine
 from palaver.testing.records.base import (
     COUNTERS,
@@ -19,6 +21,7 @@ from palaver.testing.records.base import (
     RecordSuite,
     address,
     all_changes,
+    attempt,
     bare,
     delete,
     guards,
@@ -209,6 +212,40 @@ class Revisions(RecordSuite):
         found = await stored(engine, NOTES, "u", "1")
         assert found is not None
         assert found[REVISION] == NOW
+
+
+class Unasked(RecordSuite):
+    """Write sets that ask for nothing back."""
+
+    async def test_revisions_are_told_and_grow_past_one_that_is_ahead(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1"), now_us=NOW + 10)
+        await written(engine, put_note("u", "2"))
+        touched = [update(NOTES, ("u", each), Set(F("stamp"), 1)) for each in ("1", "2")]
+        done = await written(engine, *touched, put_note("u", "3"), now_us=NOW + 5, returning=False)
+        assert [NOW + 11, NOW + 5, NOW + 5] == list(done.revisions)
+        found = await engine.get([address(NOTES, "u", each) for each in ("1", "2", "3")])
+        assert list(done.revisions) == [each and each[REVISION] for each in found]
+        assert [1, 1, None] == [each and each.get("stamp") for each in found]
+
+    async def test_an_update_whose_guard_fails_is_refused_with_what_is_there(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", stamp=1))
+        bad = update(NOTES, ("u", "1"), Add(F("stamp"), 1), when=[F("stamp") == 5])
+        done = await attempt(engine, put_note("u", "2"), bad, returning=False)
+        assert isinstance(done, Refused)
+        assert [(1, 1)] == [(failure.op, failure.found and failure.found["stamp"]) for failure in done.failures]
+        assert await stored(engine, NOTES, "u", "2") is None
+
+    async def test_an_update_of_nothing_is_refused_and_creates_nothing(self, engine: RecordEngine) -> None:
+        done = await attempt(engine, put_note("u", "2"), update(NOTES, ("u", "1"), Set(F("stamp"), 1), when=[Alive()]), returning=False)
+        assert isinstance(done, Refused)
+        assert [None, None] == await engine.get([address(NOTES, "u", "1"), address(NOTES, "u", "2")])
+
+    async def test_concurrent_counts_in_batches_are_exact(self, engine: RecordEngine) -> None:
+        await written(engine, put(COUNTERS, {"name": "a"}))
+        ops = [(put_note("u", f"{n:02d}"), update(COUNTERS, ("a",), Add(F("hits"), 1))) for n in range(20)]
+        done = await asyncio.gather(*(written(engine, *some, returning=False) for some in ops))
+        assert {"name": "a", "hits": 20, REVISION: NOW + 20} == await stored(engine, COUNTERS, "a")
+        assert list(range(NOW + 1, NOW + 21)) == sorted(each.revisions[1] or 0 for each in done)
 
 
 class Bulk(RecordSuite):
