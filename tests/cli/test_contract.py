@@ -87,3 +87,16 @@ def test_the_fields_of_a_failure_are_those_promised(palaver: Palaver, golden: Ca
 def test_what_goes_into_a_pipe_is_one_object_a_line(palaver: Palaver) -> None:
     assert 1 == len(palaver("query", "Message").out.splitlines())
     assert 5 == len(palaver("tail", "--once", "--max", "5").out.splitlines())
+
+
+def test_the_help_is_as_it_was(palaver: Palaver, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    golden("cli/help.txt", palaver("--help").out)
+
+
+@pytest.mark.parametrize("name", ["flags", "limits", "sessions", "presence", "stats", "health", "doctor", "demo"])
+def test_the_help_of_a_command_is_as_it_was(
+    palaver: Palaver, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    golden(f"cli/help_{name}.txt", palaver(name, "--help").out)

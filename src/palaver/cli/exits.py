@@ -21,14 +21,14 @@ class Exit(IntEnum):
         return member
 
     OK = (0, "Done.")
-    FAILURE = (1, "It failed, and the same command would fail again; for `doctor`: something deserves a look.")
+    FAILURE = (1, "It failed, and the same command would fail again; for `doctor` and figures: something deserves a look.")
     USAGE = (2, "The command line, URL or declaration cannot work; for `doctor`: something is broken.")
     NOT_FOUND = (3, "No such record, file or object.")
     CONFLICT = (4, "What is stored does not allow it; reading again and deciding anew can help.")
     AUTH = (5, "Not allowed, or not for this tenant.")
     UNAVAILABLE = (6, "Busy, locked, unreachable or too slow: the same command can succeed later.")
     DRIFT = (7, "The database does not fit the schema, or is newer than this program.")
-    PARTIAL = (8, "Part of it was done; the output says which.")
+    PARTIAL = (8, "Part of it was done; the output says which; for `health`: the application goes on without a part of its stack.")
     INTERRUPTED = (130, "Stopped with Ctrl-C.")
 
 
