@@ -18,6 +18,7 @@ from palaver.caching import Heard
 from palaver.connections.redis import encode
 from palaver.errors import Unavailable
 from palaver.flags import Flags, current
+from palaver.records.memory import MemoryRecords
 from palaver.store import Store
 from palaver.testing.faulty import Faults, Faulty
 from tests.engines.redis_servers import own, until
@@ -254,3 +255,18 @@ async def test_nonsense_on_the_bus_harms_nothing(store: Store) -> None:
         await asyncio.sleep(0.1)
         assert ("ok", True) == (flags.health().status, flags.health().hearing)
     await cache.aclose()
+
+
+async def test_what_no_feed_tells_is_seen_when_everything_is_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQL by hand, or a restored table: there is no change of it, and the head is as it was."""
+    monkeypatch.setattr(current, "WHOLE_S", 0.2)
+    async with opened(store) as flags:
+        await flags.set(GREETING, "Hi", reason="before")
+        await asyncio.sleep(0.1)
+        engine = records(store).engine
+        assert isinstance(engine, MemoryRecords)
+        at = store.core.planner.address(FeatureFlag.at("flags", GREETING.name, "everybody", "*"), None)
+        (record,) = await engine.get((at,))
+        assert record is not None
+        await engine.restore(at.table, [{**record, "value": "Howdy"}], over=True)
+        await until(lambda: asyncio.sleep(0, flags.value(GREETING) == "Howdy"), 5)
