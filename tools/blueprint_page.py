@@ -29,6 +29,7 @@ SAMPLES: Mapping[str, Any] = {
     "AppMode": "production",
     "Purpose": "evaluation",
     "EntityType": "team",
+    "Rating": "positive",
 }
 
 
@@ -137,6 +138,8 @@ def _marks(spec: FieldSpec) -> Iterator[str]:
         yield "whose it is"
     if spec.marker(Personal):
         yield "personal"
+    if spec.secret:
+        yield "sealed"
     if spec.marker(Searchable):
         yield "searched"
     sentinel, blob, expires = spec.marker(Sentinel), spec.marker(Blob), spec.marker(Expires)
@@ -222,7 +225,7 @@ def _searches(schema: Schema, answers: Answers) -> Iterator[str]:
 
 def _retention(schema: Schema, answers: Answers) -> Iterator[str]:
     yield "\n## Retention\n"
-    yield "`Retention` changes these; the defaults are the design's.\n"
+    yield "`Retention` changes these" + ("; the defaults are the design's.\n" if answers.design.lifecycle else ".\n")
     yield from (f"- {rule.sentence}" for rule in retention_plan(schema))
     if answers.design.lifecycle:
         yield from _rows(

@@ -86,11 +86,32 @@ def baller_page() -> Iterator[str]:
     return blueprint_page.page("Baller", intro, answers.read("baller"), SCHEMA, patterns, operations)
 
 
+def simple_agent_page() -> Iterator[str]:
+    from palaver.blueprints.simple_agent import SCHEMA, SimpleAgent, channels, patterns, people, reports, sizing, turn
+    from palaver.turns.recorder import ApiCall, LlmCall
+    from tools import answers, blueprint_page
+
+    operations = [
+        ("SimpleAgent", SimpleAgent),
+        ("AgentTurn, from SimpleAgent.message", turn.AgentTurn),
+        ("ApiCall, from AgentTurn.api_call", ApiCall),
+        ("LlmCall, from AgentTurn.llm_call", LlmCall),
+        ("People, as SimpleAgent.people", people.People),
+        ("Channels, as SimpleAgent.channels", channels.Channels),
+        ("Reports, as SimpleAgent.reports", reports.Reports),
+    ]
+    intro = (ROOT / "tests" / "seeds" / "simple_agent.intro.md").read_text(encoding="utf-8").strip()
+    budget = "\n".join(f"| {n} | {sizing.pool_size(n)} |" for n in (1, 2, 4, 8, 16))
+    intro = intro.replace("{redis_conf}", sizing.redis_conf().rstrip()).replace("{budget}", budget)
+    return blueprint_page.page("Simple AI Agent", intro, answers.read("simple_agent"), SCHEMA, patterns, operations)
+
+
 GLOBAL = re.compile(r"\*\*Global options\*\*:\n\n(?:\* .*\n)+")
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "reference/errors.md": errors_page,
     "reference/cli.md": cli_page,
     "blueprints/baller.md": baller_page,
+    "blueprints/simple_agent.md": simple_agent_page,
 }
 
 
