@@ -28,7 +28,7 @@ from tests.engines.test_cache import url
 
 FOUR = RateLimitItemPerMinute(4)
 PLAIN: dict[str, Any] = dict(STRATEGIES)
-AIO = {
+AIO: dict[str, Any] = {
     "fixed-window": aio.FixedWindowRateLimiter,
     "moving-window": aio.MovingWindowRateLimiter,
     "sliding-window-counter": aio.SlidingWindowCounterRateLimiter,

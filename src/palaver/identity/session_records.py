@@ -19,7 +19,7 @@ from pydantic import Field
 
 from palaver.batch import Batch
 from palaver.caching import HIGHEST_REVISION, checked_name
-from palaver.clock import to_ms
+from palaver.clock import us_of
 from palaver.entity import Entity
 from palaver.errors import ConditionFailed, ConfigError, Conflict, NotFound, PalaverError, StorageFull, TransactionCancelled, Validation
 from palaver.expr import F
@@ -137,13 +137,13 @@ class RecordedSessions:
         copy = await self._believed(id)
         if copy is None:
             return await self._loaded(id)
-        now = to_ms(self._clock.now())
-        if now >= copy.ends or now - copy.seen >= self._step_ms + self._idle_s * 1_000:
+        now, head = us_of(self._clock) // 1_000, copy.head
+        if now >= head.ends_ms or now - head.seen >= self._step_ms + self._idle_s * 1_000:
             return None
-        session = self._form.session(id, copy, copy.edition)
+        session = self._form.session(id, copy, head.edition)
         if session is None:
             return await self._loaded(id)
-        if now - copy.seen >= self._step_ms and self._clock.monotonic() >= self._touch_again and id not in self._loading:
+        if now - head.seen >= self._step_ms and self._clock.monotonic() >= self._touch_again and id not in self._loading:
             # Nobody waits for it: what is believed is believed now, and this is for later.
             self._begin(id, session)
         self.figures.hits += 1
@@ -272,17 +272,17 @@ class RecordedSessions:
             copy = None if held is None else unpacked(held.value)
             if copy is None:
                 return None
-            if copy.epoch != self._epoch:
+            if copy.head.epoch != self._epoch:
                 # Another process may have connected later than this one, and said so.
                 told = await self._values.get(_EPOCH)
-                if told is not None and told.value.decode(errors="replace") == copy.epoch:
-                    self._epoch = copy.epoch
+                if told is not None and told.value.decode(errors="replace") == copy.head.epoch:
+                    self._epoch = copy.head.epoch
         except PalaverError as error:
             _check_away(error)
             self.figures.away += 1
             return None
         # Asked after the answer: it may have come over a connection that is newer than the epoch.
-        if copy.epoch != self._epoch or self._cache.made != self._made or id in self._owed:
+        if copy.head.epoch != self._epoch or self._cache.made != self._made or id in self._owed:
             self.figures.doubted += 1
             return None
         return copy

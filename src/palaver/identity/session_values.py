@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -42,16 +43,26 @@ class Started(NamedTuple):
         return f"Started(session={self.session!r})"
 
 
-class Copy(NamedTuple):
-    """What the cache has of a session. A session with a record has also when the record was last seen, and the epoch it was put in."""
+class Head(NamedTuple):
+    """What a copy in the cache begins with; instants in milliseconds too, as they are stored.
+
+    That of a session with a record says also which edition it is, when the record was last seen, and the epoch it was put in.
+    """
 
     version: int
     user: str
-    started: int
-    ends: int
+    started: datetime
+    ends: datetime
+    ends_ms: int
     edition: int
     seen: int
     epoch: str
+
+
+class Copy(NamedTuple):
+    """What the cache has of a session."""
+
+    head: Head
     payload: bytes
 
 
@@ -68,7 +79,10 @@ class Form:
             payload = orjson.loads(copy.payload)
         except ValueError:
             return None
-        return Session(id, copy.user, from_ms(copy.started), from_ms(copy.ends), edition, self.current(copy.version, payload))
+        head = copy.head
+        if head.version != self.version:
+            payload = self.current(head.version, payload)
+        return Session(id, head.user, head.started, head.ends, edition, payload)
 
     def current(self, version: int, payload: dict[str, Any]) -> dict[str, Any]:
         if version > self.version:
@@ -109,13 +123,20 @@ def packed_copy(session: Session, version: int, seen: datetime, epoch: str) -> b
 
 def unpacked(value: bytes) -> Copy | None:
     """Return what a value says; None for what another program put there."""
-    head, _, payload = value.partition(b"\n")
+    text, _, payload = value.partition(b"\n")
+    head = _head(text)
+    return None if head is None else Copy(head, payload)
+
+
+@lru_cache(maxsize=10_000)
+def _head(text: bytes) -> Head | None:
+    """Return what a head says. A session in use is read again and again, and its head stays the same for minutes."""
     try:
-        match orjson.loads(head):
+        match orjson.loads(text):
             case [int(version), str(user), int(started), int(ends)]:
-                return Copy(version, user, started, ends, 0, 0, "", payload)
+                return Head(version, user, from_ms(started), from_ms(ends), ends, 0, 0, "")
             case [int(version), str(user), int(started), int(ends), int(edition), int(seen), str(epoch)]:
-                return Copy(version, user, started, ends, edition, seen, epoch, payload)
-    except ValueError:
+                return Head(version, user, from_ms(started), from_ms(ends), ends, edition, seen, epoch)
+    except (ValueError, OverflowError):
         pass
     return None

@@ -6,7 +6,7 @@ They live in the cache alone, or in records that the cache serves.
 from __future__ import annotations
 
 from palaver.caching import ABSENT, HIGHEST_REVISION, Held, checked_name
-from palaver.clock import Clock, SystemClock, from_ms, to_ms
+from palaver.clock import Clock, SystemClock, from_ms, to_ms, us_of
 from palaver.errors import ConfigError, Conflict, NotFound, Validation
 from palaver.identity.session_records import RecordedSessions, SessionFigures, SessionRecord
 from palaver.identity.session_values import (
@@ -157,7 +157,7 @@ class Sessions:
         held = await self._values.get(id)
         await self._end(id)
         if held is not None and (copy := unpacked(held.value)):
-            await self._presence.leave(id, [self._channel(copy.user)])
+            await self._presence.leave(id, [self._channel(copy.head.user)])
 
     async def of(self, user: str) -> list[Session]:
         """Return the sessions of a user, the newest first; of those in the cache alone a thousand at most."""
@@ -196,6 +196,6 @@ class Sessions:
         if held is None:
             return None
         copy = unpacked(held.value)
-        if copy is None or copy.epoch or to_ms(self._clock.now()) >= copy.ends:
+        if copy is None or copy.head.epoch or us_of(self._clock) // 1_000 >= copy.head.ends_ms:
             return None
         return self._form.session(id, copy, held.revision)
