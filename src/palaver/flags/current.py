@@ -212,7 +212,7 @@ class Current:
 
     async def _first(self) -> None:
         """Begin with what another process has read, if the records say that it is what they hold."""
-        self._whole = True
+        self._whole, self._whole_at = True, self.monotonic()
         held = await self._cached()
         try:
             version = await self._head()
