@@ -192,6 +192,8 @@ def _compare(terms: Terms, attribute: str, kind: str, op: str, value: Any) -> st
 
 def checked(expression: str) -> str:
     """Return an expression within DynamoDB's limits. Raises NotNative over 4 KB or 300 operators."""
+    if len(expression) < MAX_OPERATORS:
+        return expression
     if len(expression) > MAX_EXPRESSION or sum(map(expression.count, _OPERATORS)) > MAX_OPERATORS:
         raise NotNative
     return expression
