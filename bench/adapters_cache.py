@@ -14,6 +14,7 @@ import orjson
 from palaver.cache.memory import MemoryCache
 from palaver.cache.redis import RedisCache
 from palaver.caching import Limit, Take
+from palaver.identity.sessions import Sessions
 from palaver.limits import Limits, Rule
 
 BUCKET = Limit("minute", 60, 60)
@@ -78,6 +79,27 @@ class RedisLimits:
 
     async def three(self, user: str) -> bool:
         return (await self.check("three", user=user)).allowed
+
+    async def close(self) -> None:
+        await self.cache.aclose()
+
+
+class RedisSessions:
+    name, aio = "palaver-sessions", True
+    notes = "palaver.identity.sessions on Redis: hashed tokens, two timeouts; a read also lets the session live on"
+
+    async def open(self, port: int) -> None:
+        self.cache = RedisCache(f"redis://127.0.0.1:{port}")
+        self.sessions = Sessions(self.cache)
+        self.tokens: dict[str, str] = {}
+
+    async def sess_set(self, sid: str, mapping: dict[str, str]) -> None:
+        self.tokens[sid] = (await self.sessions.start(sid, mapping)).token
+
+    async def sess_get(self, sid: str) -> Any:
+        return await self.sessions.read(self.tokens[sid])
+
+    sess_touch = sess_get
 
     async def close(self) -> None:
         await self.cache.aclose()

@@ -152,9 +152,12 @@ class _Common:
 
     def granted(self, taken: Taken) -> Decision:
         """Return the decision of a call that was allowed; with one rule it is one of a few."""
-        if len(self.limits) > 1:
-            return _decision(self.limits, taken, False)
-        remaining = taken.verdicts[0].remaining
+        verdicts = taken.verdicts
+        if len(verdicts) > 1:
+            remaining = min([left for _, left, _ in verdicts])
+            # A third of what the constructor costs, and made for every call.
+            return tuple.__new__(Decision, (True, remaining, 0.0, "", False, self.limits, verdicts))
+        remaining = verdicts[0].remaining
         found = self._granted.get(remaining)
         if found is None:
             found = _decision(self.limits, taken, False)
@@ -169,7 +172,6 @@ class Limits:
     Subjects are personal: keys in the cache are hashes of them, keyed with `secret`. Without one, who reads the cache finds out an
     IPv4 address by trying all. `amounts` gives subjects limits of their own: called with those of the call, at once or awaited, it
     returns amounts by the names of limits; where it raises an error of ours the declared amounts hold and the decision is degraded.
-
     Everything of one `group` lies on one server. `clock` is what "local" counts by.
     """
 
@@ -475,9 +477,7 @@ def _check_rules(rules: Mapping[str, Sequence[Rule]]) -> None:
         for rule in declared:
             other = seen.setdefault(rule.name, rule)
             if (other.by, other.limit.packed, other.limit.family) != (rule.by, rule.limit.packed, rule.limit.family):
-                raise SchemaError(
-                    f"Limit {rule.name} is declared in two ways.", hint="One name is one limit by one kind of subject, wherever it counts."
-                )
+                raise SchemaError(f"Limit {rule.name} is declared in two ways.", hint="One name is one limit by one kind of subject.")
 
 
 def _check_named(operation: str, cost: Mapping[str, int], rules: Iterable[Rule]) -> None:
