@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from palaver.errors import PalaverError
     from palaver.expr import F
     from palaver.ids import new_id
-    from palaver.keys import History, Index, Key, Ref, Unique
+    from palaver.keys import History, Index, Key, Partitioned, Ref, Unique
     from palaver.markers import (
         Backfill,
         Blob,
@@ -46,7 +46,7 @@ _HOMES = {
     "palaver.errors": "PalaverError",
     "palaver.expr": "F",
     "palaver.ids": "new_id",
-    "palaver.keys": "History Index Key Ref Unique",
+    "palaver.keys": "History Index Key Partitioned Ref Unique",
     "palaver.markers": (
         "Backfill Blob Expires Expiry InstantMs InstantText Json Personal RenamedFrom"
         " Searchable Secret Sentinel Snowflake Stored Subject Tenant"
@@ -77,6 +77,7 @@ __all__ = [
     "ManualClock",
     "Page",
     "PalaverError",
+    "Partitioned",
     "Personal",
     "Query",
     "Ref",

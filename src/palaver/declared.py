@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from enum import Enum
@@ -13,12 +13,14 @@ from zlib import crc32
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
+from palaver.clock import to_ms
 from palaver.errors import KeyType, SchemaError
 from palaver.expr import Condition, F, parse_path, paths
 from palaver.fields import DIGITS, TEXT, Kind, inside, is_instant, kind_of, reason_of, sealed_kind, stored_name, unwrap
-from palaver.keys import AccessPath, History, Index, Key, Part, Ref, Unique
-from palaver.markers import Blob, Expires, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
-from palaver.ops import Column, IndexSpec, Table
+from palaver.ids import new_id
+from palaver.keys import AccessPath, History, Index, Key, Part, Partitioned, Ref, Unique
+from palaver.markers import Blob, Expires, Instant, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
+from palaver.ops import Column, IndexSpec, Ranges, Table
 from palaver.values import MAX_PARTITION, MAX_SORT, KeyPart, number_key
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Declared:
     personal: tuple[FieldSpec, ...]
     secrets: tuple[FieldSpec, ...] = ()
     by_stored: Mapping[str, FieldSpec] = field(default_factory=dict)
+    partitioned: Partitioned | None = None
 
     @property
     def name(self) -> str:
@@ -108,13 +111,14 @@ def declare(entity: type[Entity]) -> Declared:
         for name in ref.fields:
             _field(entity, fields, name)
     expires = _only(entity, fields, Expires)
+    partitioned = next((value for _, value in _namespace(entity) if isinstance(value, Partitioned)), None)
     sharded = tuple(path for path in access.values() if path.shards)
     # A claim to a unique value is made from what is stored, so its parts are stored as those of an index are.
     parts = [*(part for path in access.values() for part in path.parts), *(part for unique in uniques.values() for part in unique.parts)]
     shadows = {part.column: part for part in parts if part.shadow}
     declared = Declared(
         entity=entity,
-        table=_table(entity, fields, access, tenant, expires, shadows),
+        table=replace(_table(entity, fields, access, tenant, expires, shadows), ranges=_ranges(entity, fields, partitioned)),
         fields=fields,
         access=access,
         uniques=uniques,
@@ -130,6 +134,7 @@ def declare(entity: type[Entity]) -> Declared:
         personal=_having(fields, Personal),
         secrets=_having(fields, Secret),
         by_stored={spec.stored: spec for spec in fields.values()},
+        partitioned=partitioned,
     )
     _check_markers(entity, declared)
     return declared
@@ -150,7 +155,7 @@ def _paths(entity: type[Entity], fields: Mapping[str, FieldSpec]) -> dict[str, A
 
 def _namespace(entity: type[Entity]) -> list[tuple[str, Any]]:
     """Declarations of the class and its bases, nearest definition first, in order of writing."""
-    kinds = (Key, Index, Unique, Ref, History)
+    kinds = (Key, Index, Unique, Ref, History, Partitioned)
     found = {name: value for base in reversed(entity.__mro__) for name, value in vars(base).items() if isinstance(value, kinds)}
     return list(found.items())
 
@@ -200,6 +205,24 @@ def _field(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str) -> 
     if name not in fields:
         raise SchemaError(f"{entity.__name__} has no field {name}.", hint=did_you_mean(name, fields), entity=entity.__name__, field=name)
     return fields[name]
+
+
+def _ranges(entity: type[Entity], fields: Mapping[str, FieldSpec], partitioned: Partitioned | None) -> Ranges | None:
+    """Return the parts a table is asked to be kept in; None where the field tells no time, which the linter says."""
+    if partitioned is None:
+        return None
+    spec = _field(entity, fields, partitioned.field)
+    instant = spec.marker(Instant)
+    form: Literal["uuid7", "snowflake", "ms", "s", "text"]
+    if instant is not None:
+        form = instant.unit
+    elif spec.kind is DIGITS:
+        form = "snowflake"
+    elif spec.kind is TEXT and entity.model_fields[spec.name].default_factory is new_id:
+        form = "uuid7"
+    else:
+        return None
+    return Ranges(spec.stored, partitioned.every, form, to_ms(partitioned.epoch) if form == "snowflake" else 0)
 
 
 def _having(fields: Mapping[str, FieldSpec], marker: type[Any]) -> tuple[FieldSpec, ...]:

@@ -15,11 +15,11 @@ from palaver.declared import Declared, declare
 from palaver.errors import Expression, SchemaError
 from palaver.expr import Compare, Condition, Exists, In, Path, map_paths, parse_path
 from palaver.fields import Kind, inside, unwrap
-from palaver.keys import History, Index, Key, Ref, Unique, address
+from palaver.keys import History, Index, Key, Partitioned, Ref, Unique, address
 from palaver.markers import Secret
 from palaver.query import At
 
-DECLARATIONS = (Key, Index, Unique, Ref, History)
+DECLARATIONS = (Key, Index, Unique, Ref, History, Partitioned)
 
 
 class Entity(BaseModel):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from typing_extensions import TypeVar
@@ -157,6 +157,23 @@ class History:
     """Keep an image of the record after each write, for this long, in a table of its own."""
 
     keep: timedelta
+
+
+# What Discord counts from.
+DISCORD = datetime(2015, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """Keep the records in parts by the time this part of the key tells, where the engine has such tables.
+
+    The field is an instant, an id of `new_id`, or a Snowflake, counted from `epoch`. It changes no meaning and no limit:
+    what is asked for a span of time reads the parts of that span.
+    """
+
+    field: str
+    every: Literal["month"] = "month"
+    epoch: datetime = DISCORD
 
 
 class BoundKey(Generic[E]):

@@ -46,6 +46,7 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
         yield Diagnostic("too_many_indexes", "error", name, f"It has more than {MAX_INDEXES} indexes.", "Drop or merge some.")
     for path in declared.access.values():
         yield from _lint_path(declared, path)
+    yield from _lint_ranges(declared)
     for spec in declared.blobs:
         marker: Blob = spec.marker(Blob)
         if marker.path.startswith("/"):
@@ -82,6 +83,30 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
             name,
             f"Nothing finds the records of one {declared.subject.name}, so erasing a person reads the whole table.",
             f"Add Index({declared.subject.name!r}, sort=…) on fields that are always there.",
+        )
+
+
+def _lint_ranges(declared: Declared) -> Iterator[Diagnostic]:
+    """Find why records cannot be kept in parts by time, where that is asked for."""
+    if declared.partitioned is None:
+        return
+    name = declared.partitioned.field
+    where = f"{declared.name}.{name}"
+    if declared.table.ranges is None:
+        yield Diagnostic(
+            "partition_not_time",
+            "error",
+            where,
+            "The records are to be kept in parts by it, and it tells no time.",
+            "Name an instant, a Snowflake, or a text with default_factory=new_id.",
+        )
+    if all(part.path != name for part in declared.access["key"].parts):
+        yield Diagnostic(
+            "partition_not_key",
+            "error",
+            where,
+            "The records are to be kept in parts by it, and it is no part of the key, so that a record could move.",
+            "Name the sort field of the key.",
         )
 
 

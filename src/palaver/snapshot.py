@@ -17,7 +17,7 @@ from palaver.declared import Declared
 from palaver.fields import _INSTANTS, _SCALARS, DIGITS, Kind, kind_of, stored_name, unwrap
 from palaver.keys import Part
 from palaver.markers import Blob
-from palaver.structure import Belt, Column, IndexSpec, Table
+from palaver.structure import Belt, Column, IndexSpec, Ranges, Table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -143,6 +143,9 @@ def plain_table(table: Table) -> dict[str, Any]:
     plain: dict[str, Any] = _listed(asdict(table))
     # No database keeps it with the table.
     del plain["tenant"]
+    # Only where it is asked for: schemas that do not ask are the same as before.
+    if plain["ranges"] is None:
+        del plain["ranges"]
     return plain
 
 
@@ -164,6 +167,7 @@ def table_of(plain: Mapping[str, Any]) -> Table:
         expires=plain["expires"],
         feed=plain["feed"],
         swept=plain.get("swept", True),
+        ranges=Ranges(**plain["ranges"]) if plain.get("ranges") else None,
         belts=tuple(Belt(tuple(belt["columns"]), belt["table"], tuple(belt["target"])) for belt in plain["belts"]),
     )
 

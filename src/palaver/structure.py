@@ -48,6 +48,20 @@ class Belt:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranges:
+    """A table kept in parts by the time that a column of its key tells, for engines that have such tables.
+
+    `form`: how the column tells it. A UUIDv7 ("uuid7") and a "snowflake" begin with milliseconds, the latter's since
+    `epoch_ms`; "ms", "s" and "text" are instants as stored.
+    """
+
+    column: str
+    every: Literal["month"]
+    form: Literal["uuid7", "snowflake", "ms", "s", "text"]
+    epoch_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The physical form of one entity.
 
@@ -55,7 +69,8 @@ class Table:
     that something goes with a record that expires, so that an engine that expires records by itself must leave these alone.
     `feed` says whether its writes appear in the change feed. Every record also has REVISION (int, >= 1) and may
     have MARK (int, when it is being deleted); they are not listed in `columns`. `tenant` names the column that says whose a
-    record is, for engines that can guard it; it is the program's word and not kept with the table.
+    record is, for engines that can guard it; it is the program's word and not kept with the table. `ranges` asks engines that
+    can to keep the table in parts; the others ignore it.
     """
 
     name: str
@@ -69,6 +84,7 @@ class Table:
     belts: tuple[Belt, ...] = ()
     swept: bool = field(default=True, compare=False)
     tenant: str | None = field(default=None, compare=False)
+    ranges: Ranges | None = field(default=None, compare=False)
 
     @property
     def key(self) -> tuple[str, ...]:

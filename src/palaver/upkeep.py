@@ -29,7 +29,7 @@ from palaver.ops import (
     position,
     revision_of,
 )
-from palaver.ports import FindsExpired, TrimsFeed
+from palaver.ports import FindsExpired, MakesParts, TrimsFeed
 from palaver.schema import Reference
 from palaver.system import SYSTEM, job_address, key_from_plain, system
 from palaver.values import KeyPart, Record
@@ -107,6 +107,8 @@ class Upkeep:
     async def sweep(self, limit: int | None = None) -> Swept:
         """Remove expired records of every table through their expiry index, then cascades and due objects."""
         swept = Swept()
+        if isinstance(self._records, MakesParts):
+            await self._records.make_parts(self._core.now_us())
         left = limit
         for name, table in self._planner.tables.items():
             if table.expires is None or not isinstance(self._records, FindsExpired):

@@ -16,10 +16,11 @@ import asyncpg
 
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_options import PostgresOptions
-from palaver.ops import Address, CreateTable, Table
+from palaver.ops import Address, CreateTable, Ranges, Table
 from palaver.ports import RecordEngine
 from palaver.records.postgres import PostgresRecords
 from palaver.records.postgres_names import identifier
+from palaver.records.postgres_partitions import add
 from palaver.testing import RecordEngineTests
 from palaver.testing.records.base import BY_NAME
 from palaver.values import Record
@@ -125,6 +126,36 @@ def _first_text(table: Table) -> str | None:
 
 
 class TestPostgres15(TestPostgres18):
+    server = staticmethod(servers.postgres15)
+
+
+# Which column of the suite's tables tells a time, as far as the engine knows, and the bounds of parts beside the rest.
+PARTS: Mapping[str, tuple[Ranges, Sequence[tuple[str, str]]]] = {
+    "suite-notes": (Ranges("id", "month", "uuid7"), [("'0'", "'3'"), ("'3'", "'b'"), ("'n'", "'x'")]),
+    "suite-counters": (Ranges("name", "month", "uuid7"), [("'a'", "'b'"), ("'b'", "'d'")]),
+    "suite-ints": (Ranges("n", "month", "ms"), [("-3", "2"), ("2", "50")]),
+    "suite.Wide_Table": (Ranges("day", "month", "s"), [("0", "2"), ("2", "3")]),
+    "suite-numbers": (Ranges("n", "month", "ms"), [("0", "10")]),
+}
+
+
+class TestPartitioned18(TestPostgres18):
+    """Tables kept in parts: whatever a table of its own promises, records in several parts and in the rest do."""
+
+    @asynccontextmanager
+    async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
+        parted = [replace(table, ranges=PARTS[table.name][0] if table.name in PARTS else None) for table in tables]
+        async with super().make(parted) as engine:
+            yield engine
+
+    async def empty(self, engine: PostgresRecords, tables: Sequence[Table]) -> None:
+        await super().empty(engine, tables)
+        for table in tables:
+            for number, (low, high) in enumerate(PARTS[table.name][1] if table.name in PARTS else ()):
+                await add(engine.pool, engine.names, table, f"{table.name}::{number}", low, high)
+
+
+class TestPartitioned15(TestPartitioned18):
     server = staticmethod(servers.postgres15)
 
 

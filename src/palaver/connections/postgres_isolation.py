@@ -14,11 +14,13 @@ from palaver.errors import Forbidden
 SETTING = "palaver.tenant"
 POLICY = "palaver_tenant"
 _LOCK = 0x70616C_69736F6C
+# A part of a table is closed as the table is; whoever names it by itself sees nothing, since policies are the table's.
 # Asked for once, it holds for what is made later too, by whichever URL: these two tables remember it.
 _REMEMBERS = ("palaver_changes", "search.indexes")
 _OURS = r"""
-FROM pg_class c WHERE c.relnamespace = to_regnamespace($1) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-  AND (c.relname LIKE 'palaver\_%' OR c.relname LIKE 'search.%' OR obj_description(c.oid, 'pg_class') LIKE '{%"palaver":%')
+FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+WHERE c.relnamespace = to_regnamespace($1) AND c.relkind IN ('r', 'p') AND (c.relname LIKE 'palaver\_%' OR c.relname LIKE 'search.%'
+  OR obj_description(coalesce(i.inhparent, c.oid), 'pg_class') LIKE '{%"palaver":%')
 """
 _TABLES = f"""
 SELECT c.relname, c.relrowsecurity,

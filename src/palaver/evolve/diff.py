@@ -104,6 +104,7 @@ def migration(
     *,
     allow: Collection[str] = (),
     renames: bool = True,
+    partitions: bool = False,
 ) -> Migration:
     """Return what makes a database fit a schema; `stored` is what was kept with the data at the last change.
 
@@ -113,6 +114,8 @@ def migration(
     snapshot: Mapping[str, Any] = stored.get("snapshot") or {}
     draft = Draft({table.name: table for table in physical.tables}, allow)
     _tables(draft, planner, snapshot, renames)
+    if partitions:
+        _ranges(draft, planner)
     _uniques(draft, planner, snapshot, bool(physical.tables))
     _references(draft, planner, snapshot)
     _searches(draft, planner, snapshot)
@@ -194,6 +197,19 @@ def _table(draft: Draft, table: Table, owner: Declared | None, before: Mapping[s
     for column in draft.now[table.name].columns:
         if column.shadow and all(column.name != each.name for each in table.columns):
             Columns(draft, table, owner, before).forget(column)
+
+
+def _ranges(draft: Draft, planner: Planner) -> None:
+    """Refuse to keep in parts what is stored whole: that rewrites every record while nobody may write."""
+    for name, table in planner.tables.items():
+        now = draft.now.get(name)
+        if now is None or table.ranges is None or now.ranges == table.ranges:
+            continue
+        draft.refuse(
+            f"{table.entity} is stored {'in other parts' if now.ranges else 'whole'} and declared Partitioned({table.ranges.column!r}).",
+            hint="Copy it into a new database or schema, which `palaver copy --follow` does while others write; or leave the declaration.",
+            entity=table.entity,
+        )
 
 
 # --- what records hold beside their columns -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from palaver.evolve import Take, migration
 from palaver.migrating.run import SCHEMA, Migrator
 from palaver.ops import Delete, Physical, Put, WriteSet
 from palaver.plan import Planner
-from palaver.ports import RecordEngine
+from palaver.ports import MakesParts, RecordEngine
 from palaver.system import system
 
 
@@ -37,6 +37,7 @@ async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, ch
         for action in migration(planner, physical).actions:
             if isinstance(action, Take):
                 await records.apply(action.step)
+        await _make_parts(records, clock)
         await _remember(migrator, records, clock)
         return Provisioned()
     kept = await migrator.kept()
@@ -57,7 +58,14 @@ async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, ch
         await migrator.apply(plan)
     elif changing and (not kept or (kept["name"] == planner.schema.name and kept.get("fingerprint") != plan.fingerprint)):
         await _remember(migrator, records, clock)
+    if changing:
+        await _make_parts(records, clock)
     return Provisioned(rebuild=(await records.get((system("rebuild", "search"),)))[0] is not None)
+
+
+async def _make_parts(records: RecordEngine, clock: Clock) -> None:
+    if isinstance(records, MakesParts):
+        await records.make_parts(us_of(clock))
 
 
 async def rebuilt(records: RecordEngine, clock: Clock) -> None:

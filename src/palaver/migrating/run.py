@@ -24,7 +24,7 @@ from palaver.migrating.filling import MIGRATE, fill
 from palaver.migrating.sealing import Conversion
 from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Physical, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
 from palaver.plan import Planner
-from palaver.ports import RecordEngine, Scrubs
+from palaver.ports import MakesParts, RecordEngine, Scrubs
 from palaver.system import SYSTEM, system
 from palaver.values import Record
 
@@ -85,7 +85,8 @@ class Migrator:
         if under_way is not None and under_way.plan.fingerprint == self._planner.schema.fingerprint:
             return under_way.plan
         physical = await self._records.describe()
-        return migration(self._planner, physical, kept, allow=allow, renames=self._records.limits.renames)
+        limits = self._records.limits
+        return migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=limits.partitions)
 
     async def under_way(self) -> tuple[Migration, int] | None:
         """Return the migration that was begun and not ended, and how many of its actions are done."""
@@ -165,6 +166,8 @@ class Migrator:
                     run.done, run.state = run.done + 1, {}
                     await self._save(run)
             await self._end(run)
+            if isinstance(self._records, MakesParts):
+                await self._records.make_parts(us_of(self._clock))
             if isinstance(self._records, Scrubs) and any(isinstance(action, Seal) for action in plan.actions):
                 # What was sealed just now is not to be found in the file any more.
                 await self._records.scrub()

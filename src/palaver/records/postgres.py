@@ -29,7 +29,7 @@ from palaver.ops import (
     position,
 )
 from palaver.ports import Finding, Observed
-from palaver.records import postgres_figures, postgres_structure as structure
+from palaver.records import postgres_figures, postgres_partitions as partitions, postgres_structure as structure
 from palaver.records.postgres_bulk import Bulk
 from palaver.records.postgres_doctor import Doctor
 from palaver.records.postgres_feed import Feed
@@ -47,7 +47,7 @@ _FETCHED_AT_ONCE = 200
 class PostgresRecords:
     """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed, Wakes, Restores, ContinuesFeed and Diagnoses on one schema of a database."""
 
-    limits = Limits()
+    limits = Limits(partitions=True)
 
     def __init__(self, pool: Pool, tables: Sequence[Table]) -> None:
         self.pool = pool
@@ -171,6 +171,10 @@ class PostgresRecords:
             self._rows.pop(step.table.name, None)
         else:
             self._rows[table.name] = Rows(table, self.names)
+
+    async def make_parts(self, now_us: int) -> list[str]:
+        """Make the monthly parts that are missing of tables kept in parts, this month's and the next three; return their names."""
+        return await partitions.make_ahead(self.pool, self.names, [rows.table for rows in self._rows.values()], now_us)
 
     async def stamp(self, version: int, fingerprint: str) -> None:
         """Note which declaration the schema was made for; `describe` gives both back."""

@@ -73,7 +73,7 @@ class Bulk:
         mores = [more(cause, op.released) for op in ops]  # type: ignore[union-attr]
         if len(ops) >= FEW and await self._copy(Load(rows, made, mores)):
             return [now_us] * len(ops)
-        return await self._put_over(rows, ops, made, mores)
+        return await self._put_over(rows, ops, writes, made, mores)
 
     async def _copy(self, load: Load) -> bool:
         self._waiting.append(load)
@@ -135,10 +135,17 @@ class Bulk:
         self._feed.written()
         return True
 
-    async def _put_over(self, rows: Rows, ops: Sequence[Op], made: list[Row], mores: list[str | None]) -> list[int]:
+    async def _put_over(self, rows: Rows, ops: Sequence[Op], writes: WriteSet, made: list[Row], mores: list[str | None]) -> list[int]:
         """Store records whether or not they are there; a key named twice is written twice, in order."""
         revisions: list[int] = []
         for start, end in _distinct([op.at for op in ops]):
+            if rows.table.ranges is not None:
+                # A table kept in parts does not tell whether such a row is new.
+                alone = [op._replace(guards=()) for op in ops[start:end]]
+                done = await self._writes.decide(writes._replace(ops=alone, atomic=True))
+                assert not isinstance(done, Refused), "an unguarded op cannot be refused"
+                revisions += [revision or 0 for revision in done.revisions]
+                continue
             arrays: list[Any] = [list(column) for column in zip(*made[start:end], strict=True)]
             text = creates((rows,), over=True)
             found = await self._writes.retried(text, *arrays, mores[start:end])

@@ -123,6 +123,9 @@ def _linked(rows: Rows, op: Op, demand: _Demand, now_us: int) -> tuple[Link, lis
     unchanged = demand.revision is not None
     if isinstance(op, Put):
         row = rows.encode(op.record, now_us)
+        if not guarded and rows.table.ranges is not None:
+            # A table kept in parts does not tell whether a row stored over another is new.
+            return None
         if demand.absent or not guarded:
             return Link(rows, "create" if demand.absent else "put"), list(row), row
         names = [name for name in rows.stored if name not in rows.table.key and name != REVISION]

@@ -136,10 +136,10 @@ def statement(decisions: Sequence[Decision], *, patient: bool = True) -> tuple[A
     steps = [step for decision in decisions for step in decision.steps()]
     if not steps:
         return None
-    # In the order of addresses, so that two statements lock in one order; checks of several batches may be the same.
+    # Changes stand in the order of the ops; rows in the order of addresses, so that two statements lock in one order.
+    feed = [step.feed for step in steps if step.feed is not None]
     steps.sort(key=lambda step: step.order)
     parts: dict[Part, list[tuple[Any, ...]]] = {}
-    feed: list[tuple[Any, ...]] = []
     checked: set[tuple[str, tuple[str, ...]]] = set()
     for step in steps:
         if step.part.action == "check":
@@ -148,8 +148,6 @@ def statement(decisions: Sequence[Decision], *, patient: bool = True) -> tuple[A
                 continue
             checked.add(address)
         parts.setdefault(step.part, []).append(step.arguments)
-        if step.feed is not None:
-            feed.append(step.feed)
     ordered = sorted(parts, key=lambda part: (part.rows.name, part.action))
     shape = tuple([part._replace(many=not patient or len(parts[part]) > 1) for part in ordered])
     arguments: list[Any] = [list(column) for part in ordered for column in zip(*parts[part], strict=True)]

@@ -9,7 +9,8 @@ from typing import Any
 from palaver.connections.postgres import Pool
 from palaver.errors import PalaverError
 from palaver.ports import Finding
-from palaver.records.postgres_names import Names
+from palaver.records.postgres_names import Names, short
+from palaver.records.postgres_partitions import months
 
 SKEW_S = 2.0
 HELD_S = 60
@@ -48,6 +49,11 @@ _SLOTS = """
 SELECT slot_name, active, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint AS behind
 FROM pg_replication_slots ORDER BY behind DESC
 """
+_PARTS = """
+SELECT c.relname, array_agg(p.relname::text) FROM pg_class c JOIN pg_inherits i ON i.inhparent = c.oid JOIN pg_class p ON p.oid = i.inhrelid
+WHERE c.relnamespace = to_regnamespace($1) AND c.relkind = 'p' AND obj_description(c.oid, 'pg_class') LIKE '{%"palaver":%'
+GROUP BY c.relname ORDER BY c.relname
+"""
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
 
 
@@ -65,6 +71,7 @@ class Doctor:
             ("rights", self._rights),
             ("collation", self._collation),
             ("indexes", self._indexes),
+            ("parts", self._parts),
             ("extensions", self._extensions),
             ("connections", self._connections),
             ("durability", self._durability),
@@ -114,6 +121,19 @@ class Doctor:
         if encoding != "UTF8":
             return Finding("encoding", "fail", f"the database is encoded as {encoding}", "Create it anew with ENCODING 'UTF8', and copy.")
         return Finding("encoding", "ok", "UTF8")
+
+    async def _parts(self) -> Finding:
+        """Look for months that no part was made for, and for what stands in the rest meanwhile."""
+        found = [(table, set(parts)) for table, parts in await self._pool.read(_PARTS, self._names.prefix.removesuffix("."))]
+        if not found:
+            return Finding("parts", "ok", "no table is kept in parts")
+        missing: list[str] = []
+        for month in months(int(time.time() * 1_000_000), 1):
+            missing += [f"{table} {month:%Y-%m}" for table, parts in found if short(f"{table}::{month:%Y-%m}") not in parts]
+        if missing:
+            remedy = "Run `palaver work` or `palaver sweep`, which make them and move what is in the rest."
+            return Finding("parts", "warn", f"there is no part for {', '.join(missing)}: it goes into the rest", remedy)
+        return Finding("parts", "ok", f"{len(found)} tables are kept in {sum(len(parts) for _, parts in found)} parts")
 
     async def _durability(self) -> Finding:
         settings = dict(tuple(row) for row in await self._pool.read(_SETTINGS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from palaver.connections.postgres import Connection, Pool
@@ -26,6 +27,7 @@ from palaver.ops import (
     DropTable,
     IndexSpec,
     Physical,
+    Ranges,
     RenameColumn,
     RenameTable,
     SetExpiry,
@@ -33,7 +35,7 @@ from palaver.ops import (
     Table,
     after_step,
 )
-from palaver.records import sql
+from palaver.records import postgres_partitions as partitions, sql
 from palaver.records.postgres_names import Names, identifier, kinds, short
 from palaver.stored_json import dumps, loads
 
@@ -151,8 +153,11 @@ async def _index(connection: Connection, names: Names, step: CreateIndex) -> Tab
     if after != before:
         name = sql.index_name(after, step.index.name)
         await connection.execute(f"DROP INDEX IF EXISTS {names.within(name)}", timeout=_LONG_S)
-        text = sql.create_index(after, step.index, names.dialect).replace(" INDEX IF NOT EXISTS ", " INDEX CONCURRENTLY ", 1)
-        await connection.execute(text, timeout=_LONG_S)
+        text = sql.create_index(after, step.index, names.dialect)
+        if after.ranges is None:
+            await connection.execute(text.replace(" INDEX IF NOT EXISTS ", " INDEX CONCURRENTLY ", 1), timeout=_LONG_S)
+        else:
+            await partitions.create_index(connection, names, after, name, text, timeout=_LONG_S)
         await connection.execute(_about_index(after, step.index, names))
     return after
 
@@ -176,7 +181,9 @@ async def _drop_checks(connection: Connection, names: Names, table: Table, colum
 
 def create(table: Table, names: Names) -> list[str]:
     """Return the statements that make a table, its indexes, and the comments it is read back from."""
-    texts = [sql.create_table(table, names.dialect)]
+    texts = [sql.create_table(table, names.dialect) + partitions.options(table, names)]
+    if table.ranges is not None:
+        texts.append(partitions.rest(table, names))
     texts += [sql.create_index(table, index, names.dialect) for index in table.indexes]
     if table.expires is not None:
         texts.append(sql.create_expiry(table, names.dialect))
@@ -282,7 +289,7 @@ def _text(value: object) -> str:
 
 
 def _about_table(table: Table, names: Names) -> str:
-    about = {
+    about: dict[str, Any] = {
         "palaver": table.name,
         "entity": table.entity,
         "partition": list(table.partition),
@@ -290,6 +297,8 @@ def _about_table(table: Table, names: Names) -> str:
         "expires": table.expires,
         "feed": table.feed,
     }
+    if table.ranges is not None:
+        about["ranges"] = asdict(table.ranges)
     return f"COMMENT ON TABLE {names.within(table.name)} IS {_text(about)}"
 
 
@@ -369,6 +378,7 @@ async def _described(connection: Connection, names: Names) -> dict[str, Table]:
             about["expires"],
             about["feed"],
             tuple(belts[oid]),
+            ranges=Ranges(**about["ranges"]) if about.get("ranges") else None,
         )
         for oid, about in found.items()
     }
