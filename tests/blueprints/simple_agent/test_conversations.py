@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
 
 import palaver
+from palaver import Schema
 from palaver.blueprints.simple_agent import Settings, SimpleAgent, patterns
 from palaver.blueprints.simple_agent.directory import Known
 from palaver.blueprints.simple_agent.opening import opening
-from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ToolCall, TurnRecord, User
+from palaver.blueprints.simple_agent.schema import (
+    ENTITIES,
+    SEARCHES,
+    Conversation,
+    Identity,
+    Message,
+    Message as Declared,
+    ToolCall,
+    TurnRecord,
+    User,
+)
 from palaver.errors import ConditionFailed, NotFound, ReferenceBroken, TransactionCancelled
 from palaver.expr import F
 from palaver.ids import Ids
 from palaver.ops import Read
+from palaver.schema import Search, Source
 from tests.blueprints.simple_agent.conftest import Opened
 from tests.blueprints.simple_agent.given import ask, found
 
@@ -155,6 +167,23 @@ async def test_tool_calls_and_every_role_come_back_as_they_were_said(agent: Simp
 def test_another_role_is_refused_with_the_ones_there_are() -> None:
     with pytest.raises(ValidationError, match="developer"):
         Message(conversation_id="c", user_id="u", channel_type="web", role="robot", content="")  # type: ignore[arg-type]
+
+
+async def test_a_further_role_is_one_more_word_and_a_migration(opened: Opened, url: str, stack: str, clock: palaver.ManualClock) -> None:
+    class Message(Declared, table="messages"):
+        role: Literal["user", "assistant", "system", "tool", "developer", "critic"]  # type: ignore[assignment]
+
+    if stack == "memory":
+        pytest.skip("what is in memory has no earlier version")
+    async with opened() as agent:
+        turn = await ask(agent)
+    entities = [Message if entity is Declared else entity for entity in ENTITIES]
+    wider = Schema("simple_agent", entities, searches=[Search("messages", Source(Message, filters=SEARCHES[0].sources[0].filters))])
+    async with palaver.open(url, schema=wider, clock=clock, maintain=False, migrate=True) as store:
+        said = Message(conversation_id=turn.conversation_id, user_id=turn.user_id, channel_type="discord", role="critic", content="Hm.")
+        await store.create(said)
+        read = [message async for message in store.query(Message.key(turn.conversation_id))]
+        assert ["assistant", "critic", "user"] == sorted(message.role for message in read)
 
 
 async def test_a_message_delivered_twice_is_stored_once(agent: SimpleAgent) -> None:

@@ -47,8 +47,8 @@ class Directory:
     """Looks people and their conversations up.
 
     A running agent remembers which user an identity was and the conversation as this process last wrote it. Identity and user
-    are then read from the cache, in one trip; whether the conversation is still theirs, active and answered by the same model is
-    a condition of the commit that stores the message, so a memory that is out of date costs a second look and nothing else.
+    are then read from the cache, in one trip; that the conversation is still theirs and active is a condition of the commit that
+    stores the message, which gives back what it is now: a memory that is out of date costs a second look and nothing else.
     """
 
     def __init__(self, store: Store, people: People, ids: Ids, settings: Settings, running: Running | None) -> None:

@@ -41,16 +41,12 @@ def opening(known: Known, conversation: Conversation) -> Batch:
 
 
 def unless_changed(conversation: Conversation, *, named: bool) -> Condition:
-    """Return the condition that a conversation is as it is known: this user's, active, answered by the same model.
+    """Return the condition that a conversation is this user's and active; one that was named may be over.
 
-    One that was named may be over.
+    Which model answers in it now, and how long it is, comes back with the write.
     """
     only: Condition = F("user_id") == conversation.user_id
-    if named:
-        return only
-    model = F("model_override")
-    only &= model.missing() if conversation.model_override is None else model == conversation.model_override
-    return only & (F("is_active") == True)  # noqa: E712 - a condition, not a comparison
+    return only if named else only & (F("is_active") == True)  # noqa: E712 - a condition, not a comparison
 
 
 def seen(known: Known, channel_type: str, now: datetime, step: timedelta) -> Batch:
