@@ -170,14 +170,25 @@ def _impatient(init: object) -> object:
 def test_a_folder_is_no_database(palaver: Palaver, elsewhere: Path) -> None:
     ran = palaver("health", "-u", str(elsewhere))
 
-    assert ran.code in (Exit.UNAVAILABLE, Exit.FAILURE)
-    assert "folder" in ran.problem["detail"]
+    assert Exit.UNAVAILABLE == ran.code
+    assert "folder" in ran.json["components"]["records"]["detail"]
+
+
+def test_a_server_that_is_away_is_an_answer_of_health_and_no_failure(palaver: Palaver) -> None:
+    url = "postgresql://u:s3cret@127.0.0.1:1/db?connect_timeout=0.1"
+    for tokens in (("--blueprint", "baller"), ()):
+        ran = palaver("health", "--ready", *tokens, "-u", url)
+        assert Exit.UNAVAILABLE == ran.code
+        assert ("down", False) == (ran.json["status"], ran.json["ready"])
+        assert ("down", "unavailable") == tuple(ran.json["components"]["records"][name] for name in ("state", "error"))
+        assert "s3cret" not in ran.out + ran.err
+    assert "records: down" in palaver("health", "--human", "-u", url).out
 
 
 def test_an_unexpected_failure_names_its_kind_and_no_value(palaver: Palaver, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from palaver.store import Store
 
-    async def broken(self: Store) -> None:
+    async def broken(self: Store, timeout_s: float) -> None:
         raise RuntimeError("the password is hunter2")
 
     monkeypatch.setattr(Store, "health", broken)

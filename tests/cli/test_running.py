@@ -34,7 +34,9 @@ def url(redis: servers.Redis, tmp_path: Path) -> str:
 
     async def run() -> None:
         async with library.open(address, schema=SCHEMA, maintain=False) as store, await capabilities(store) as running:
-            assert running.limits and running.presence and running.sessions  # noqa: PT018
+            assert running.limits is not None
+            assert running.presence is not None
+            assert running.sessions is not None
             for _ in range(3):
                 await running.limits.enforce("message", user="ana")
             await running.presence.touch("ana", "discord", "web")
@@ -165,12 +167,14 @@ def test_a_cache_of_this_process_alone_is_said_to_be_one(palaver: Palaver, tmp_p
 
 def test_a_redis_that_is_away_is_named(palaver: Palaver, url: str) -> None:
     away = url.split("&cache=")[0] + "&cache=" + quote("redis://u:s3cret@127.0.0.1:1/0?connect=0.2", safe="")
-    for tokens in (("limits", "show", "--user", "ana"), ("presence",)):
+    away_with_it: list[tuple[str, ...]] = [("limits", "show", "--user", "ana"), ("presence",)]
+    for tokens in away_with_it:
         ran = palaver(*tokens, "-u", away)
         assert Exit.UNAVAILABLE == ran.code, (tokens, ran.err)
         assert "unavailable" == ran.problem["code"]
         assert "s3cret" not in ran.err
-    for tokens in (("flags", "list"), ("sessions", "list", "ana"), ("sessions", "end", "ana")):
+    recorded: list[tuple[str, ...]] = [("flags", "list"), ("sessions", "list", "ana"), ("sessions", "end", "ana")]
+    for tokens in recorded:
         assert 0 == palaver(*tokens, "-u", away).code, "these are in the records"
     told = palaver("health", "-u", away)
     assert (Exit.PARTIAL, "down") == (told.code, told.json["components"]["cache"]["state"])
