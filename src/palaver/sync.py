@@ -131,8 +131,8 @@ class SyncStore:
     def rebuild(self, projection: str) -> None:
         self.run(self._store.rebuild(projection))
 
-    def health(self) -> dict[str, Any]:
-        return self.run(self._store.health())
+    def health(self, timeout_s: float = 2.0) -> dict[str, Any]:
+        return self.run(self._store.health(timeout_s))
 
     def for_tenant(self, tenant: str) -> SyncStore:
         return SyncStore(self._store.for_tenant(tenant), self._loop, self._thread)
