@@ -212,14 +212,14 @@ async def test_a_user_changed_meanwhile_is_not_overwritten(agent: SimpleAgent, m
     async def meanwhile(store: Store, batch: Any, **options: Any) -> Any:
         if len(batch) > 2 and not interfered:
             interfered.append(True)
-            await write(store, palaver.Batch().patch(users[2], set={"preferred_model": "claude"}))
+            await write(store, palaver.Batch().patch(users[2], set={"metadata": {"note": "theirs"}}))
         return await write(store, batch, **options)
 
     monkeypatch.setattr(Store, "write", meanwhile)
     done = await agent.migrate_users("zones", zoned, batch_size=4)
     changed = await found(agent, patterns.users_by_id())
     assert ([1] * 6, 6) == ([user.metadata["times"] for user in changed], done.changed)
-    assert "claude" == changed[2].preferred_model
+    assert {"note": "theirs", "times": 1} == changed[2].metadata
 
 
 async def test_two_processes_that_run_the_same_change_make_it_once(agent: SimpleAgent) -> None:

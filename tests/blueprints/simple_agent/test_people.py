@@ -229,6 +229,25 @@ async def test_nothing_begins_for_a_user_who_is_being_merged(agent: SimpleAgent)
         await agent.people.merge(third.user_id, into="nobody")
 
 
+async def test_a_conversation_that_was_about_to_begin_when_its_user_was_merged_is_the_other_users(
+    agent: SimpleAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, into = await agent.people.resolve("discord", "ann"), await agent.people.resolve("slack", "U1")
+    write = Store.write
+    merged: list[bool] = []
+
+    async def meanwhile(store: Store, batch: Any, **options: Any) -> Any:
+        if not merged:
+            merged.append(True)
+            await write(store, palaver.Batch().patch(gone, set={"merged_into": into.user_id}))
+        return await write(store, batch, **options)
+
+    monkeypatch.setattr(Store, "write", meanwhile)
+    turn = await ask(agent)
+    assert into.user_id == turn.user_id
+    assert [] == await found(agent, patterns.conversations_of_user(gone.user_id))
+
+
 async def test_the_key_of_an_identity_allows_one_user(agent: SimpleAgent) -> None:
     user = await agent.people.resolve("discord", "ann")
     other = await agent.people.resolve("discord", "bob")

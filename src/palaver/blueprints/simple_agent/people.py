@@ -53,9 +53,17 @@ class People:
                 user = await self._made(channel_type, channel_user_id, username)
             else:
                 user = await self.following(identity.user_id)
-            if user is not None:
+            if user is not None and (identity is None or user.user_id == identity.user_id or await self._moved(identity, user)):
                 return user
         raise Conflict("The user kept being made and removed.", hint="Try again after a random pause.")
+
+    async def _moved(self, identity: Identity, user: User) -> bool:
+        """Do for one identity what the merge of its user will do, or was cut off before doing: nobody waits for it."""
+        try:
+            await self._store.patch(identity, set={"user_id": user.user_id}, when=F("user_id") == identity.user_id)
+        except ConditionFailed:
+            return False
+        return True
 
     async def following(self, user_id: str) -> User | None:
         """Return a user by id, or whom they are being merged into; None where there is neither."""

@@ -22,7 +22,7 @@ from palaver.identity.session_records import SessionRecord
 from palaver.ids import new_id
 from palaver.insight.metrics import MetricRow
 from palaver.insight.usage import UsageRow
-from palaver.keys import Index, Key, Ref, Unique
+from palaver.keys import Index, Key, Partitioned, Ref, Unique
 from palaver.markers import Expires, Expiry, InstantMs, Json, Personal, Searchable, Secret, Stored, Subject
 from palaver.schema import Schema, Search, Source
 
@@ -174,6 +174,7 @@ class Message(Entity, table="messages"):
     metadata: Annotated[Metadata, Personal()] = Field(default_factory=dict)
 
     key = Key("conversation_id", sort="message_id")
+    months = Partitioned("message_id", every="month")
     by_delivery = Unique("delivery_id")
     by_id = Index("message_id", name="idx_messages_id")
     by_user = Index("user_id", sort="timestamp", name="idx_messages_user")
