@@ -190,7 +190,9 @@ async def test_without_the_version_what_is_remembered_would_be_written_over_othe
     right = postgres_statements.applied
 
     def wrong(parts: tuple[postgres_statements.Part, ...], *, feed: bool, patient: bool) -> str:
-        return right(parts, feed=feed, patient=patient).replace(" AND t.xmin = s.version", "")
+        text = right(parts, feed=feed, patient=patient)
+        assert " AND t.xmin = s._version" in text
+        return text.replace(" AND t.xmin = s._version", "")
 
     monkeypatch.setattr(postgres_decision, "applied", wrong)
     assert 10 > await appended(engine, second)
