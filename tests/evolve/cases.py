@@ -173,6 +173,22 @@ CASES = [
         called(NAMED, "name", "title"),
         finds={"by_n": ((1,), ["0", "1", "2", "3", "4"])},
     ),
+    Case(
+        "integers of a unique set become Decimals",
+        thing({"n": int}, one=Unique("n")),
+        thing({"n": Decimal}, one=Unique("n")),
+        N,
+        [{**row, "n": Decimal(str(row["n"]))} for row in N],
+        finds={"one": ((Decimal(3),), ["3"])},
+    ),
+    Case(
+        "integers become floats, and a unique set",
+        thing({"n": int}),
+        thing({"n": float}, one=Unique("n")),
+        N,
+        [{**row, "n": float(str(row["n"]))} for row in N],
+        finds={"one": ((3.0,), ["3"])},
+    ),
     Case("a field made secret", thing({"name": str}), thing({"name": Hidden}), NAMED),
     Case(
         "a nested field made secret, absent from some records",

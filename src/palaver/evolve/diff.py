@@ -16,6 +16,7 @@ from palaver.evolve.columns import Columns
 from palaver.evolve.drift import base_of, drift_of
 from palaver.ops import CreateIndex, CreateTable, DropIndex, DropTable, Physical, RenameTable, SetExpiry, Step, Table, after_step
 from palaver.plan import Planner
+from palaver.snapshot import form
 from palaver.system import HISTORY
 
 PHASES = (
@@ -233,11 +234,20 @@ def _uniques(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], existe
             when = "" if unique.when is None else repr(unique.when)
             # A claim names the entity and says where the record lies, so both count.
             same = old == {"fields": fields, "when": when} and before is not None and before["name"] == declared.name
+            # So does how the values are stored: a claim is made from that.
+            same = same and all(
+                _is_stored_alike(declared, before or {}, part.path, path) for part, path in zip(unique.parts, fields, strict=True)
+            )
             if not same or table in former:
                 draft.phases["claims"].append(Claim(table, declared.name, name))
                 draft.demands.append(Demand("distinct", table, declared.name, name, hint="Change the records that share a value first."))
     wanted = {(declared.name, name) for declared in planner.schema.entities.values() for name in declared.uniques}
     draft.phases["claims gone"] += [Release(entity, name) for entity, name in sorted(held - wanted)]
+
+
+def _is_stored_alike(declared: Declared, before: Mapping[str, Any], path: str, former: str) -> bool:
+    field = before.get("fields", {}).get(former.partition(".")[0])
+    return field is None or field["form"] == form(declared.fields[path.partition(".")[0]].kind)
 
 
 def _field_names(declared: Declared, before: Mapping[str, Any]) -> dict[str, str]:

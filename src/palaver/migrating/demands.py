@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
@@ -95,7 +96,8 @@ class Examiner:
             return False
         unique = declared.uniques[demand.name]
         if any(part.shadow for part in unique.parts):
-            record = {**record, **computed(self._planner.codec(declared.entity), record)}
+            record = _converted(declared, record)
+            record.update(computed(self._planner.codec(declared.entity), record))
         claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
         if claim is None:
             return False
@@ -125,6 +127,13 @@ class Examiner:
             stored = await self._records.get(some)
             alive |= {each for each, record in zip(some, stored, strict=True) if is_live(parent, record, now_us)}
         return sum(each not in alive for each in at)
+
+
+def _converted(declared: Declared, record: Record) -> Record:
+    """Return a record with integers as what their columns are about to become."""
+    into: dict[str, Callable[[int], Any]] = {"number": Decimal, "float": float}
+    kinds = {column.name: into.get(column.kind) for column in declared.table.columns}
+    return {name: make(value) if type(value) is int and (make := kinds.get(name)) else value for name, value in record.items()}
 
 
 def _names(table: Table, former: dict[str, str]) -> dict[str, str]:
