@@ -312,6 +312,28 @@ async def test_a_channel_is_read_once_until_any_process_changes_it(running: Runn
         assert await book.get("other", "discord") is None
 
 
+@pytest.mark.parametrize("cache", ["memory"])
+async def test_what_was_read_of_a_channel_while_it_changed_is_not_held(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as agent:
+        assert agent.running is not None
+        book = agent.running.book
+        await agent.channels.configure("discord", default_model="first")
+        await until(lambda: _begun(book))
+        find = Store.find
+        changed: list[bool] = []
+
+        async def meanwhile(store: Store, target: Any, **options: Any) -> Any:
+            found = await find(store, target, **options)
+            if target.entity is ChannelConfig and not changed:
+                changed.append(True)
+                await agent.channels.configure("discord", default_model="second")
+            return found
+
+        monkeypatch.setattr(Store, "find", meanwhile)
+        await book.get("main", "discord")
+        assert "second" == (await book.get("main", "discord")).default_model  # type: ignore[union-attr]
+
+
 async def _begun(book: ChannelBook) -> bool:
     return book._listening
 
