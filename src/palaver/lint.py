@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_.{}-]{3,255}")
 MAX_INDEXES = 20
+SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 FEW = 12
 
 
@@ -47,6 +48,15 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
     for path in declared.access.values():
         yield from _lint_path(declared, path)
     yield from _lint_ranges(declared)
+    for spec in declared.fields.values():
+        if spec.stored.lower() in SYSTEM_COLUMNS:
+            yield Diagnostic(
+                "system_column",
+                "error",
+                f"{name}.{spec.name}",
+                "Every table of PostgreSQL has a column of this name already.",
+                'Store it under another, with Stored("…").',
+            )
     for spec in declared.blobs:
         marker: Blob = spec.marker(Blob)
         if marker.path.startswith("/"):

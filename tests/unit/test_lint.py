@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pytest
+
 from palaver import Entity, Index, Key, Schema
+from palaver.errors import SchemaError
 
 Kind = Literal["team", "player"]
 
@@ -26,3 +29,13 @@ def test_a_partition_of_few_values_is_hot_and_one_with_many_in_any_part_is_not()
     assert [("hot_partition", "Thing.by_kind"), ("hot_partition", "Thing.by_both")] == [
         (found.code, found.where) for found in Schema("things", [Thing]).diagnostics
     ]
+
+
+def test_a_column_every_table_of_postgresql_has_is_refused() -> None:
+    class Row(Entity, table="rows"):
+        row_id: str
+        xmin: int = 0
+        key = Key("row_id")
+
+    with pytest.raises(SchemaError, match="system_column"):
+        Schema("rows", [Row])
