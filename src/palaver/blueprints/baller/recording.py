@@ -86,7 +86,7 @@ class TurnBook:
             conversation_id = conversation.conversation_id if conversation else self._new_conversation_id(fresh_id)
             batch = self._opening(conversation, conversation_id, message_id)
             try:
-                await self._store.write(batch)
+                await self._store.write(batch, returning=False)
             except (TransactionCancelled, ConditionFailed, Conflict) as error:
                 reasons = error.reasons if isinstance(error, TransactionCancelled) else (error,)
                 if given is not None and isinstance(reasons[-1], AlreadyExists | Duplicate):
@@ -207,7 +207,7 @@ class TurnBook:
                 batch = self._noted(step, {}, {**main, "llm_calls": 1}).create(self._llm(step))
         if isinstance(step, ApiCalled | LlmCalled) and not step.success:
             batch += self._counted({"metrics.error_count": 1})
-        await self._store.write(batch)
+        await self._store.write(batch, returning=False)
 
     def _noted(self, step: Step, found: Mapping[str, Any], add: Mapping[str, Any] | None = None) -> Batch:
         """Return the patch of the message: what was found, and how far the turn came."""
@@ -289,7 +289,7 @@ class TurnBook:
         for _ in range(ATTEMPTS):
             reply_id = reply.message_id or self._ids.new(above=self._newest_id)
             try:
-                await self._store.write(self._answered(reply, reply_id))
+                await self._store.write(self._answered(reply, reply_id), returning=False)
             except TransactionCancelled as error:
                 if not isinstance(error.reasons[-1], AlreadyExists | Duplicate):
                     raise
@@ -316,7 +316,7 @@ class TurnBook:
         # A call that failed was counted when it was recorded.
         if error is not None and at not in ("api_call", "llm_call"):
             batch += self._counted({"metrics.error_count": 1})
-        await self._store.write(batch)
+        await self._store.write(batch, returning=False)
 
     def _ended(self, metadata: Mapping[str, Any]) -> Batch:
         set_ = {f"processing_metadata.{name}": value for name, value in metadata.items() if value is not None}
