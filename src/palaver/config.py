@@ -16,6 +16,7 @@ from palaver.clock import Clock, SystemClock
 from palaver.core import Core
 from palaver.cursor import Signer
 from palaver.entity import did_you_mean
+from palaver.environment import value_of
 from palaver.errors import ConfigError, NotProvisioned
 from palaver.feed import Projection
 from palaver.migrating.opening import Provisioned, provision, rebuilt
@@ -153,7 +154,7 @@ def open(
     actor: str | None = None,
     create: bool = True,
 ) -> Opening:
-    """Open the stack a URL names (default: `PALAVER_URL`) for a schema.
+    """Open the stack a URL names (default: `PALAVER_URL`, or what the file holds that `PALAVER_URL_FILE` names) for a schema.
 
     `maintain` runs projections, cascades and sweeps in this process (default: on the embedded stack); otherwise
     `palaver work` does. `migrate` lets additive schema changes be applied at opening (default: on the embedded stack);
@@ -165,7 +166,7 @@ def open(
     """
 
     async def make() -> Store:
-        parsed = parse_url(url or os.environ.get("PALAVER_URL", ""))
+        parsed = parse_url(url or value_of("PALAVER_URL"))
         if not create:
             parsed.options["create"] = "false"
         from palaver import seal_keys
@@ -277,7 +278,7 @@ async def _holds_records(core: Core, searching: SearchProjection) -> bool:
 
 async def _cursor_keys(records: RecordEngine, clock: Clock) -> list[bytes]:
     """Return the keys cursors are signed with: those of PALAVER_KEYS, or one made at first open and kept."""
-    if given := [key.encode() for key in os.environ.get("PALAVER_KEYS", "").split(",") if key]:
+    if given := [key.encode() for key in value_of("PALAVER_KEYS").split(",") if key]:
         return given
     at = system("key", "cursor")
     record = (await records.get((at,)))[0]

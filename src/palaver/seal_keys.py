@@ -1,4 +1,4 @@
-"""Where the keys of secret fields come from: `PALAVER_SEAL_KEYS`, and for one SQLite file a file of keys beside it.
+"""Where the keys of secret fields come from: `PALAVER_SEAL_KEYS` (or `…_FILE`), and for one SQLite file a file of keys beside it.
 
 A database remembers the ids of the keys its secrets are sealed with, so that a key that is missing is missed at opening.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from palaver.clock import Clock, us_of
 from palaver.config import Url
+from palaver.environment import file_of
 from palaver.errors import ConfigError, Conflict
 from palaver.ops import Guard, Origin, Put, Unchanged, WriteSet, Written, revision_of
 from palaver.ports import RecordEngine
@@ -40,7 +41,7 @@ async def sealer_for(schema: Schema, url: Url, records: RecordEngine, *, require
     """
     if not has_secrets(schema) and not (migrating and await known(records)):
         return None
-    keys = list(_configured(os.environ.get(VARIABLE, "")))
+    keys = list(_given())
     file = keys_beside(url.path) if url.scheme == "sqlite" else None
     if file is not None and file.exists():
         keys += _kept(file)
@@ -110,6 +111,12 @@ def _is_read_only(url: Url) -> bool:
 def _ids(record: Record | None) -> list[str]:
     body: Any = record["body"] if record else {}
     return list(body.get("ids", ()))
+
+
+def _given() -> Iterator[str]:
+    """Return the keys of the environment: of the variable, or of the file its `_FILE` variant names."""
+    named = file_of(VARIABLE)
+    return _configured(os.environ.get(VARIABLE, "") if named is None else ",".join(_kept(named)))
 
 
 def _configured(text: str) -> Iterator[str]:

@@ -257,6 +257,26 @@ async def test_keys_come_from_the_environment_or_a_file_it_names(file: Path, tmp
         assert NEW not in "".join(walked(caught.value))
 
 
+async def test_keys_come_from_the_file_the_other_variable_names(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = tmp_path / "keys"
+    named.write_text(f"# ours\n{NEW},{OLD}\n")
+    named.chmod(0o600)
+    monkeypatch.delenv("PALAVER_SEAL_KEYS", raising=False)
+    monkeypatch.setenv("PALAVER_SEAL_KEYS_FILE", str(named))
+    async with open_(file) as store:
+        assert [name(NEW), name(OLD)] == store.core.planner.sealer.ids
+    assert not keys_beside(str(file)).exists()
+    monkeypatch.setenv("PALAVER_SEAL_KEYS", NEW)
+    with pytest.raises(ConfigError, match="are both set"):
+        async with open_(file):
+            pass
+    monkeypatch.delenv("PALAVER_SEAL_KEYS")
+    named.chmod(0o644)
+    with pytest.raises(ConfigError, match="others than its owner"):
+        async with open_(file):
+            pass
+
+
 async def test_without_the_package_the_extra_is_named_and_no_key_is_left_behind(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
     with pytest.raises(ConfigError, match=r'pip install "palaver\[seal\]"'):
