@@ -226,8 +226,10 @@ async def test_a_reply_sorts_after_its_question_even_when_the_question_came_from
     assert ["?", "!"] == [message.content for message in await agent.recent_messages(turn.conversation_id)]
 
 
-async def test_thirty_two_writers_append_in_an_order_that_stays(agent: SimpleAgent) -> None:
+async def test_thirty_two_writers_append_in_an_order_that_stays(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
     await agent.start("discord", "ann")
+    # Also when each of them is the one that moves the last activity.
+    clock.advance(palaver.hours(1))
     await asyncio.gather(*(ask(agent, f"{n}", None) for n in range(32)))
     [conversation] = await found(agent, patterns.active_conversations())
     read = [message.message_id for message in await found(agent, patterns.messages_of_conversation(conversation.conversation_id))]

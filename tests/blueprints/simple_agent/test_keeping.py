@@ -287,12 +287,16 @@ async def test_what_is_kept_for_a_time_is_gone_after_it(opened: Opened, clock: p
         clock.advance(palaver.days(11))
         assert ["Still here?", "Two invoices."] == [message.content for message in await agent.recent_messages(old.conversation_id)]
         clock.advance(palaver.days(20))
-        assert await agent.active_conversation(old.user_id) is None
+        assert [] == await agent.recent_messages(old.conversation_id)
+        assert 1 == await agent.end_stale(clock.now() - palaver.days(1))
+        assert [old.conversation_id] == [each.conversation_id for each in await found(agent, patterns.recent_conversations())]
+        clock.advance(palaver.days(31))
+        assert [] == await found(agent, patterns.recent_conversations())
         fresh = await ask(agent)
-        assert old.conversation_id != fresh.conversation_id
         await agent.store.sweep()
-        stored = (await agent.store.core.records.scan("messages", after=None, limit=100)).records
-        assert {fresh.conversation_id} == {record["conversation_id"] for record in stored}
+        for table, name in (("messages", "conversation_id"), ("conversations", "id")):
+            stored = (await agent.store.core.records.scan(table, after=None, limit=100)).records
+            assert {fresh.conversation_id} == {record[name] for record in stored}
 
 
 def test_the_default_retention_keeps_conversations_and_forgets_calls() -> None:

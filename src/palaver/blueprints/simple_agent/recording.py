@@ -190,7 +190,7 @@ class TurnBook:
         conversation, batch = self._opening(known, message_id)
         try:
             written = await self._store.write(batch)
-        except (TransactionCancelled, ConditionFailed) as error:
+        except (TransactionCancelled, ConditionFailed, Conflict) as error:
             reasons = error.reasons if isinstance(error, TransactionCancelled) else (error,)
             if self._arrival.delivery_id is not None and isinstance(reasons[-1], Duplicate):
                 return await self._earlier(known)

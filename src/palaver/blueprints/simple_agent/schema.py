@@ -112,7 +112,8 @@ class LoginSession(SessionRecord, table="sessions"):
 class Conversation(Entity, table="conversations"):
     """A conversation. It names the identity it began with, which must exist, so that its channel is one the user has.
 
-    `last_activity` moves in steps (`Settings.touch`); the counters move with every message.
+    `last_activity` moves in steps (`Settings.touch`); the counters move with every message. What is kept for a time is
+    counted from its end: an expiry that moved with every message would move the claim to be the active one with it.
     """
 
     conversation_id: Annotated[str, Stored("id")] = Field(default_factory=new_id)
@@ -128,7 +129,7 @@ class Conversation(Entity, table="conversations"):
     message_count: int = 0
     token_count: int = 0
     error_count: int = 0
-    expires: Annotated[Expiry | None, Expires(of="last_activity"), Stored("ttl")] = None
+    expires: Annotated[Expiry | None, Expires(of="ended_at"), Stored("ttl")] = None
     metadata: Annotated[Metadata, Personal()] = Field(default_factory=dict)
 
     key = Key("conversation_id")
@@ -327,7 +328,7 @@ class DataMigration(Entity, table="data_migrations"):
 
 @dataclass(frozen=True)
 class Retention:
-    """How long each kind is kept; None: until it is deleted. A conversation is kept from its last activity on."""
+    """How long each kind is kept; None: until it is deleted. A conversation is kept from its end on; `end_stale` ends it."""
 
     conversations: timedelta | None = None
     messages: timedelta | None = None
