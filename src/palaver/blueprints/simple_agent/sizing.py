@@ -9,16 +9,17 @@ RESERVED = 13
 
 
 def redis_conf(*, memory_mb: int = 512) -> str:
-    """Return a configuration a server starts with: what expires may be evicted, the least recently used first.
+    """Return a configuration a server starts with: what expires may be evicted, the least often used first.
 
-    Everything Palaver stores expires. Persistence only warms a restarted cache: nothing is lost without it.
+    Everything Palaver stores expires, and what was read once goes before what is read again and again, however fast it comes in.
+    Persistence only warms a restarted cache: nothing is lost without it.
     """
     if memory_mb < 1:
         raise Validation("A cache has a megabyte at least.")
     lines = (
         "# Cold values go first, and nothing without an expiry ever does.",
         f"maxmemory {memory_mb}mb",
-        "maxmemory-policy volatile-lru",
+        "maxmemory-policy volatile-lfu",
         "maxmemory-samples 10",
         "# After a restart the cache is as warm as a second before. It holds the only copy of nothing.",
         "appendonly yes",
