@@ -18,7 +18,7 @@ from palaver.blobs.s3_bucket import BucketSettings, provision_bucket
 from palaver.blobs.s3_doctor import Doctor as BucketDoctor
 from palaver.blueprints.baller import SCHEMA
 from palaver.lifecycle.copy_ends import End, exists_as_declared
-from palaver.ports import Finding
+from palaver.observing import Finding
 from tests import servers
 from tests.cli.conftest import Palaver
 

@@ -20,7 +20,7 @@ from palaver.cache.redis import RedisCache
 from palaver.connections.redis import encode
 from palaver.entity import Entity
 from palaver.keys import Index, Key
-from palaver.ports import Observed, Observes, Size
+from palaver.observing import Observed, Observes, Size
 from palaver.schema import Schema
 from palaver.store import Store
 from tests import servers

@@ -23,7 +23,8 @@ from palaver.connections.s3 import Bucket
 from palaver.connections.s3_errors import Doing, from_obstore, lost, refused
 from palaver.connections.s3_place import place
 from palaver.errors import ConfigError, NotFound, NotProvisioned, Unauthenticated, Validation
-from palaver.ports import BlobInfo, Finding, Presigned
+from palaver.observing import Finding
+from palaver.ports import BlobInfo, Presigned
 
 if TYPE_CHECKING:
     from obstore import Attributes

@@ -9,7 +9,7 @@ from hashlib import sha256
 from palaver.blobs.s3 import S3Blobs
 from palaver.blobs.s3_bucket import BucketSettings, check_bucket
 from palaver.errors import Forbidden, NotFound, NotProvisioned, PalaverError, ReadOnly, Unauthenticated
-from palaver.ports import Finding
+from palaver.observing import Finding
 
 PROBE = "palaver-doctor"
 """Below this segment the probe is put; it is deleted again."""

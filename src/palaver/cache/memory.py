@@ -19,7 +19,7 @@ from palaver.cache.reading import newest
 from palaver.caching import ABSENT, CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, checked_name
 from palaver.clock import Clock, SystemClock
 from palaver.errors import ConfigError
-from palaver.ports import Observed, Size
+from palaver.observing import Observed, Size
 
 _SEEN_FOR = timedelta(days=30)
 Milliseconds = Callable[[], int]

@@ -19,7 +19,7 @@ from palaver.caching import ABSENT, HIGHEST_REVISION, CacheHealth, Held, checked
 from palaver.clock import Clock
 from palaver.connections.redis import RedisClient, encode, encoded_part
 from palaver.connections.redis_options import RedisOptions, parse_redis_url
-from palaver.ports import Finding, Observed
+from palaver.observing import Finding, Observed
 
 _UNREVISED = b"v" + b"0" * (HEAD - 1)
 

@@ -13,7 +13,8 @@ from palaver.cache.redis_scripts import ALL
 from palaver.caching import Limit, Take
 from palaver.connections.redis import RedisClient, encode
 from palaver.errors import Forbidden, PalaverError, Unavailable
-from palaver.ports import Cache, Finding, Observed, Slow
+from palaver.observing import Finding, Observed, Slow
+from palaver.ports import Cache
 
 _SLOWEST = 10
 _OLDEST = (6, 2)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from palaver.cli.context import Context, Here
-from palaver.ports import Diagnoses, Finding, Observes
+from palaver.observing import Diagnoses, Finding, Observes
 
 if TYPE_CHECKING:
     from palaver.config import Stack

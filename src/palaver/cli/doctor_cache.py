@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from palaver.ports import Diagnoses, Finding
+from palaver.observing import Diagnoses, Finding
 
 if TYPE_CHECKING:
     from palaver.cli.context import Context

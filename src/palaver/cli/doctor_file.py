@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palaver.ports import Finding
+from palaver.observing import Finding
 
 ROOM, LOG = 1 << 30, 256 << 20
 

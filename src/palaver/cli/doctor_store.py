@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from palaver.ports import Finding
+from palaver.observing import Finding
 
 if TYPE_CHECKING:
     from palaver.cli.output import Output

@@ -10,12 +10,12 @@ from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
     from palaver.cli.context import Context
-    from palaver.ports import Observed
+    from palaver.observing import Observed
 
 
 async def figures(here: Context, of: str) -> int:
     """Print the figures of the database or of the cache; exits 1 where something in them should be changed."""
-    from palaver.ports import Observes
+    from palaver.observing import Observes
 
     async with here.open() as store:
         engine: Any = store.core.records if of == "database" else store.core.cache

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from palaver.connections.dynamodb import DynamoClient
 from palaver.errors import NotProvisioned
+from palaver.observing import Finding, Observed
 from palaver.ops import Address, Change, ChangePage, DropTable, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
-from palaver.ports import Finding, Observed
 from palaver.records import dynamodb_figures
 from palaver.records.dynamo_keys import Layout
 from palaver.records.dynamo_tables import TableOptions, table_name

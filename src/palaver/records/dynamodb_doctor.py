@@ -8,7 +8,7 @@ from typing import Any
 
 from palaver.connections.dynamodb import ConditionalCheckFailed, DynamoClient, TransactionCancelled
 from palaver.errors import ConfigError, Forbidden, NotProvisioned, PalaverError, Unauthenticated, Validation
-from palaver.ports import Finding
+from palaver.observing import Finding
 from palaver.records.dynamo_keys import Layout
 
 SKEW_S = 5.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from palaver.connections.dynamodb import DynamoClient
 from palaver.errors import NotProvisioned, PalaverError, Unavailable
-from palaver.ports import Observed, Size
+from palaver.observing import Observed, Size
 
 COUNTED = "items and bytes are those AWS counted last: it does so about every six hours"
 

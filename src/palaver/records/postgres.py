@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from palaver.connections.postgres import Pool
 from palaver.errors import NotProvisioned
+from palaver.observing import Finding, Observed
 from palaver.ops import (
     MARK,
     REVISION,
@@ -28,7 +29,6 @@ from palaver.ops import (
     Written,
     position,
 )
-from palaver.ports import Finding, Observed
 from palaver.records import postgres_figures, postgres_partitions as partitions, postgres_structure as structure
 from palaver.records.postgres_bulk import Bulk
 from palaver.records.postgres_doctor import Doctor

@@ -8,7 +8,7 @@ from typing import Any
 
 from palaver.connections.postgres import Pool
 from palaver.errors import PalaverError
-from palaver.ports import Finding
+from palaver.observing import Finding
 from palaver.records.postgres_names import Names, short
 from palaver.records.postgres_partitions import months
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from palaver.connections.postgres import Pool
 from palaver.errors import PalaverError
-from palaver.ports import Observed, Size, Slow
+from palaver.observing import Observed, Size, Slow
 
 _DATABASE = """
 SELECT pg_database_size(d.oid) AS size_bytes, s.xact_commit AS commits, s.xact_rollback AS rollbacks, s.deadlocks,

@@ -15,6 +15,7 @@ import apsw
 
 from palaver.connections.sqlite import Database
 from palaver.errors import NotProvisioned, Trimmed
+from palaver.observing import Observed
 from palaver.ops import (
     MARK,
     REVISION,
@@ -36,7 +37,6 @@ from palaver.ops import (
     after_step,
     position,
 )
-from palaver.ports import Observed
 from palaver.records import sqlite_figures, sqlite_structure as structure
 from palaver.records.sqlite_restore import TRIMMED, continue_feed, restore
 from palaver.records.sqlite_rows import PAGE_BYTES, Rows, fetched

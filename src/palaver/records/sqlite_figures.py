@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from palaver.connections.sqlite import Database
-from palaver.ports import Observed, Size
+from palaver.observing import Observed, Size
 
 MOST_PAGES = 131_072
 """Sharing out the pages reads them all: half a gigabyte of them at most."""
