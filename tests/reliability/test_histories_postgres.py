@@ -12,11 +12,13 @@ from palaver.store import Store
 from tests import servers
 from tests.reliability.app import SCHEMA, Account
 from tests.reliability.test_histories import history, lose_answers, wrong
+from tests.stacks import SEAL_KEYS
 
 
 @pytest.fixture
-async def stores() -> AsyncIterator[list[Store]]:
+async def stores(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Store]]:
     """Two stores with pools of their own, as two processes would have them."""
+    monkeypatch.setenv("PALAVER_SEAL_KEYS", SEAL_KEYS)
     server = servers.postgres18()
     name = server.create_database()
     async with AsyncExitStack() as stack:
