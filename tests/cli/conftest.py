@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Ran:
 
 
 Palaver = Callable[..., Ran]
+SETTINGS = ("PALAVER_URL", "PALAVER_SCHEMA", "PALAVER_BLUEPRINT", "PALAVER_TENANT", "PALAVER_KEYS", "PALAVER_SEAL_KEYS")
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +51,9 @@ def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run in an empty folder, with nothing set."""
-    for name in ("PALAVER_URL", "PALAVER_KEYS", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name == "NO_COLOR" or name.removesuffix("_FILE") in SETTINGS:
+            monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

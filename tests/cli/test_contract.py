@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Palaver
 
-pytestmark = pytest.mark.usefixtures("demo")
+pytestmark = pytest.mark.usefixtures("demo", "configured")
+
+
+@pytest.fixture
+def configured(elsewhere: Path) -> None:
+    (elsewhere / "palaver.toml").write_text('url = "palaver-demo.db"\nblueprint = "baller"\n')
 
 COMMANDS = {
     "query": ("query", "Message", "result", "--by", "by_intent", "--limit", "3"),
@@ -39,6 +45,8 @@ COMMANDS = {
     "sweep": ("sweep",),
     "work": ("work", "--once"),
     "version": ("version",),
+    "config": ("config", "show"),
+    "config_path": ("config", "path"),
     "demo": ("demo",),
 }
 OPEN = {
@@ -94,7 +102,7 @@ def test_the_help_is_as_it_was(palaver: Palaver, golden: Callable[[str, str], No
     golden("cli/help.txt", palaver("--help").out)
 
 
-@pytest.mark.parametrize("name", ["flags", "limits", "sessions", "presence", "stats", "health", "doctor", "demo"])
+@pytest.mark.parametrize("name", ["flags", "limits", "sessions", "presence", "stats", "health", "doctor", "demo", "config"])
 def test_the_help_of_a_command_is_as_it_was(
     palaver: Palaver, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

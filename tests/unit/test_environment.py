@@ -76,6 +76,8 @@ def configured(clean: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 async def test_an_application_is_opened_with_the_url_in_a_file(configured: Path) -> None:
-    async with palaver.open(schema=Schema("notes", [Note])) as store:
+    schema = Schema("notes", [Note])
+    async with palaver.open(schema=schema) as store:
         await store.create(Note(id="1"))
-    assert configured.exists()
+    async with palaver.open(str(configured), schema=schema) as store:
+        assert "1" == (await store.get(Note.at("1"))).id

@@ -43,6 +43,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("flags", TEND, "Look at and set the application's flags."),
     ("limits", TEND, "Look at rate limits, and what they leave whom."),
     ("sessions", TEND, "List and end the sessions of a user."),
+    ("config", TEND, "Show every setting and what set it."),
     ("keys", TEND, "Make, count and rotate the keys secrets are sealed with."),
     ("doctor", TEND, "Examine the database and say what to do."),
     ("health", TEND, "Ask every part of the stack how it is."),
@@ -51,7 +52,7 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("version", TEND, "Print versions."),
 )
 _OPTIONS = ("--url", "--schema", "--blueprint", "--tenant", "--json", "--human", "--quiet", "--yes", "--no-color", "--debug", "--help")
-_GROUPS = ("schema", "migrate", "keys", "flags", "limits", "sessions")
+_GROUPS = ("schema", "migrate", "keys", "flags", "limits", "sessions", "config")
 for _name, _group, _help in _COMMANDS:
     app.command(f"palaver.cli.{_name}:{'app' if _name in _GROUPS else _name}", name=_name, group=_group, help=_help)
 
@@ -75,7 +76,7 @@ def launch(
     Parameters
     ----------
     url
-        The database; default PALAVER_URL, else ./palaver.db.
+        The database; default PALAVER_URL, palaver.toml, ./palaver.db.
     schema
         Where the schema is declared: module:NAME.
     blueprint

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from palaver.cli.output import Output
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
+    from palaver.cli.settings import Setting
     from palaver.migrating import Migrator
     from palaver.schema import Schema
     from palaver.store import Store
@@ -36,7 +37,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Context:
-    """The global options, and how commands reach what they name."""
+    """The global options, and how commands reach what they name.
+
+    `url`, `schema_name`, `blueprint` and `tenant` are flags; what is in force, whoever set it, is in `settings` and `where`.
+    """
 
     out: Output
     url: str | None = None
@@ -45,11 +49,17 @@ class Context:
     tenant: str | None = None
     yes: bool = False
 
-    @property
+    @cached_property
+    def settings(self) -> dict[str, Setting]:
+        """Every setting, from the strongest source that has it; files are read now, so commands that need none read none."""
+        from palaver.cli.settings import settings
+
+        return settings({"url": self.url, "schema": self.schema_name, "blueprint": self.blueprint, "tenant": self.tenant})
+
+    @cached_property
     def where(self) -> str:
-        """The URL in force: the flag, PALAVER_URL, ./palaver.db, or the demonstration's file where only that exists."""
-        chosen = self.url or os.environ.get("PALAVER_URL")
-        if chosen:
+        """The URL in force: what was set, ./palaver.db, or the demonstration's file where only that exists."""
+        if chosen := self.url or self.settings["url"].value:
             return chosen
         return DEMO if not Path(DEFAULT).exists() and Path(DEMO).exists() else DEFAULT
 
@@ -88,11 +98,12 @@ class Context:
         return Kept(str(body["name"]), int(body["version"]), demo is not None) if body else None
 
     async def home(self) -> ModuleType:
-        """Return the module the schema in force is declared in: --schema, --blueprint, or the blueprint the data names."""
-        if self.schema_name:
-            return schema_module(self.schema_name)
-        if self.blueprint:
-            return blueprint(self.blueprint)
+        """Return the module the schema in force is declared in: what was set, or the blueprint the data names."""
+        if named := self._named_schema:
+            return schema_module(named, self.settings["schema"].folder)
+        given = self.settings["blueprint"]
+        if given.value and not given.overruled_by:
+            return blueprint(given.value)
         self.must_exist()
         kept = await self.kept()
         if kept is None:
@@ -115,13 +126,18 @@ class Context:
     async def schema(self) -> Schema:
         """Return the schema in force."""
         home = await self.home()
-        name = (self.schema_name or "").partition(":")[2] or "SCHEMA"
+        name = (self._named_schema or "").partition(":")[2] or "SCHEMA"
         schema: Schema = getattr(home, name)
         return schema
 
+    @property
+    def _named_schema(self) -> str | None:
+        setting = self.settings["schema"]
+        return None if setting.overruled_by else setting.value
+
     @asynccontextmanager
     async def open(self, *, maintain: bool = False, migrate: bool = False) -> AsyncIterator[Store]:
-        """Open the database for a command; it must exist, and is bound to --tenant where one is given."""
+        """Open the database for a command; it must exist, and is bound to a tenant where one is set."""
         from palaver.config import open as open_store
 
         self.must_exist()
@@ -130,7 +146,8 @@ class Context:
         async with open_store(
             self.where, schema=schema, projections=build, maintain=maintain, migrate=migrate, actor="cli", create=False
         ) as store:
-            yield store.for_tenant(self.tenant) if self.tenant else store
+            tenant = self.settings["tenant"].value
+            yield store.for_tenant(tenant) if tenant else store
 
     @asynccontextmanager
     async def running(self, part: str) -> AsyncIterator[tuple[Store, Any]]:
@@ -197,8 +214,8 @@ Here = Annotated[Context, Parameter(parse=False)]
 """How a command asks for its context."""
 
 
-def schema_module(name: str) -> ModuleType:
-    """Import the module of `module:NAME`, which must hold a schema of that name; the working folder is searched first."""
+def schema_module(name: str, folder: Path | None = None) -> ModuleType:
+    """Import the module of `module:NAME`, which must hold a schema of that name; the folder, or the working one, is searched first."""
     from importlib import import_module
 
     from palaver.entity import did_you_mean
@@ -207,8 +224,9 @@ def schema_module(name: str) -> ModuleType:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise Stop(Exit.USAGE, "schema_name", "A schema is named module:NAME.", hint="For example --schema myapp.data:SCHEMA.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    first = str(folder or "")
+    if first not in sys.path:
+        sys.path.insert(0, first)
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:

@@ -133,7 +133,7 @@ def _manifest(here: Context, store: Store, format: str, personal: bool, written:
         "schema_version": store.schema.version,
         "fingerprint": store.schema.fingerprint,
         "made": store.clock.now().isoformat(timespec="seconds"),
-        "tenant": here.tenant,
+        "tenant": here.settings["tenant"].value,
         "format": format,
         "personal": personal,
         "files": written,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from palaver.cli.addresses import masked
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 
@@ -33,7 +34,7 @@ async def work(*, once: bool = False, sweep_every: Annotated[float, Parameter(sh
             swept = await store.sweep()
             _report(here, {"caught_up": True, "swept": swept.total, "seconds": round(time.monotonic() - began, 3)})
             return Exit.OK
-        here.out.say(f"working on {here.where}: {', '.join(store.runner().projections) or 'no projections'}. Ctrl-C stops.")
+        here.out.say(f"working on {masked(here.where)}: {', '.join(store.runner().projections) or 'no projections'}. Ctrl-C stops.")
         stopped = asyncio.Event()
         # A scheduler that ends us with SIGTERM is obeyed like somebody who is finished: the leases are given back.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
