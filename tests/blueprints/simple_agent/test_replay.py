@@ -28,12 +28,13 @@ from palaver.blueprints.simple_agent.running import LAST, Running
 from palaver.blueprints.simple_agent.schema import RateLimits
 from palaver.blueprints.simple_agent.turn import AgentTurn
 from palaver.errors import RateLimited
+from palaver.identity.sessions import SessionFigures
 from palaver.ops import Address, Read
 from palaver.records.postgres import PostgresRecords
 from tests import servers
 from tests.stacks import fresh
 
-CHANNELS = ("discord", "telegram", "slack", "phone")
+CHANNELS = ("discord", "telegram", "slack", "web")
 PEOPLE, AT_ONCE, WORKERS = 240, 120, 2
 FLOODERS, MOST = 4, 15
 """Those who send far more than they may, and what their channel allows in a minute."""
@@ -131,7 +132,7 @@ class Dialogue:
 
     async def _message(self, worker: Worker, text: str, delivery: str) -> AgentTurn:
         """Web users come with a session's token, all others with who the channel says they are."""
-        if self.channel != "web":
+        if self.channel != "web" or worker.agent.running is None:
             return worker.agent.message(self.channel, self.who, text, delivery_id=delivery)
         self._token = self._token or (await worker.agent.log_in("web", self.who)).token
         return worker.agent.message_in(self._token, text, delivery_id=delivery)
@@ -245,20 +246,21 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-async def replayed(url: str, chosen: list[dict[str, Any]], reads: list[int], *, plain: bool = False) -> int:
-    """Return how many reads a replay without faults took; `plain`: an agent that asks the records only."""
+async def replayed(url: str, chosen: list[dict[str, Any]], reads: list[int], *, plain: bool = False) -> tuple[int, SessionFigures]:
+    """Return how many reads a replay without faults took, and what became of those of sessions; `plain`: an agent that asks the
+    records only, where people of the web come without a session."""
     replay = Replay()
     async with workers(url, 1) as team:
         if plain:
             team[0].agent = SimpleAgent(team[0].agent.store)
         people = [Dialogue(number, each["turns"], team, replay) for number, each in enumerate(chosen)]
-        for person in people:
-            if person.channel == "web":
-                person.channel = "phone"
+        sessions = team[0].running.sessions
+        assert sessions is not None
+        await sessions.ready()
         before = reads[0]
         await asyncio.gather(*(person.run() for person in people))
         assert [] == replay.wrong
-        return reads[0] - before
+        return reads[0] - before, sessions.figures
 
 
 async def test_the_cache_spares_the_database_four_reads_in_five(
@@ -267,6 +269,9 @@ async def test_the_cache_spares_the_database_four_reads_in_five(
     # People come back: each says four dialogues.
     found = dialogues(shared_data, 160)
     chosen = [{"turns": [turn for each in found[n::40] for turn in each["turns"]]} for n in range(40)]
-    without = await replayed(fresh("postgresql", tmp_path), chosen, reads, plain=True)
-    with_redis = await replayed(with_cache(fresh("postgresql", tmp_path), server.url), chosen, reads)
+    without, _ = await replayed(fresh("postgresql", tmp_path), chosen, reads, plain=True)
+    with_redis, sessions = await replayed(with_cache(fresh("postgresql", tmp_path), server.url), chosen, reads)
     assert with_redis <= without / 5, (with_redis, without)
+    web = sum(turn["role"] == "user" for number, each in enumerate(chosen) if CHANNELS[number % 4] == "web" for turn in each["turns"])
+    assert sessions.hits + sessions.loads == web > 100
+    assert sessions.hits >= 0.99 * web
