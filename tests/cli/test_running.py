@@ -135,7 +135,7 @@ def test_limits_show_what_is_left_and_charge_nothing(there: Palaver) -> None:
     assert 60 == there("limits", "show", "--user", "ben").json["left"][0]["remaining"]
     assert 0 == there("limits", "reset", "--user", "ana").code
     assert 60 == there("limits", "show", "--user", "ana").json["left"][0]["remaining"]
-    assert {"message", "webhook"} == {rule["operation"] for rule in there("limits", "show").json["rules"]}
+    assert {"message", "webhook", "newcomer"} == {rule["operation"] for rule in there("limits", "show").json["rules"]}
 
 
 def test_presence_counts_channels_and_names_members(there: Palaver) -> None:

@@ -171,6 +171,8 @@ async def test_an_address_is_limited_whoever_writes_from_it(running: Running) ->
             await ask(agent, channel="web", who=f"{n}", ip="203.0.113.7")
         with pytest.raises(RateLimited):
             await ask(agent, channel="web", who="4", ip="203.0.113.7")
+        # Nothing is stored of who was not let in.
+        assert 3 == len(await found(agent, patterns.users_by_id()))
         await ask(agent, channel="web", who="5", ip="203.0.113.8")
 
 

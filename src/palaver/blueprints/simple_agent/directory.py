@@ -68,6 +68,10 @@ class Directory:
         found = self._remembered.get(self.named(arrival))
         return None if found is None else found[0]
 
+    async def has_met(self, arrival: Arrival) -> bool:
+        """Say whether somebody on a channel is a user already."""
+        return await self._store.find(Identity.at(*self.named(arrival))) is not None
+
     async def recall(self, arrival: Arrival) -> Known | None:
         """Return what is remembered of a message's sender, checked in one trip to the cache; None where that is not enough."""
         identity = self.named(arrival)

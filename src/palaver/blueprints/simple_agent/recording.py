@@ -101,7 +101,7 @@ class TurnBook:
     async def begin(self) -> Beginning:
         """Store the message in the user's conversation, which is begun if there is none; one delivered before is found.
 
-        Raises RateLimited, and then nothing is stored but who the user is, and Unauthenticated for a session that is none.
+        Raises RateLimited, and then nothing is stored, and Unauthenticated for a session that is none.
         """
         proof = self._proof()
         if proof is not None and self._arrival.channel_user_id == "":
@@ -164,18 +164,25 @@ class TurnBook:
             known = next((each for each in said if isinstance(each, Known)), None)
             if known is not None:
                 return known
+        # Whether somebody new may come from an address is asked before anything is stored of them.
+        is_new = self._arrival.ip is not None and guess is None and not await self._directory.has_met(self._arrival)
+        if is_new:
+            await self._allowed(None)
         known = await self._directory.look(self._arrival)
         if known.user.user_id != guess:
-            await asyncio.gather(self._allowed(known.user.user_id), self._touched(known.user.user_id))
+            await asyncio.gather(self._allowed(known.user.user_id, has_come=is_new), self._touched(known.user.user_id))
         return known
 
-    async def _allowed(self, user_id: str) -> None:
+    async def _allowed(self, user_id: str | None, *, has_come: bool = False) -> None:
+        """Raise RateLimited where a limit was reached. `has_come`: the address was asked for already."""
         arrival, running = self._arrival, self._running
         if running is None or arrival.role != "user":
             return
         channel = f"{self._settings.tenant}/{arrival.channel_type}"
         token = f"{channel}/{arrival.delivery_id}" if arrival.delivery_id else ""
-        if arrival.ip is None:
+        if user_id is None:
+            await running.limits.enforce("newcomer", token=token, ip=arrival.ip or "", channel=channel)
+        elif arrival.ip is None or has_come:
             await running.limits.enforce("message", token=token, user=user_id, channel=channel)
         else:
             await running.limits.enforce("webhook", token=token, user=user_id, ip=arrival.ip, channel=channel)

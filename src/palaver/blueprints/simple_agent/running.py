@@ -28,8 +28,11 @@ MOST_CHANNELS = 10_000
 
 PER_USER = Rule(Limit("user-minute", 60, MINUTE_S, kind="window"), by="user")
 PER_IP = Rule(Limit("ip-minute", 60, MINUTE_S, kind="window"), by="ip")
-RULES: Mapping[str, Sequence[Rule]] = {"message": (PER_USER,), "webhook": (PER_USER, PER_IP)}
-"""Of a message, and of one that came over a webhook. A channel's configuration has amounts of its own."""
+RULES: Mapping[str, Sequence[Rule]] = {"message": (PER_USER,), "webhook": (PER_USER, PER_IP), "newcomer": (PER_IP,)}
+"""Of a message, of one that came over a webhook, and of the first one of somebody new, asked before they are stored.
+
+A channel's configuration has amounts of its own.
+"""
 
 FLAGS = FlagSet(
     Flag("enable_mcp_security", default=True, about="Check what tools are asked to do; on while nobody can be asked."),
