@@ -131,7 +131,8 @@ class _Shelf:
         self._core, self._ttl_s = core, ttl_s
         self._table = core.schema.of(entity).table
         self._subscription: Subscription | None = None
-        self._in_step = InStep(core.cache.values(_kind(entity.__name__)), _fingerprint(self._table), self._doubted)
+        values, fingerprint = core.cache.values(_kind(entity.__name__)), _fingerprint(self._table)
+        self._in_step = InStep(values, fingerprint, self._doubted, lambda: core.cache.made)
         self.remember = Remember(self._in_step, self._load, ttl_s=ttl_s, at_most=at_most, clock=core.clock)
         self._wanted: list[tuple[Address, asyncio.Future[Record | None]]] = []
         self._reading: set[asyncio.Task[None]] = set()

@@ -36,9 +36,13 @@ class InStep:
     While it does not believe, every get and set raises Unavailable.
     """
 
-    def __init__(self, values: KeyValue, fingerprint: str, doubted: Callable[[], None]) -> None:
-        """`fingerprint` is of what the values look like; `doubted` is called when belief ends, and `catch_up` is to be called then."""
+    def __init__(self, values: KeyValue, fingerprint: str, doubted: Callable[[], None], made: Callable[[], int] = lambda: 0) -> None:
+        """`fingerprint` is of what the values look like; `doubted` is called when belief ends, and `catch_up` is to be called then.
+
+        `made` counts the connections to the cache: over a new one it may have lost what it was told over the one before.
+        """
         self._values = values
+        self._count_made, self._made = made, 0
         self._fingerprint = fingerprint
         self._mark = ""
         self._doubted = doubted
@@ -60,7 +64,9 @@ class InStep:
         names = [self._name(key) for key in keys]
         term, generation, floor = self.term, self._generation, self._floor
         mark, *found = await self._values.get_many((self._mark, *names))
-        if mark is None or mark.value.decode(errors="replace") != generation or mark.revision < floor:
+        # Asked after the answer: it may have come over a connection that is newer than what is known.
+        anew = self._count_made() != self._made
+        if anew or mark is None or mark.value.decode(errors="replace") != generation or mark.revision < floor:
             if term == self.term:
                 self.doubt()
             raise Unavailable("The cache has lost what it was told.")
@@ -99,6 +105,9 @@ class InStep:
         # Several databases, and programs with several versions of a declaration, may share a cache.
         self._mark = self._mark or f"@{await _identity(records)}:{self._fingerprint}"
         for _ in range(_ATTEMPTS):
+            await self._values.get(self._mark)
+            # By now there is a connection; all that follows has to go over it.
+            self._made = self._count_made()
             mark = await self._values.get(self._mark)
             # From here on what is heard of is told at once, and what was committed before is below the head that is read next.
             self._generation = mark.value.decode(errors="replace") if mark else None
@@ -113,7 +122,7 @@ class InStep:
             else:
                 self._floor = mark.revision
                 await self.reached(head)
-            if self._generation is not None:
+            if self._generation is not None and self._count_made() == self._made:
                 self.believes = True
                 self.term += 1
                 return
@@ -148,12 +157,20 @@ class InStep:
         generation, floor = self._generation, position + 1
         if generation is None or floor <= self._floor:
             return
+        if self._count_made() != self._made:
+            # What was told up to here may be lost, and the mark must not say that it was told.
+            self.doubt()
+            return
         try:
             for _ in range(_ATTEMPTS):
                 before = self._floor
                 if before >= floor:
                     return
                 if await self._values.set(self._mark, generation.encode(), ttl_s=_MARK_TTL_S, revision=floor, expected=before):
+                    if self._count_made() != self._made:
+                        # It may say of an older memory that it was told: only a new generation helps.
+                        await self._values.delete(self._mark)
+                        break
                     self._floor = max(self._floor, floor)
                     return
                 mark = await self._values.get(self._mark)

@@ -169,6 +169,41 @@ async def test_an_old_memory_is_not_believed(stores: tuple[Store, Store], raw: R
     assert [2, 2] == [await number_of(mine, "a"), await number_of(theirs, "a")]
 
 
+async def test_a_server_that_forgets_between_being_told_and_the_note_of_it_is_not_believed(
+    stores: tuple[Store, Store], raw: Raw, server: servers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both processes told the cache of a change, one noted how far; the server loses that, and then the other notes it too."""
+    one, other = stores
+    mine, theirs = await in_use(one), await in_use(other)
+    await one.put(Plain(id="a", number=1))
+    assert [1, 1, 1] == [await number_of(each, "a") for each in (mine, theirs, mine)]
+    for store in stores:
+        await store.core.follower.caught_up(20)  # type: ignore[union-attr]
+    noted = theirs._shelf._in_step.reached
+    entered, forgotten = asyncio.Event(), asyncio.Event()
+
+    async def later(position: int) -> None:
+        entered.set()
+        await forgotten.wait()
+        await noted(position)
+
+    await asyncio.sleep(0.1)  # until the places of before are noted
+    old = await raw.everything()
+    monkeypatch.setattr(theirs._shelf._in_step, "reached", later)
+    await one.put(Plain(id="a", number=2))
+    await one.core.follower.caught_up(20)  # type: ignore[union-attr]
+    await entered.wait()
+    server.kill_9()
+    server.start()
+    await raw.everything()  # over a connection of now
+    await raw.put(old)
+    forgotten.set()
+    assert [2, 2] == [await number_of(mine, "a"), await number_of(theirs, "a")]
+    await until(lambda: believed(mine))
+    await until(lambda: believed(theirs))
+    assert [2, 2] == [await number_of(mine, "a"), await number_of(theirs, "a")]
+
+
 async def test_emptied_it_is_cold_and_filled_again(stores: tuple[Store, Store], raw: Raw) -> None:
     one, _ = stores
     mine = await in_use(one)
