@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -94,8 +94,9 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def is_token(token: str) -> bool:
-    return _TOKEN.fullmatch(token) is not None
+def is_token(token: object) -> TypeGuard[str]:
+    """Say whether it looks like one; what a request lacks, or holds as another type, does not."""
+    return isinstance(token, str) and _TOKEN.fullmatch(token) is not None
 
 
 def id_of(token: str) -> str:

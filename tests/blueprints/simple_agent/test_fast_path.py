@@ -259,6 +259,9 @@ async def test_a_session_is_a_secret_and_ends_when_it_is_told_to(running: Runnin
         await agent.log_out(started.token)
         await _refused(agent, started.token)
         await _refused(agent, "x" * 43)
+        for none in (None, "", 5, b"x" * 43, "x" * 100_000, "\ud800" * 43):
+            await _refused(agent, none)  # type: ignore[arg-type]
+            await agent.log_out(none)  # type: ignore[arg-type]
 
 
 async def _refused(agent: SimpleAgent, token: str) -> None:

@@ -26,6 +26,7 @@ from palaver.blueprints.simple_agent.turn import AgentTurn
 from palaver.errors import AlreadyExists, ConditionFailed, ConfigError, Conflict, NotFound, TransactionCancelled
 from palaver.expr import Condition
 from palaver.flags.report import Rating as Rated, Report
+from palaver.identity.session_values import is_token
 from palaver.identity.sessions import Sessions, Started
 from palaver.ids import Ids
 from palaver.lifecycle.erase import Erased, erase
@@ -93,7 +94,9 @@ class SimpleAgent(Reading):
         self, token: str, content: str, *, delivery_id: str | None = None, metadata: Mapping[str, Any] | None = None, ip: str | None = None
     ) -> AgentTurn:
         """Record a message of whoever holds a session's token, as `message` does; entering raises Unauthenticated for none."""
-        arrival = Arrival("", "", content, delivery_id=delivery_id, metadata=dict(metadata or {}), ip=ip, token=token)
+        # A request without a token is nobody's, and not one that comes without a session.
+        shown = token if is_token(token) else ""
+        arrival = Arrival("", "", content, delivery_id=delivery_id, metadata=dict(metadata or {}), ip=ip, token=shown)
         return AgentTurn(self._book(arrival), self.store.clock, self.settings, self.running)
 
     async def log_in(self, channel_type: str, channel_user_id: str) -> Started:
