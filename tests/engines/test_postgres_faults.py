@@ -13,6 +13,7 @@ import pytest
 import palaver
 from palaver import Entity, Key, Schema, Store
 from palaver.connections.postgres import Pool
+from palaver.connections.postgres_errors import RETRIED, is_refusal, translate
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.errors import (
     ConfigError,
@@ -304,3 +305,12 @@ async def test_tls_is_asked_for_and_verified() -> None:
     other = server.url().replace("127.0.0.1", "127.0.0.2") + f"?sslmode=verify-full&sslrootcert={server.certificate}"
     with pytest.raises(Unavailable):
         await Pool.open(other, PostgresOptions(connect_timeout_s=0.5))
+
+
+@pytest.mark.parametrize("state", ["40003", "08006", "08P01", "57P01", "57P02"])
+def test_what_nobody_knows_to_be_done_is_not_repeated(state: str) -> None:
+    """A server that cannot say whether it committed may have done so: again would count twice."""
+    error = asyncpg.PostgresError.new({"C": state, "M": "?"})
+    assert state not in RETRIED
+    assert not is_refusal(error)
+    assert isinstance(translate(error, sent=True), OutcomeUnknown)

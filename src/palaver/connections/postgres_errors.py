@@ -32,7 +32,9 @@ from palaver.errors import (
 UNIQUE = "23505"
 # A statement of ours divides by zero where a guard does not hold, so that nothing of it is written.
 GUARD_FAILED = "22012"
-RETRIED = frozenset({"40001", "40P01", "55P03", "40003"})
+RETRIED = frozenset({"40001", "40P01", "55P03"})
+# 40003: whether the statement was completed is unknown; servers that speak PostgreSQL's protocol say so, and so may poolers by 08.
+_UNKNOWN = frozenset({"40003", "57P01", "57P02", "57P04"})
 _TOO_MANY = "The server takes no more connections."
 _STATES: dict[str, tuple[type[PalaverError], str, str]] = {
     "23505": (Duplicate, "A unique index holds this value already.", ""),
@@ -78,7 +80,7 @@ def is_lost(error: BaseException) -> bool:
     """Say whether the answer to a request was lost with its connection, so that nobody knows what became of it."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        return state.startswith("08") or state in ("57P01", "57P02", "57P04")
+        return state.startswith("08") or state in _UNKNOWN
     return isinstance(error, _LOST)
 
 
