@@ -6,11 +6,10 @@ Where rows cannot answer (another group, another condition, nothing counted in t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from palaver.declared import Declared
@@ -48,12 +47,13 @@ Lines = dict[tuple[str, ...], Line]
 class FromMetrics:
     """Which metrics are a report: categories of latencies and of successes, and what their names stand for.
 
-    `name` is the one metric the report is of; None: each of the category, whose names are the values of `named`.
+    `name` and `succeeded` are the one metric the report is of in each; None: all of the category, whose names are the values of `named`.
     """
 
     latency: str
     success: str
     name: str | None = None
+    succeeded: str | None = None
     named: str | None = None
 
     @property
@@ -61,26 +61,25 @@ class FromMetrics:
         return ("day", "app_mode", *((self.named,) if self.named else ()))
 
 
-REPORTS: Mapping[str, FromMetrics] = {
-    "calls": FromMetrics("endpoint", "endpoint_success", named="endpoint_template"),
-    "answers": FromMetrics("latency", "success", name="response"),
-}
-
-
-async def counted(store: Store, kind: str, groups: list[str], start: datetime, where: list[str] | None) -> Lines | None:
+async def counted(
+    store: Store, report: FromMetrics | Literal["usage"], groups: list[str], start: datetime, only: dict[str, str]
+) -> Lines | None:
     """Return a report from counted rows, from the beginning of the UTC day `start` is in; None where they cannot answer."""
-    from palaver.insight.usage import DIMENSIONS
-
-    report = REPORTS.get(kind)
-    known = DIMENSIONS if kind in ("usage", "cost") else report.dimensions if report else ()
-    only = _equalities(where, known)
-    if only is None or not known or not set(groups) <= set(known):
+    known = dimensions(report)
+    if not {*groups, *only} <= set(known):
         return None
-    if report is None:
+    if report == "usage":
         row = row_entity(store, "usage_id", "latency_buckets", "unpriced")
         return None if row is None else await _usage(store, row, groups, start, only)
     row = row_entity(store, "metric_id", "buckets", "counted_to")
     return None if row is None else await _from_metrics(store, row, report, groups, start, only)
+
+
+def dimensions(report: FromMetrics | Literal["usage"]) -> tuple[str, ...]:
+    """Return what the rows of a report are counted by."""
+    from palaver.insight.usage import DIMENSIONS
+
+    return tuple(DIMENSIONS) if report == "usage" else report.dimensions
 
 
 def row_entity(store: Store, *fields: str) -> Declared | None:
@@ -94,12 +93,12 @@ async def behind(store: Store) -> int:
     return max((int(state["lag"]) for state in states.values()), default=0)
 
 
-def _equalities(where: list[str] | None, known: Iterable[str]) -> dict[str, str] | None:
-    """Return conditions that rows can answer, as values by dimension; None where one asks for something else."""
+def equalities(where: list[str] | None) -> dict[str, str] | None:
+    """Return conditions that rows may answer, as values by field; None where one asks for something else."""
     out: dict[str, str] = {}
     for text in where or ():
         found = _EQUAL.fullmatch(text)
-        if found is None or found[1] not in known or found[1] in out:
+        if found is None or found[1] in out:
             return None
         out[found[1]] = found[2]
     return out
@@ -131,7 +130,7 @@ async def _from_metrics(
     from palaver.insight.metrics import Metrics
 
     metrics, lines = Metrics(store, row.entity), Lines()
-    for category, name in ((report.success, "answer" if report.name else None), (report.latency, report.name)):
+    for category, name in ((report.success, report.succeeded), (report.latency, report.name)):
         for point in await metrics.read(start.astimezone(UTC).date(), store.clock.now().date(), category=category, name=name):
             values = {"day": point.period, "app_mode": point.mode, str(report.named): point.name}
             if any(values[dimension] != value for dimension, value in only.items()):

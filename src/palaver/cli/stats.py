@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from cyclopts import Parameter
 
 from palaver.cli.context import Here
-from palaver.cli.counted import Line, Lines, behind, counted
+from palaver.cli.counted import FromMetrics, Line, Lines, behind, counted, equalities
 from palaver.cli.exits import Exit
 from palaver.cli.problems import Stop
 
@@ -33,27 +33,49 @@ Kind = Literal["usage", "cost", "calls", "answers", "feedback", "metrics", "data
 
 @dataclass(frozen=True)
 class Source:
-    """Which records a report is made of: those of the first entity that has these fields."""
+    """Which records a report is made of: those of the first entity that has these fields. `counted`: which rows hold it per day."""
 
     fields: tuple[str, ...]
     by: tuple[str, ...]
     at: str = "timestamp"
     latency: str | None = "latency"
-    only: tuple[tuple[str, str], ...] = ()
+    only: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    counted: FromMetrics | Literal["usage"] | None = None
 
 
-SOURCES: dict[str, Source] = {
-    "usage": Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model")),
-    "cost": Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model")),
-    "calls": Source(("endpoint_template", "status_code", "latency"), ("endpoint_template",)),
-    "answers": Source(
-        ("message_type", "intent", "processing_metadata"),
-        ("app_mode",),
-        latency="processing_metadata.processing_time",
-        only=(("message_type", "user"),),
+_CALLS_OF_MODELS = Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model"), counted="usage")
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "usage": (_CALLS_OF_MODELS,),
+    "cost": (_CALLS_OF_MODELS,),
+    "calls": (
+        Source(
+            ("endpoint_template", "status_code", "latency"),
+            ("endpoint_template",),
+            counted=FromMetrics("endpoint", "endpoint_success", named="endpoint_template"),
+        ),
     ),
-    "feedback": Source(("rating", "rating_timestamp"), ("app_mode",), at="rating_timestamp", latency=None),
+    "answers": (
+        Source(
+            ("message_type", "intent", "processing_metadata"),
+            ("app_mode",),
+            latency="processing_metadata.processing_time",
+            only=(("message_type", ("user",)),),
+            counted=FromMetrics("latency", "success", "response", "answer"),
+        ),
+        # Records of turns beside the messages. What has not ended yet is no answer.
+        Source(
+            ("status", "last_step", "stopped_at", "latency"),
+            ("channel_type",),
+            only=(("status", ("answered", "unanswered", "failed")),),
+            counted=FromMetrics("latency", "success", "reply", "reply"),
+        ),
+    ),
+    "feedback": (
+        Source(("rating", "rating_timestamp"), ("app_mode",), at="rating_timestamp", latency=None),
+        Source(("rating", "channel_type", "timestamp"), ("channel_type",), latency=None),
+    ),
 }
+"""Blueprints name things differently: the first source that the schema has an entity for is taken."""
 
 
 async def stats(
@@ -94,11 +116,10 @@ async def stats(
         if kind == "metrics":
             rows, columns = await _metrics(store, start)
         else:
-            source = SOURCES[kind]
-            declared = _source_of(store, kind, source)
+            declared, source = _source_of(store, kind)
             named = by or list(source.by)
             groups = _groups(declared, [_field(declared, name) for name in named])
-            lines = await counted(store, kind, [_dimension(declared, name) for name in groups], start, where)
+            lines = await _from_rows(store, declared, source, groups, start, where)
             if lines is not None:
                 start = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
                 if missing := await behind(store):
@@ -131,16 +152,28 @@ def _shown(name: str, value: Any) -> Any:
     return value
 
 
-def _source_of(store: Store, kind: str, source: Source) -> Declared:
-    for declared in store.schema.entities.values():
-        if all(name in declared.fields for name in source.fields):
-            return declared
+def _source_of(store: Store, kind: str) -> tuple[Declared, Source]:
+    for source in SOURCES[kind]:
+        for declared in store.schema.entities.values():
+            if all(name in declared.fields for name in source.fields):
+                return declared, source
     raise Stop(
         Exit.USAGE,
         "stats",
         f"Schema {store.schema.name} has no entity to take {kind} from.",
-        hint=f"It would have {', '.join(source.fields)}.",
+        hint=f"It would have {', or '.join(', '.join(source.fields) for source in SOURCES[kind])}.",
     )
+
+
+async def _from_rows(
+    store: Store, declared: Declared, source: Source, groups: list[str], start: datetime, where: list[str] | None
+) -> Lines | None:
+    """Return a report from what is counted per day; None where that cannot answer."""
+    only = equalities(where)
+    if source.counted is None or only is None:
+        return None
+    narrowed = {_dimension(declared, name): value for name, value in only.items()}
+    return await counted(store, source.counted, [_dimension(declared, name) for name in groups], start, narrowed)
 
 
 _NAMES = {"channel": ("channel_type", "app_mode"), "user": ("user_id",)}
@@ -174,8 +207,8 @@ async def _lines(
 
     lines: Lines = {}
     wanted = F(source.at) >= start
-    for name, value in source.only:
-        wanted = wanted & (F(name) == value)  # type: ignore[assignment]
+    for name, values in source.only:
+        wanted = wanted & F(name).is_in(values)  # type: ignore[assignment]
     asked = conditions(declared.entity, where, store.clock.now())
     price = _Prices()
     async for entity in _records(store, declared, source.at, start, wanted if asked is None else wanted & asked):
@@ -227,7 +260,7 @@ def _add(line: Line, entity: Any, source: Source, at: datetime, price: _Prices) 
     line.count += 1
     if source.latency is not None and (latency := reach(entity, source.latency)) is not None:
         line.latencies.append(float(latency))
-    status = getattr(getattr(entity, "processing_metadata", None), "status", None)
+    status = getattr(getattr(entity, "processing_metadata", entity), "status", None)
     line.failures += getattr(entity, "success", None) is False or status in ("failed", "unanswered")
     rating = getattr(entity, "rating", None)
     line.positive += rating == "positive"
