@@ -13,6 +13,7 @@ import pytest
 from palaver import Store
 from palaver.connections.redis import encode
 from palaver.errors import PalaverError, StorageFull
+from palaver.identity import session_records
 from palaver.identity.sessions import Session, Sessions
 from tests.engines.redis_servers import answers, opened, own, until
 from tests.engines.test_cache import url as redis_url
@@ -62,9 +63,12 @@ async def test_with_redis_dead_the_records_answer_and_without_records_nobody_is_
             assert await alone.read(fleeting.token) is None
 
 
+@pytest.mark.parametrize("most", [1_000, 1])
 async def test_what_ended_while_redis_was_away_stays_ended_when_it_is_back_with_the_old_value(
-    tmp_path: Path, processes: AsyncExitStack
+    tmp_path: Path, processes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
+    # Also where more had to be told to the cache than a process remembers.
+    monkeypatch.setattr(session_records, "_MOST_OWED", most)
     """For the process that ended it, for one that was connected before, and for one that starts afterwards."""
     with own(**KEEPS) as server:
         ending, ends = await processes.enter_async_context(process(records(tmp_path), server.url))
@@ -76,6 +80,8 @@ async def test_what_ended_while_redis_was_away_stays_ended_when_it_is_back_with_
         server.kill_9()
         await ends.end(gone.token)
         user = await ends.update(demoted.session, {"role": "user"})
+        assert ends._recorded is not None
+        assert len(ends._recorded._owed) <= most
         server.start()
         async with opened(server.url) as cache:
             assert await cache.values("session").get(gone.session.id) is not None

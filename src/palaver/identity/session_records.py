@@ -49,6 +49,8 @@ _FENCE_S = 600.0
 _TOGETHER = 20
 _TOUCHES_PER_IDLE = 10
 _UNTOUCHED_S = 1.0
+_MOST_OWED = 1_000
+"""Sessions the cache has yet to forget, that are remembered one by one; after more of them every copy is compared with its record."""
 
 
 class SessionRecord(Entity):
@@ -227,6 +229,9 @@ class RecordedSessions:
 
     async def _forget(self, id: str, revision: int) -> None:
         """Have the cache forget what is older than a revision, and remember it here where the cache cannot be told."""
+        if len(self._owed) >= _MOST_OWED:
+            self._owed.clear()
+            self._epoch, self._made = "", -1
         self._owed[id] = max(revision, self._owed.get(id, 0))
         await self._told(self._pay(id))
 
