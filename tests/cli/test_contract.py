@@ -15,8 +15,12 @@ pytestmark = pytest.mark.usefixtures("demo", "configured")
 
 
 @pytest.fixture
-def configured(elsewhere: Path) -> None:
+def configured(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(elsewhere))
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "BASH_COMPLETION_USER_DIR"):
+        monkeypatch.delenv(name, raising=False)
     (elsewhere / "palaver.toml").write_text('url = "palaver-demo.db"\nblueprint = "baller"\n')
+
 
 COMMANDS = {
     "query": ("query", "Message", "result", "--by", "by_intent", "--limit", "3"),
@@ -47,6 +51,7 @@ COMMANDS = {
     "version": ("version",),
     "config": ("config", "show"),
     "config_path": ("config", "path"),
+    "completion": ("completion", "install", "bash"),
     "demo": ("demo",),
 }
 OPEN = {
@@ -102,7 +107,7 @@ def test_the_help_is_as_it_was(palaver: Palaver, golden: Callable[[str, str], No
     golden("cli/help.txt", palaver("--help").out)
 
 
-@pytest.mark.parametrize("name", ["flags", "limits", "sessions", "presence", "stats", "health", "doctor", "demo", "config"])
+@pytest.mark.parametrize("name", ["flags", "limits", "sessions", "presence", "stats", "health", "doctor", "demo", "config", "completion"])
 def test_the_help_of_a_command_is_as_it_was(
     palaver: Palaver, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

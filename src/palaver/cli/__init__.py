@@ -49,10 +49,11 @@ _COMMANDS: tuple[tuple[str, Group, str], ...] = (
     ("health", TEND, "Ask every part of the stack how it is."),
     ("sweep", TEND, "Delete expired records, finish cascades, remove released objects."),
     ("work", TEND, "Run projections and upkeep until stopped."),
+    ("completion", TEND, "Have your shell complete commands and options."),
     ("version", TEND, "Print versions."),
 )
 _OPTIONS = ("--url", "--schema", "--blueprint", "--tenant", "--json", "--human", "--quiet", "--yes", "--no-color", "--debug", "--help")
-_GROUPS = ("schema", "migrate", "keys", "flags", "limits", "sessions", "config")
+_GROUPS = ("schema", "migrate", "keys", "flags", "limits", "sessions", "config", "completion")
 for _name, _group, _help in _COMMANDS:
     app.command(f"palaver.cli.{_name}:{'app' if _name in _GROUPS else _name}", name=_name, group=_group, help=_help)
 
