@@ -287,9 +287,13 @@ class Limits:
         costs = [1] * len(rules)
         if isinstance(cost, int):
             costs = [cost] * len(rules)
+        elif not isinstance(cost, Mapping):
+            raise Validation("A cost is a whole number, or one for each limit by its name.")
         elif cost:
             costs = [cost.get(rule.name, 1) for rule in rules]
             _check_named(operation, cost, rules)
+        if not isinstance(token, str):
+            raise Validation("A token is a text that names the request.")
         amounts, guessed = await self._amounts_of(subjects)
         found = [
             (rule, Take(self._limit(rule.limit, amounts), self._key(operation, rule, subjects), units))

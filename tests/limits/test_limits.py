@@ -358,3 +358,9 @@ async def test_no_subject_and_no_token_is_readable_in_the_cache() -> None:
 async def test_figures_count_what_was_asked(limits: Limits) -> None:
     await passed(limits, 5, "webhook", ip="1.2.3.4")
     assert (5, 2, 0) == (limits.figures.asked, limits.figures.refused, limits.figures.degraded)
+
+
+@pytest.mark.parametrize("wrong", [{"cost": 0.5}, {"cost": float("nan")}, {"cost": "1"}, {"token": 5}, {"token": None}])
+async def test_a_cost_or_token_of_another_type_is_refused(limits: Limits, wrong: dict[str, Any]) -> None:
+    with pytest.raises(Validation):
+        await limits.check("message", user="ann", account="acme", **wrong)
