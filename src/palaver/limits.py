@@ -284,16 +284,12 @@ class Limits:
         rules = self.rules.get(operation)
         if rules is None:
             raise _unknown(operation, self.rules)
-        costs = [1] * len(rules)
-        if isinstance(cost, int):
-            costs = [cost] * len(rules)
-        elif not isinstance(cost, Mapping):
-            raise Validation("A cost is a whole number, or one for each limit by its name.")
-        elif cost:
-            costs = [cost.get(rule.name, 1) for rule in rules]
+        given: tuple[object, object] = cost, token
+        if not isinstance(given[0], int | Mapping) or not isinstance(given[1], str):
+            raise Validation("A cost is a whole number, or one for each limit by its name, and a token is a text.")
+        costs = [cost if isinstance(cost, int) else cost.get(rule.name, 1) for rule in rules]
+        if isinstance(cost, Mapping):
             _check_named(operation, cost, rules)
-        if not isinstance(token, str):
-            raise Validation("A token is a text that names the request.")
         amounts, guessed = await self._amounts_of(subjects)
         found = [
             (rule, Take(self._limit(rule.limit, amounts), self._key(operation, rule, subjects), units))
