@@ -12,7 +12,7 @@ from palaver.connections.postgres import Pool
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.expr import Append, F, Path
 from palaver.ops import Absent, Add, Address, Alive, Check, Op, Refused, Set, Update, Written
-from palaver.records import postgres_decision, postgres_looking, postgres_statements
+from palaver.records import postgres_decision, postgres_groups, postgres_looking, postgres_statements, postgres_writes
 from palaver.records.postgres import PostgresRecords
 from palaver.records.postgres_sending import Senders
 from palaver.testing.records.base import (
@@ -231,6 +231,29 @@ async def test_a_record_remembered_as_absent_is_removed_where_it_is_there(engine
     await counters(engine, "a")
     await written(engine, delete(NOTES, "u", "1"), appending("a"))
     assert await stored(second, NOTES, "u", "1") is None
+
+
+@pytest.mark.parametrize("what", [delete(NOTES, "u", "1"), update(NOTES, ("u", "1"), Set(F("kind"), "late"))])
+async def test_what_was_made_after_the_look_is_not_passed_over(
+    engine: PostgresRecords, second: PostgresRecords, monkeypatch: pytest.MonkeyPatch, what: Op
+) -> None:
+    """A batch is of one moment: nobody may see what it left alone beside what it wrote."""
+    await counters(engine, "a")
+    made: list[None] = []
+
+    async def looked(*asked: Any) -> Any:
+        found = await postgres_looking.looked(*asked)
+        if not made:
+            made.append(None)
+            await written(second, put_note("u", "1"))
+        return found
+
+    monkeypatch.setattr(postgres_groups, "looked", looked)
+    monkeypatch.setattr(postgres_writes, "looked", looked)
+    await written(engine, what, appending("a"))
+    assert made
+    note = await stored(second, NOTES, "u", "1")
+    assert note is None or "late" == note["kind"]
 
 
 async def test_what_is_remembered_stays_small(engine: PostgresRecords, monkeypatch: pytest.MonkeyPatch) -> None:

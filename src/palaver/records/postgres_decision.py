@@ -58,7 +58,7 @@ class Decision:
         self._written_to = {op.at for op in writes.ops if not isinstance(op, Check)}
         puts = {op.at for op in writes.ops if isinstance(op, Put)}
         nothing = {op.at for op in writes.ops if self._old(op) is None and len(writes.ops) > 1}
-        self.absent = {op.at for op in writes.ops if op.at in nothing and op.at not in puts and op.guards}
+        self.absent = {op.at for op in writes.ops if op.at in nothing and op.at not in puts}
         self.places = self.absent | (nothing & puts)
 
     def _old(self, op: Op) -> Record | None:
