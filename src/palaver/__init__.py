@@ -1,9 +1,14 @@
 """Palaver: the data layer for conversational AI. Declare once what an assistant stores; run it on a file or in a cloud."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+# A name that type checkers know, without the time that importing typing takes.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from palaver.batch import Batch, unchanged
     from palaver.clock import Clock, ManualClock, SystemClock, days, hours, now
     from palaver.config import open

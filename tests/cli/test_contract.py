@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,14 +105,16 @@ def test_what_goes_into_a_pipe_is_one_object_a_line(palaver: Palaver) -> None:
     assert 5 == len(palaver("tail", "--once", "--max", "5").out.splitlines())
 
 
-def test_the_help_is_as_it_was(palaver: Palaver, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    golden("cli/help.txt", palaver("--help").out)
+def help_of(*tokens: str) -> str:
+    """Return a help in a process of its own: one process keeps the width it first had."""
+    command = [sys.executable, "-m", "palaver", *tokens, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"}).stdout
+
+
+def test_the_help_is_as_it_was(golden: Callable[[str, str], None]) -> None:
+    golden("cli/help.txt", help_of())
 
 
 @pytest.mark.parametrize("name", ["flags", "limits", "sessions", "presence", "stats", "health", "doctor", "demo", "config", "completion"])
-def test_the_help_of_a_command_is_as_it_was(
-    palaver: Palaver, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    golden(f"cli/help_{name}.txt", palaver(name, "--help").out)
+def test_the_help_of_a_command_is_as_it_was(golden: Callable[[str, str], None], name: str) -> None:
+    golden(f"cli/help_{name}.txt", help_of(name))

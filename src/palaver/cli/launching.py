@@ -1,0 +1,89 @@
+"""From the tokens of a command line to the command that runs: commands are named, and imported only when one is called."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from palaver import __version__
+from palaver.cli.commands import ABOUT, COMMANDS, FAMILIES, FLAGS, GLOBAL, KEEP, LOOK, OPTIONS, TEND
+from palaver.cli.exits import Exit
+
+GROUPS = {name: Group(name, sort_key=number) for number, name in enumerate((LOOK, KEEP, TEND, GLOBAL), 1)}
+
+app = App(
+    name="palaver",
+    help=ABOUT,
+    version=__version__,
+    help_format="plaintext",
+    help_formatter="plain",
+    default_parameter=Parameter(negative=(), show_default=False),
+)
+
+for _name, _group, _help in COMMANDS:
+    app.command(f"palaver.cli.{_name}:{'app' if _name in FAMILIES else _name}", name=_name, group=GROUPS[_group], help=_help)
+
+
+def _global(name: str) -> Parameter:
+    written, about = OPTIONS[name]
+    return Parameter(name=[word.strip(",") for word in written.split() if word.startswith("-")], group=GROUPS[GLOBAL], help=about)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    url: Annotated[str | None, _global("url")] = None,
+    schema: Annotated[str | None, _global("schema")] = None,
+    blueprint: Annotated[str | None, _global("blueprint")] = None,
+    tenant: Annotated[str | None, _global("tenant")] = None,
+    json: Annotated[bool, _global("json")] = False,
+    human: Annotated[bool, _global("human")] = False,
+    quiet: Annotated[bool, _global("quiet")] = False,
+    yes: Annotated[bool, _global("yes")] = False,
+    no_color: Annotated[bool, _global("no_color")] = False,
+    debug: Annotated[bool, _global("debug")] = False,
+) -> int:
+    """Parse the global options and run a command."""
+    from palaver.cli.context import Context
+    from palaver.cli.output import Output, no_color as wants_no_color
+
+    if json and human:
+        raise CycloptsError(msg="--json and --human exclude each other.")
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    out = Output(json=json or not (human or sys.stdout.isatty()), quiet=quiet, color=not (no_color or wants_no_color()))
+    here = Context(out, url, schema, blueprint, tenant, yes)
+    result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, here))
+    if inspect.iscoroutine(result):
+        import asyncio
+
+        result = asyncio.run(result)
+    return int(result or Exit.OK)
+
+
+def call(tokens: Sequence[str]) -> int:
+    """Run one command line and return its exit code; failures are told on stderr."""
+    debug = "--debug" in tokens
+    try:
+        code: Any = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return int(code or 0)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else Exit.FAILURE
+    except Exception as error:
+        from palaver.cli.problems import report, usage
+
+        told = usage(error, [name for name, _, _ in COMMANDS], (*FLAGS, "--help")) if isinstance(error, CycloptsError) else error
+        return report(told, as_json=_problems_as_json(tokens), debug=debug)
+
+
+def _problems_as_json(tokens: Sequence[str]) -> bool:
+    """Failures go out as JSON where it was asked for, or where neither stream has a person at its end."""
+    if "--json" in tokens or "--human" in tokens:
+        return "--json" in tokens
+    return not (sys.stdout.isatty() or sys.stderr.isatty())
