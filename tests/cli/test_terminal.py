@@ -157,6 +157,16 @@ def test_the_help_told_at_once_is_that_of_the_command_line() -> None:
     assert ran.stdout.rstrip("\n") == help_text().rstrip("\n")
 
 
+def test_no_command_imports_heavily_before_it_is_called() -> None:
+    code = (
+        "import sys; from importlib import import_module; from palaver.cli.commands import COMMANDS;"
+        "[import_module(f'palaver.cli.{name}') for name, _, _ in COMMANDS];"
+        "print([name for name in ('pydantic', 'apsw', 'orjson', 'palaver.store', 'rich.table', 'tomllib') if name in sys.modules])"
+    )
+
+    assert "[]\n" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_importing_palaver_imports_nothing_heavy() -> None:
     code = "import sys, palaver; print([name for name in ('pydantic', 'asyncio') if name in sys.modules]); palaver.Entity"
 

@@ -46,7 +46,7 @@ OPTIONS = {
 }
 """How each global option is written, and what it says."""
 ABOUT = "Palaver, the data layer for conversational AI."
-FLAGS = tuple(word for written, _ in OPTIONS.values() for word in written.split() if word.startswith("--"))
+FLAGS = tuple(word.strip(",") for written, _ in OPTIONS.values() for word in written.split() if word.startswith("--"))
 
 
 def help_text() -> str:

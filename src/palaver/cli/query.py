@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import BaseModel
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
@@ -157,11 +156,14 @@ def _fitting(declared: Declared, items: Sequence[Entity], sort: Sequence[str], w
     said = [spec.name for spec in declared.searchable]
     hidden = {declared.expires.name} if declared.expires else set()
     hidden |= {spec.name for spec in declared.fields.values() if spec.secret}
+    from pydantic import BaseModel
+
+    nested = (dict, list, tuple, set, frozenset, BaseModel)
     columns: dict[str, list[str]] = {}
     room = width
     for name in dict.fromkeys([*key, *(name for name in sort if name in declared.fields), *said, *declared.fields]):
         values = [getattr(item, name) for item in items]
-        if name not in key and (name in hidden or all(value is None or isinstance(value, _NESTED) for value in values)):
+        if name not in key and (name in hidden or all(value is None or isinstance(value, nested) for value in values)):
             continue
         cells = [_one_line(value) for value in values]
         needs = max(map(len, [name, *cells])) + 2
@@ -169,9 +171,6 @@ def _fitting(declared: Declared, items: Sequence[Entity], sort: Sequence[str], w
             columns[name] = cells
             room -= needs
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)] if items else []
-
-
-_NESTED = (dict, list, tuple, set, frozenset, BaseModel)
 
 
 def _one_line(value: object) -> str:
