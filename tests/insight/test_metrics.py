@@ -12,7 +12,7 @@ import pytest
 
 from palaver.clock import ManualClock
 from palaver.entity import Entity
-from palaver.errors import Conflict, Expression, SchemaError
+from palaver.errors import Conflict, Expression, SchemaError, Validation
 from palaver.insight.histogram import Histogram, bucket
 from palaver.insight.metrics import Measure, MetricRow, Metrics, MetricsProjection, metrics
 from palaver.keys import Key
@@ -298,3 +298,12 @@ async def test_buckets_add_atomically_from_many_writers(opened: Opened) -> None:
     await asyncio.gather(*[store.patch(row, add={"count": 1, f"buckets.{bucket(value)}": 1}) for value in values])
     found = await store.get(row.address)
     assert (120, Histogram.of(values).buckets) == (found.count, found.buckets)
+
+
+@pytest.mark.parametrize("given", ["2026-01-01", NOON, 20_260_101, None])
+async def test_a_day_of_another_type_is_refused_in_words(opened: Opened, given: Any) -> None:
+    rows = Metrics(await opened(), Metric)
+    for first, last, name in ((given, LAST, "first"), (FIRST, given, "last")):
+        for category in (None, "latency"):
+            with pytest.raises(Validation, match=f"{name} is a day, not {type(given).__name__}. Give a date"):
+                await rows.read(first, last, category=category)

@@ -18,7 +18,7 @@ from palaver.entity import Entity
 from palaver.errors import Expression, SchemaError
 from palaver.expr import Condition, evaluate
 from palaver.insight.histogram import Histogram, Number, plus
-from palaver.insight.tally import Fact, Tally, check_path, days_between, reach, utc_day
+from palaver.insight.tally import Fact, Tally, check_days, check_path, days_between, reach, utc_day
 from palaver.keys import AccessPath, Index, Key, build_query
 from palaver.query import Query
 from palaver.store import Store
@@ -228,6 +228,7 @@ class Metrics:
 
     async def _rows(self, first: date, last: date, category: str | None, mode: str | None) -> Any:
         """Yield the rows of days, by the access path that fits best."""
+        check_days(first, last)
         low, high = first.isoformat(), last.isoformat()
         for part, value in (("metric_category", category), ("app_mode", mode)):
             path = self._path(part, "metric_date")

@@ -360,9 +360,21 @@ def check_path(entity: type[Entity], path: str) -> None:
     entity.locate(Path(path))
 
 
-def days_between(first: date, last: date) -> Iterator[date]:
-    """Yield every day from the first to the last."""
+def check_days(first: date, last: date) -> None:
+    """Raise Validation for what is no range of days."""
+    days: dict[str, object] = {"first": first, "last": last}
+    for name, given in days.items():
+        if not isinstance(given, date) or isinstance(given, datetime):
+            raise Validation(
+                f"{name} is a day, not {type(given).__name__}.",
+                hint='Give a date such as date(2026, 1, 31), date.fromisoformat("2026-01-31") or moment.date().',
+            )
     if last < first:
         raise Validation("A range of days ends before it begins.")
+
+
+def days_between(first: date, last: date) -> Iterator[date]:
+    """Yield every day from the first to the last; raises Validation for what is no range of days."""
+    check_days(first, last)
     for number in range((last - first).days + 1):
         yield first + timedelta(days=number)

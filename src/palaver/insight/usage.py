@@ -17,7 +17,7 @@ from pydantic import Field
 from palaver.entity import Entity
 from palaver.errors import Validation
 from palaver.insight.histogram import Histogram, plus
-from palaver.insight.tally import Fact, Tally, check_path, reach, utc_day
+from palaver.insight.tally import Fact, Tally, check_days, check_path, reach, utc_day
 from palaver.keys import Index, Key
 from palaver.store import Store
 from palaver.values import Record
@@ -248,6 +248,7 @@ class Usage:
         known = (*DIMENSIONS, "month")
         if any(name not in known for name in (*by, *only)):
             raise Validation("Usage is grouped and narrowed by its dimensions only.", hint=f"They are: {', '.join(known)}.")
+        check_days(first, last)
         found: dict[tuple[str, ...], list[Used]] = {}
         async for row in self._store.query(self._row.by_day().between(first.isoformat(), last.isoformat())):
             values = {name: str(getattr(row, name)) for name in DIMENSIONS} | {"month": row.day[:7]}
