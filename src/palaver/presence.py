@@ -67,8 +67,10 @@ class Presence:
     # --- members ----------------------------------------------------------------------------------------------------
 
     async def touch(self, member: str, *channels: str) -> None:
-        """Make a member active in channels from now on; in one round trip, or none."""
+        """Make a member active in one or more channels from now on; in one round trip, or none."""
+        _check_any("touch", channels)
         self._check(channels)
+        _check_name("member", member)
         due = [channel for channel in channels if self._is_due(member, channel)]
         if not due:
             self.figures.spared += 1
@@ -93,7 +95,8 @@ class Presence:
             self.figures.sent += 1
 
     async def leave(self, member: str, *channels: str) -> None:
-        """Make a member inactive at once; when he was last seen stays known."""
+        """Make a member inactive in one or more channels at once; when he was last seen stays known."""
+        _check_any("leave", channels)
         self._check(channels)
         for channel in channels:
             self._sent.pop((member, channel), None)
@@ -145,15 +148,14 @@ class Presence:
         return f"{self._head}@{channel}"
 
     def _named(self, member: str) -> str:
-        if not member:
-            raise Validation("A member has a name.")
+        _check_name("member", member)
         if self._secret is None:
             return member
         return blake2b(member.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret).hexdigest()
 
     def _check(self, channels: Sequence[str]) -> None:
-        if not all(channels):
-            raise Validation("A channel has a name.")
+        for channel in channels:
+            _check_name("channel", channel)
         if self._declared is not None and not set(channels) <= set(self._declared):
             raise Validation("This channel was not declared.", hint=f"There are: {', '.join(self._declared)}.")
 
@@ -172,3 +174,13 @@ class Presence:
         self._sent.move_to_end(pair)
         if len(self._sent) > _MOST_RECENT:
             self._sent.popitem(last=False)
+
+
+def _check_name(what: str, given: object) -> None:
+    if not isinstance(given, str) or not given:
+        raise Validation(f"The name of a {what} is a text that is not empty.", hint="An identifier of another type: give str(it).")
+
+
+def _check_any(verb: str, channels: Sequence[str]) -> None:
+    if not channels:
+        raise Validation("No channel was named.", hint=f'Write {verb}(member, "discord"), with one channel or several.')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,22 @@ async def test_a_server_that_lost_everything_learns_of_it_at_the_next_touch() ->
         assert ["ann"] == await names(presence, "web")
         assert ["web"] == await presence.channels()
         await cache.aclose()
+
+
+async def test_what_is_no_name_or_number_is_refused_in_words(cache: Cache, clock: ManualClock) -> None:
+    presence = Presence(cache, clock=clock)
+    wrong: Any = 5
+    asked: Any
+    for asked in (lambda: presence.touch(wrong, "d"), lambda: presence.leave(wrong, "d"), lambda: presence.is_active(wrong, "d")):
+        with pytest.raises(Validation, match=r"name of a member is a text.*give str"):
+            await asked()
+    for asked in (lambda: presence.touch("a", wrong), lambda: presence.active(wrong), lambda: presence.counts("d", wrong)):
+        with pytest.raises(Validation, match="name of a channel is a text"):
+            await asked()
+    for verb in (presence.touch, presence.leave):
+        with pytest.raises(Validation, match=r"No channel was named.*, with one channel or several"):
+            await verb("a")
+    for limit in (0, -1, wrong / 2):
+        with pytest.raises(Validation, match="Members are listed up to a whole number"):
+            await presence.active("d", limit=limit)
+    assert (0, 0, 0) == (presence.figures.sent, presence.figures.spared, presence.figures.dropped)

@@ -62,6 +62,13 @@ def check_bounds(limit: int, budget: int | None) -> None:
         raise Validation("A window is read up to 1 or more items, within a budget that is not negative.")
 
 
+def check_listed(limit: int) -> None:
+    """Refuse a number of members to list that is none."""
+    given: object = limit
+    if not isinstance(given, int) or limit < 1:
+        raise Validation("Members are listed up to a whole number of them, 1 or more.", hint="Give limit=1_000, or leave it out.")
+
+
 def check_filling(items: Sequence[Item], keep: int, complete: bool) -> None:
     if keep < 1 or (len({item.id for item in items}) < keep and not complete):
         raise Validation("A window is filled with as many items as it keeps, or with all there are.")

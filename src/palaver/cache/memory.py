@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from secrets import token_hex
 
 from palaver.cache.bounded import Bounded, Bounds
-from palaver.cache.checks import check_bounds, check_filling, check_items, check_revision, check_text, checked_ms
+from palaver.cache.checks import check_bounds, check_filling, check_items, check_listed, check_revision, check_text, checked_ms
 from palaver.cache.hearing import Ear, Listener
 from palaver.cache.memory_limits import MemoryLimiter, monotonic_ms
 from palaver.cache.reading import newest
@@ -191,7 +191,7 @@ class MemoryPresence:
 
     async def present(self, channel: str, *, limit: int = 1_000) -> list[Present]:
         self._check(channel)
-        check_bounds(limit, None)
+        check_listed(limit)
         now = self._ms()
         with self._lock:
             found = [(until, member, seen) for member, (until, seen) in self._channels.get(channel, {}).items() if until > now]

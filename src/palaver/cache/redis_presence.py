@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from palaver.cache.checks import check_bounds, check_text, checked_ms, checked_text
+from palaver.cache.checks import check_listed, check_text, checked_ms, checked_text
 from palaver.cache.redis_scripts import AMONG, LAST_SEEN, PRESENT, TOUCH
 from palaver.caching import Present
 from palaver.clock import Clock, from_ms, to_ms
@@ -28,7 +28,7 @@ class RedisPresence:
         await self._client.read_each([encode("ZREM", self._keys(channel)[0], name) for channel in channels])
 
     async def present(self, channel: str, *, limit: int = 1_000) -> list[Present]:
-        check_bounds(limit, None)
+        check_listed(limit)
         found = await self._client.run(PRESENT, self._keys(channel), self._now() + encoded_part(b"%d" % limit), 2, again=True)
         pairs = zip(found[::2], found[1::2], strict=True)
         return [Present(member.decode(), from_ms(int(float(seen)))) for member, seen in pairs if seen is not None]
