@@ -6,27 +6,34 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from palaver.errors import ConfigError
+from palaver.errors import ConfigError, Validation
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 _HOUSEHOLD = 64
 _MOST_HOPS = 100
+UNKNOWN = "unknown"
+"""The address of a client of whom none is known: all of them are counted as one."""
+UNIX_SOCKET = "unix"
 
 
-def client_address(peer: str, forwarded_for: str | Iterable[str] | None = None, *, trusted: Sequence[str] = ()) -> str:
+def client_address(peer: str | None, forwarded_for: str | Iterable[str] | None = None, *, trusted: Sequence[str] = ()) -> str:
     """Return the address of the client: the right-most hop that is not one of the trusted proxies.
 
     `peer` is who opened the connection; `forwarded_for` the header `X-Forwarded-For`, all lines of it in order; `trusted` the
     networks of your own proxies, such as "10.0.0.0/8". Each proxy appends who it heard from, so entries are believed from the
     right as long as a trusted one wrote them. A client may write what it likes to the left of that: it is never read. Where the
-    header is not what proxies write, the last hop that was certain is returned, which is the peer if nothing was. Raises
-    ConfigError for a network that is none.
+    header is not what proxies write, the last hop that was certain is returned, which is the peer if nothing was.
+
+    A server on a Unix socket has no peer's address, and gives None. What came over it is believed as from a proxy of yours only
+    where `trusted` has "unix", because every process that may open the socket can write the header; else, and where the header
+    names nobody, the answer is "unknown". Raises ConfigError for a network that is none, Validation for a peer that is no text.
     """
-    networks = _networks(tuple(trusted))
-    certain = _parsed(peer)
-    if certain is None or not _within(certain, networks) or not forwarded_for:
-        return peer if certain is None else str(certain)
+    networks = _networks(tuple([network for network in trusted if network != UNIX_SOCKET]))
+    certain = _of_peer(peer)
+    believed = _within(certain, networks) if certain is not None else not peer and UNIX_SOCKET in trusted
+    if not believed or not forwarded_for:
+        return str(certain) if certain is not None else peer or UNKNOWN
     text = forwarded_for if isinstance(forwarded_for, str) else ",".join(forwarded_for)
     for entry in reversed(text.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
         hop = _parsed(_without_port(entry.strip()))
@@ -35,7 +42,12 @@ def client_address(peer: str, forwarded_for: str | Iterable[str] | None = None, 
         certain = hop
         if not _within(hop, networks):
             break
-    return str(certain)
+    return UNKNOWN if certain is None else str(certain)
+
+
+def is_address(text: str) -> bool:
+    """Say whether a text is an IP address."""
+    return _parsed(text) is not None
 
 
 @lru_cache(maxsize=4_096)
@@ -54,7 +66,13 @@ def _networks(trusted: tuple[str, ...]) -> tuple[Network, ...]:
     try:
         return tuple(ip_network(text) for text in trusted)
     except ValueError:
-        raise ConfigError("A trusted proxy is an address or a network such as 10.0.0.0/8.") from None
+        raise ConfigError("A trusted proxy is an address, a network such as 10.0.0.0/8, or unix.") from None
+
+
+def _of_peer(peer: object) -> Address | None:
+    if peer is not None and not isinstance(peer, str):
+        raise Validation("A peer is the text of its address, or None.", hint="Of a pair of host and port, as ASGI has it, give the host.")
+    return _parsed(peer) if peer else None
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, strategies as st
 
 from palaver.client_address import address_group, client_address
-from palaver.errors import ConfigError
+from palaver.errors import ConfigError, Validation
 
 TRUSTED = ("10.0.0.0/8", "2001:db8:ff::/48")
 PROXY = "10.0.0.1"
@@ -28,7 +30,7 @@ PROXY = "10.0.0.1"
         ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("2001:db8:ff::1", "203.0.113.9", "203.0.113.9"),
         ("fe80::1%eth0", "203.0.113.9", "fe80::1"),
-        ("", "203.0.113.9", ""),
+        ("", "203.0.113.9", "unknown"),
         ("testclient", "203.0.113.9", "testclient"),
     ],
 )
@@ -86,3 +88,32 @@ def test_a_household_of_ipv6_is_one_and_ipv4_is_each() -> None:
     assert address_group("2001:db8:1:3::1") != address_group("2001:db8:1:2::1")
     assert "203.0.113.9" == address_group("203.0.113.9") == address_group("::ffff:203.0.113.9")
     assert "a socket" == address_group("a socket")
+
+
+@pytest.mark.parametrize("peer", [None, ""])
+@pytest.mark.parametrize(
+    ("forwarded", "trusted", "expected"),
+    [
+        ("203.0.113.9", TRUSTED, "unknown"),
+        ("203.0.113.9", (*TRUSTED, "unix"), "203.0.113.9"),
+        ("127.0.0.1, 203.0.113.9, 10.0.0.2", (*TRUSTED, "unix"), "203.0.113.9"),
+        ("nonsense", ("unix",), "unknown"),
+        (None, ("unix",), "unknown"),
+        (None, (), "unknown"),
+    ],
+)
+def test_over_a_unix_socket_the_header_is_believed_where_that_was_declared(
+    peer: str | None, forwarded: str | None, trusted: tuple[str, ...], expected: str
+) -> None:
+    assert expected == client_address(peer, forwarded, trusted=trusted)
+
+
+def test_trusting_a_unix_socket_trusts_no_address() -> None:
+    assert "198.51.100.7" == client_address("198.51.100.7", "127.0.0.1", trusted=("unix",))
+    assert "unix" == client_address("unix", "127.0.0.1", trusted=("unix",))
+
+
+@pytest.mark.parametrize("peer", [("203.0.113.9", 4711), 5, b"203.0.113.9"])
+def test_a_peer_of_another_type_is_refused_in_words(peer: Any) -> None:
+    with pytest.raises(Validation, match=r"A peer is the text of its address, or None.*give the host"):
+        client_address(peer, "127.0.0.1", trusted=TRUSTED)
