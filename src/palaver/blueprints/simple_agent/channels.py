@@ -8,7 +8,7 @@ from typing import Any
 from palaver.batch import Batch
 from palaver.blueprints.simple_agent import patterns
 from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, ChannelConfig, ChannelCredentials, RateLimits
-from palaver.errors import ConditionFailed, Conflict, TransactionCancelled
+from palaver.errors import ConditionFailed, Conflict, TransactionCancelled, Validation
 from palaver.store import Store
 from palaver.turns.refusing import refusing
 
@@ -38,20 +38,27 @@ class Channels:
         now, owner = self._store.clock.now(), tenant or self._tenant
         given: dict[str, Any] = {
             "default_model": default_model,
-            "settings": None if settings is None else dict(settings),
+            "settings": None if settings is None else _named("Settings", settings, 'settings={"reply_in_thread": True}'),
             "rate_limits": rate_limits,
         }
         given = {name: value for name, value in given.items() if value is not None}
         secrets = Batch()
         if credentials is not None:
+            named = _named("Credentials", credentials, 'credentials={"token": token}')
             with refusing():
-                made = ChannelCredentials(tenant=owner, channel_type=channel_type, credentials=dict(credentials), updated_at=now)
+                made = ChannelCredentials(tenant=owner, channel_type=channel_type, credentials=named, updated_at=now)
             secrets = Batch().put(made)
         at = ChannelConfig.at(owner, channel_type)
         for _ in range(ATTEMPTS):
             if await self._store.find(at) is not None:
                 config = Batch().patch(at, set={**given, "updated_at": now})
             else:
+                if default_model is None:
+                    raise Validation(
+                        "A channel that is configured for the first time needs a default_model.",
+                        hint='Give one, such as default_model="gpt-4o"; later it may be left out.',
+                        field="default_model",
+                    )
                 with refusing():
                     fresh = ChannelConfig(tenant=owner, channel_type=channel_type, created_at=now, updated_at=now, **given)
                 config = Batch().create(fresh)
@@ -79,3 +86,10 @@ class Channels:
     async def remove(self, channel_type: str, *, tenant: str | None = None) -> None:
         """Forget a channel's configuration and credentials; people and conversations of the channel stay."""
         await self._store.delete(ChannelConfig.at(tenant or self._tenant, channel_type))
+
+
+def _named(what: str, given: object, such_as: str) -> dict[str, Any]:
+    """Return values by their names; raises Validation for what is none such, and never repeats it: it may be a secret."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise Validation(f"{what} of a channel are values by their names.", hint=f"Write {such_as}.")
+    return dict(given)
