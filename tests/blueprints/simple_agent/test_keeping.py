@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import palaver
-from palaver.blueprints.simple_agent import PROJECTIONS, SCHEMA, Retention, SimpleAgent, patterns
+from palaver.blueprints.simple_agent import PROJECTIONS, SCHEMA, Retention, Settings, SimpleAgent, patterns
 from palaver.blueprints.simple_agent.reports import Forecast
 from palaver.blueprints.simple_agent.schema import ENTITIES, ChannelCredentials, DataMigration, RateLimits, User
 from palaver.errors import NotFound, Unavailable, Validation
@@ -43,9 +43,10 @@ async def settled(agent: SimpleAgent) -> None:
 
 async def test_two_tenants_have_two_configurations_of_one_channel(agent: SimpleAgent) -> None:
     mine = await agent.channels.configure("discord", default_model="gpt-4", settings={"slash": True})
-    theirs = await agent.channels.configure("discord", tenant="other", default_model="claude", rate_limits=RateLimits(per_user=5))
+    other = SimpleAgent(agent.store, settings=Settings(tenant="other")).channels
+    theirs = await other.configure("discord", default_model="claude", rate_limits=RateLimits(per_user=5))
     assert mine == await agent.channels.config("discord")
-    assert theirs == await agent.channels.config("discord", tenant="other")
+    assert theirs == await other.config("discord")
     assert await agent.channels.config("slack") is None
     assert ["gpt-4"] == [each.default_model for each in await agent.channels.all()]
 
@@ -227,7 +228,7 @@ async def test_two_processes_that_run_the_same_change_make_it_once(agent: Simple
     both = await asyncio.gather(*(agent.migrate_users("zones", zoned, batch_size=2) for _ in range(2)))
     assert [12, 12] == [each.changed for each in both]
     assert [1] * 12 == [user.metadata["times"] for user in await found(agent, patterns.users_by_id())]
-    assert [True] == [(await agent.store.get(DataMigration.at("zones"))).done]
+    assert [True] == [(await agent.store.get(DataMigration.at("main", "zones"))).done]
     with pytest.raises(Validation):
         await agent.migrate_users("zones", zoned, batch_size=100)
 

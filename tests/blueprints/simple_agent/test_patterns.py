@@ -14,6 +14,7 @@ import pytest
 import palaver
 from palaver import Query
 from palaver.blueprints.simple_agent import SCHEMA, SimpleAgent, patterns
+from palaver.blueprints.simple_agent.channels import Channels
 from palaver.blueprints.simple_agent.schema import Exposure, FeatureFlag, LoginSession, Metric
 from tests import servers
 from tests.blueprints.simple_agent.given import ask, found
@@ -225,7 +226,7 @@ async def test_calls_and_ratings_are_found_by_every_pattern(agent: SimpleAgent) 
 async def test_channels_flags_and_figures_are_found_by_every_pattern(agent: SimpleAgent) -> None:
     store = agent.store
     await agent.channels.configure("discord", default_model="gpt-4")
-    await agent.channels.configure("discord", default_model="claude", tenant="other")
+    await Channels(store, tenant="other").configure("discord", default_model="claude")
     assert ["gpt-4"] == [each.default_model for each in await found(agent, patterns.channels_of_tenant("main"))]
     await store.create(FeatureFlag(namespace="flags", flag="a", scope="user", target="u", value=True, user="u"))
     await store.create(FeatureFlag(namespace="flags", flag="a", scope="everybody", target="*", value=False))

@@ -3,4 +3,4 @@ Message.by_timestamp
   in order of timestamp, newest first, 100 records a page
   8 reads, one a shard, merged
   index reads are eventual on cloud engines
-  SELECT "conversation_id", "id", "user_id", "channel_type", "role", "content", "model_used", "token_count", "timestamp", "tool_calls", "tool_call_id", "tool_name", "delivery_id", "latency", "error", "ttl", "metadata", "_by_timestamp_shard", "_revision", "_deleting" FROM "public"."messages" WHERE "_by_timestamp_shard" = $1 AND "timestamp" >= $2 AND "timestamp" < $3 AND "timestamp" IS NOT NULL ORDER BY "timestamp" DESC, "conversation_id" DESC, "id" DESC LIMIT $4
+  SELECT "conversation_id", "id", "user_id", "tenant", "channel_type", "role", "content", "model_used", "token_count", "timestamp", "tool_calls", "tool_call_id", "tool_name", "delivery_id", "latency", "error", "ttl", "metadata", "_by_timestamp_shard", "_revision", "_deleting" FROM "public"."messages" WHERE "_by_timestamp_shard" = $1 AND "timestamp" >= $2 AND "timestamp" < $3 AND "timestamp" IS NOT NULL ORDER BY "timestamp" DESC, "conversation_id" DESC, "id" DESC LIMIT $4

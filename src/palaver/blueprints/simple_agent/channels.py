@@ -16,7 +16,7 @@ ATTEMPTS = 5
 
 
 class Channels:
-    """The configurations of a store's channels."""
+    """The configurations of a tenant's channels."""
 
     def __init__(self, store: Store, *, tenant: str = DEFAULT_TENANT) -> None:
         self._store, self._tenant = store, tenant
@@ -25,7 +25,6 @@ class Channels:
         self,
         channel_type: str,
         *,
-        tenant: str | None = None,
         default_model: str | None = None,
         settings: Mapping[str, Any] | None = None,
         rate_limits: RateLimits | None = None,
@@ -35,7 +34,7 @@ class Channels:
 
         Credentials replace the ones before as a whole, in the same commit; they are no part of what is returned.
         """
-        now, owner = self._store.clock.now(), tenant or self._tenant
+        now, owner = self._store.clock.now(), self._tenant
         given: dict[str, Any] = {
             "default_model": default_model,
             "settings": None if settings is None else _named("Settings", settings, 'settings={"reply_in_thread": True}'),
@@ -71,21 +70,21 @@ class Channels:
             return written[0]
         raise Conflict("The channel's configuration was removed as often as it was made.", hint="Try again after a random pause.")
 
-    async def config(self, channel_type: str, *, tenant: str | None = None) -> ChannelConfig | None:
-        """Return what a tenant decided for a channel, None where nothing was decided."""
-        return await self._store.find(ChannelConfig.at(tenant or self._tenant, channel_type))
+    async def config(self, channel_type: str) -> ChannelConfig | None:
+        """Return what was decided for a channel, None where nothing was decided."""
+        return await self._store.find(ChannelConfig.at(self._tenant, channel_type))
 
-    async def credentials(self, channel_type: str, *, tenant: str | None = None) -> Mapping[str, str]:
+    async def credentials(self, channel_type: str) -> Mapping[str, str]:
         """Return a channel's credentials opened, for whoever calls the channel; raise NotFound where there are none."""
-        return (await self._store.get(ChannelCredentials.at(tenant or self._tenant, channel_type))).credentials
+        return (await self._store.get(ChannelCredentials.at(self._tenant, channel_type))).credentials
 
-    async def all(self, *, tenant: str | None = None) -> list[ChannelConfig]:
-        """Return what a tenant decided for all its channels."""
-        return [found async for found in self._store.query(patterns.channels_of_tenant(tenant or self._tenant))]
+    async def all(self) -> list[ChannelConfig]:
+        """Return what was decided for all its channels."""
+        return [found async for found in self._store.query(patterns.channels_of_tenant(self._tenant))]
 
-    async def remove(self, channel_type: str, *, tenant: str | None = None) -> None:
+    async def remove(self, channel_type: str) -> None:
         """Forget a channel's configuration and credentials; people and conversations of the channel stay."""
-        await self._store.delete(ChannelConfig.at(tenant or self._tenant, channel_type))
+        await self._store.delete(ChannelConfig.at(self._tenant, channel_type))
 
 
 def _named(what: str, given: object, such_as: str) -> dict[str, Any]:

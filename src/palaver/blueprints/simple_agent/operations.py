@@ -16,15 +16,15 @@ from palaver.blueprints.simple_agent.directory import Directory
 from palaver.blueprints.simple_agent.keeping import ERASURE, PURGE
 from palaver.blueprints.simple_agent.migrating import Transform, migrate_users
 from palaver.blueprints.simple_agent.opening import begun, opening
-from palaver.blueprints.simple_agent.people import People, over
-from palaver.blueprints.simple_agent.reading import Reading
-from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook
+from palaver.blueprints.simple_agent.people import People, nobody, over
+from palaver.blueprints.simple_agent.reading import Reading, no_conversation
+from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook, is_of
 from palaver.blueprints.simple_agent.reports import Reports
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import Conversation, DataMigration, Feedback, Message, Rating
 from palaver.blueprints.simple_agent.turn import AgentTurn
 from palaver.errors import AlreadyExists, ConditionFailed, ConfigError, Conflict, NotFound, TransactionCancelled
-from palaver.expr import Condition
+from palaver.expr import Condition, F
 from palaver.flags.report import Rating as Rated, Report
 from palaver.identity.session_values import is_token
 from palaver.identity.sessions import Sessions, Started
@@ -41,6 +41,9 @@ ATTEMPTS = 20
 class SimpleAgent(Reading):
     """The operations over one opened store. Also the blueprint's `Transcripts`.
 
+    What belongs to another tenant than `settings.tenant` is not there for any of them: not by its id, in no list, in no search.
+    Flags, experiments and `reports` are the whole installation's.
+
     `people` knows who is who, `channels` what was decided for each channel; `reports` reads what the store was opened with
     `projections=simple_agent.PROJECTIONS` for.
     """
@@ -49,6 +52,7 @@ class SimpleAgent(Reading):
         """`running` is what `capabilities(store)` returns; without it everything is read from the records, and nothing limited."""
         self.store, self.running = store, running
         self.settings = settings or Settings()
+        self._ours = F("tenant") == self.settings.tenant
         ids = Ids(store.clock)
         self.people = People(store, ids, tenant=self.settings.tenant)
         self.channels = Channels(store, tenant=self.settings.tenant)
@@ -105,11 +109,14 @@ class SimpleAgent(Reading):
         Where the agent stands for a login, the application has checked who it is.
         """
         user = await self.people.resolve(channel_type, channel_user_id)
-        return await self._sessions().start(user.user_id, {"channel_type": channel_type, "channel_user_id": channel_user_id})
+        whose = {"tenant": self.settings.tenant, "channel_type": channel_type, "channel_user_id": channel_user_id}
+        return await self._sessions().start(user.user_id, whose)
 
     async def log_out(self, token: str) -> None:
         """End a session; ending one that is none is no error."""
-        await self._sessions().end(token)
+        session = await self._sessions().read(token)
+        if session is not None and is_of(session, self.settings.tenant):
+            await self._sessions().end(token)
 
     def _sessions(self) -> Sessions:
         if self.running is None:
@@ -121,25 +128,26 @@ class SimpleAgent(Reading):
 
     async def message_of(self, message_id: str) -> Message:
         """Return a message by its id alone; raise NotFound."""
-        async for found in self.store.query(patterns.message_by_id(message_id)):
+        async for found in self.store.query(patterns.message_by_id(message_id).filter(self._ours)):
             return found
         raise NotFound("There is no such message.", hint="It may have expired or been deleted.", entity="Message")
 
     async def recent_messages(self, conversation_id: str, n: int = 20) -> list[Message]:
         """Return the last n messages of a conversation, oldest first: what the next prompt is made of."""
-        return [message async for message in self.store.query(patterns.recent_messages(conversation_id, n))][::-1]
+        return [message async for message in self.store.query(patterns.recent_messages(conversation_id, n).filter(self._ours))][::-1]
 
     async def history(self, user_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Message]:
         """Return a page of what was said in a user's conversations on all channels, newest first, and a cursor to go on."""
-        return await self.store.page(patterns.messages_of_user(user_id), limit=limit, cursor=cursor)
+        return await self.store.page(patterns.messages_of_user(user_id).filter(self._ours), limit=limit, cursor=cursor)
 
     async def messages(self, conversation_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Message]:
         """Return a page of a conversation, newest first. A page costs the same however far down it is."""
-        return await self.store.page(patterns.messages_of_conversation(conversation_id).newest_first(), limit=limit, cursor=cursor)
+        query = patterns.messages_of_conversation(conversation_id).newest_first().filter(self._ours)
+        return await self.store.page(query, limit=limit, cursor=cursor)
 
     async def search_messages(self, text: str, *, where: Condition | None = None, **options: Any) -> Results:
         """Find messages by their words; narrowed by user_id, conversation_id, channel_type, role, model_used, tool_name, timestamp."""
-        return await self.store.search("messages", text, where=where, **options)
+        return await self.store.search("messages", text, where=self._ours if where is None else self._ours & where, **options)
 
     # --- conversations ------------------------------------------------------------------------------------------------
 
@@ -167,19 +175,23 @@ class SimpleAgent(Reading):
 
     async def conversation(self, conversation_id: str) -> Conversation:
         """Return a conversation; raise NotFound."""
-        return await self.store.get(Conversation.at(conversation_id))
+        found = await self.store.find(Conversation.at(conversation_id))
+        if found is None or found.tenant != self.settings.tenant:
+            raise no_conversation()
+        return found
 
     async def active_conversation(self, user_id: str) -> Conversation | None:
         """Return a user's active conversation, None where there is none."""
-        return await self.store.find(Conversation.one_active(user_id))
+        found = await self.store.find(Conversation.one_active(user_id))
+        return found if found is not None and found.tenant == self.settings.tenant else None
 
     async def override_model(self, conversation_id: str, model: str | None) -> Conversation:
         """Have one model answer in a conversation whatever its user prefers, None for no longer; raise NotFound."""
         change: dict[str, Any] = {"set": {"model_override": model}} if model is not None else {"remove": ["model_override"]}
         try:
-            return await self.store.patch(Conversation.at(conversation_id), **change)
+            return await self.store.patch(Conversation.at(conversation_id), when=self._ours, **change)
         except ConditionFailed:
-            raise NotFound("There is no such conversation.", entity="Conversation") from None
+            raise no_conversation() from None
 
     async def model_for(self, channel_type: str, channel_user_id: str) -> str:
         """Return the model that answers somebody next: their conversation's, else theirs, else the channel's, else the default."""
@@ -201,7 +213,7 @@ class SimpleAgent(Reading):
     async def end_stale(self, before: datetime) -> int:
         """End the conversations in which nothing was said since an instant; return how many."""
         # All are found before any is changed, because a change moves its record within the index that is read.
-        stale = [found async for found in self.store.query(patterns.stale_conversations(before))]
+        stale = [found async for found in self.store.query(patterns.stale_conversations(before).filter(self._ours))]
         ended = 0
         for found in stale:
             try:
@@ -213,17 +225,22 @@ class SimpleAgent(Reading):
         return ended
 
     async def delete_conversation(self, conversation_id: str) -> None:
-        """Remove a conversation with its messages and their calls; ratings stay."""
-        await self.store.delete(Conversation.at(conversation_id))
+        """Remove a conversation with its messages and their calls; ratings stay. Removing one that is not there is no error."""
+        try:
+            await self.store.delete(await self.conversation(conversation_id))
+        except NotFound:
+            return
 
     # --- feedback -----------------------------------------------------------------------------------------------------
 
     async def give_feedback(self, message_id: str, *, user_id: str, rating: Rating, comment: str | None = None) -> Feedback:
         """Store one person's rating of a reply with the model that wrote it; rating again replaces their own only.
 
-        Raises NotFound where the message is gone.
+        Raises NotFound where the message is gone, and for another tenant's person.
         """
         message = await self.message_of(message_id)
+        if user_id != message.user_id and await self.people.are_others(user_id):
+            raise nobody()
         with refusing():
             feedback = Feedback(
                 message_id=message_id,
@@ -257,17 +274,19 @@ class SimpleAgent(Reading):
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
     async def migrate_users(self, name: str, transform: Transform, *, batch_size: int = 40) -> DataMigration:
-        """Change every user by a function of the user, in batches: cut off, it goes on where it stopped when run again.
+        """Change every user of the tenant by a function of the user, in batches: cut off, it goes on where it stopped when run again.
 
         `transform(user)` returns the fields to set, or None for a user it leaves alone. A batch and the mark of how far it
         came are one commit, and no user changed by somebody else meanwhile is overwritten: they are read again.
         """
-        return await migrate_users(self.store, name, transform, batch_size=batch_size)
+        return await migrate_users(self.store, self.settings.tenant, name, transform, batch_size=batch_size)
 
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
         """Remove everything about a user on all channels, sessions included, from records, search and archives; return the counts."""
+        if await self.people.are_others(user_id):
+            return Erased()
         return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
 
     async def purge_inactive(self, since: datetime, *, dry_run: bool = False) -> Purged:
-        """Remove everybody not seen since then; their ratings stay without them, and counts of days stay as they are."""
-        return await purge_inactive(self.store, patterns.users_inactive_since(since), policy=PURGE, dry_run=dry_run)
+        """Remove everybody of the tenant not seen since then; their ratings stay without them, and counts of days stay as they are."""
+        return await purge_inactive(self.store, patterns.users_inactive_since(since).filter(self._ours), policy=PURGE, dry_run=dry_run)

@@ -20,6 +20,7 @@ from palaver.turns.refusing import refusing
 ATTEMPTS = 20
 OWN = F("merged_into").missing()
 """A user nobody is merging into another."""
+CHANGEABLE = frozenset({"preferred_model", "metadata"})
 
 
 @dataclass
@@ -37,10 +38,11 @@ class Merged:
 
 
 class People:
-    """The users of a store and who they are on each channel."""
+    """The users of a tenant and who they are on each channel. Another tenant's user is nobody here."""
 
     def __init__(self, store: Store, ids: Ids, *, tenant: str) -> None:
         self._store, self._ids, self._tenant = store, ids, tenant
+        self._ours = F("tenant") == tenant
 
     # --- finding ------------------------------------------------------------------------------------------------------
 
@@ -68,10 +70,10 @@ class People:
     async def following(self, user_id: str) -> User | None:
         """Return a user by id, or whom they are being merged into; None where there is neither."""
         seen: set[str] = set()
-        found = await self._store.find(User.at(user_id))
+        found = await self.find(user_id)
         while found is not None and found.merged_into is not None and found.user_id not in seen:
             seen.add(found.user_id)
-            found = await self._store.find(User.at(found.merged_into)) or found
+            found = await self.find(found.merged_into) or found
         return found
 
     async def _made(self, channel_type: str, channel_user_id: str, username: str | None) -> User | None:
@@ -99,13 +101,32 @@ class People:
             linked_at=self._store.clock.now(),
         )
 
+    async def find(self, user_id: str) -> User | None:
+        """Return a user, None where the tenant has none of this id."""
+        found = await self._store.find(User.at(user_id))
+        return found if found is not None and found.tenant == self._tenant else None
+
     async def get(self, user_id: str) -> User:
         """Return a user; raise NotFound."""
-        return await self._store.get(User.at(user_id))
+        found = await self.find(user_id)
+        if found is None:
+            raise nobody()
+        return found
+
+    async def are_others(self, user_id: str) -> bool:
+        """Say whether somebody is another tenant's: by their row, and where that is gone by what is left of them."""
+        user = await self._store.find(User.at(user_id))
+        if user is not None:
+            return user.tenant != self._tenant
+        # Whoever is being erased loses the row first, and asking again has to finish that.
+        left = await self._all(patterns.identities_of_user(user_id).limit(1))
+        left = left or await self._all(patterns.conversations_of_user(user_id).limit(1))
+        left = left or await self._all(patterns.messages_of_user(user_id).limit(1))
+        return any(each.tenant != self._tenant for each in left)
 
     async def identities(self, user_id: str) -> list[Identity]:
         """Return who a user is on each channel."""
-        return await self._all(patterns.identities_of_user(user_id))
+        return await self._all(patterns.identities_of_user(user_id).filter(self._ours))
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -115,12 +136,15 @@ class People:
 
     async def change(self, user_id: str, **changes: Any) -> User:
         """Change fields of a user: `preferred_model`, `metadata`; raise NotFound where there is no such user."""
+        if not changes.keys() <= CHANGEABLE:
+            raise Validation("Of a user the preferred model and the metadata are changed here.", entity="User")
         given = {**changes, "updated_at": self._store.clock.now()}
         kept = {name: value for name, value in given.items() if value is not None}
         try:
-            return await self._store.patch(User.at(user_id), set=kept, remove=[name for name in given if name not in kept])
+            gone = [name for name in given if name not in kept]
+            return await self._store.patch(User.at(user_id), set=kept, remove=gone, when=self._ours)
         except ConditionFailed:
-            raise NotFound("There is no such user.", hint="They may have been erased or merged.", entity="User") from None
+            raise nobody() from None
 
     async def link(self, user_id: str, channel_type: str, channel_user_id: str, *, username: str | None = None) -> Identity:
         """Make somebody on another channel the same user, so that both have one history; doing it twice is doing it once.
@@ -130,7 +154,7 @@ class People:
         with refusing():
             identity = self._identity(user_id, channel_type, channel_user_id, username)
         try:
-            written = await self._store.write(Batch().create(identity).check(User.at(user_id), when=OWN))
+            written = await self._store.write(Batch().create(identity).check(User.at(user_id), when=OWN & self._ours))
         except TransactionCancelled as error:
             held = await self._store.find(identity.address)
             if held is not None and held.user_id == user_id:
@@ -138,7 +162,7 @@ class People:
             if held is not None:
                 raise Duplicate("Somebody else is this on that channel.", hint="Merge the two users.", entity="Identity") from None
             if any(isinstance(reason, ConditionFailed) for reason in error.reasons):
-                raise NotFound("There is no such user.", hint="They may have been erased or merged.", entity="User") from None
+                raise nobody() from None
             raise
         assert isinstance(written[0], Identity)
         return written[0]
@@ -153,7 +177,7 @@ class People:
             identity = await self._store.find(at)
             if identity is None:
                 return
-            user = await self._store.find(User.at(identity.user_id))
+            user = await self.find(identity.user_id)
             if user is None or len(await self.identities(identity.user_id)) < 2:
                 raise Validation("This is the user's only channel.", hint="Erase the user instead.", entity="Identity")
             # Two unlinked at once would each see the other: the user's revision lets one of them through.
@@ -178,7 +202,7 @@ class People:
         if user_id == into:
             raise Validation("A user is not merged with themselves.", entity="User")
         keep = await self.get(into)
-        gone = await self._store.find(User.at(user_id))
+        gone = await self.find(user_id)
         if gone is None:
             return Merged(finished=True)
         closing = Batch().patch(gone, set={"merged_into": into}, when=OWN | (F("merged_into") == into)).check(keep, when=OWN)
@@ -287,6 +311,11 @@ class _Merge:
                 continue
             return True
         raise Conflict("The users kept being changed.", hint="Merge again: it goes on where it stopped.")
+
+
+def nobody() -> NotFound:
+    """Return the error for a user who is not there, or is another tenant's."""
+    return NotFound("There is no such user.", hint="They may have been erased or merged.", entity="User")
 
 
 def over(conversation: Conversation, now: datetime) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from palaver.blueprints.simple_agent import patterns
 from palaver.blueprints.simple_agent.directory import Directory, Known
-from palaver.blueprints.simple_agent.people import over
-from palaver.blueprints.simple_agent.recording import Arrival, TurnBook
+from palaver.blueprints.simple_agent.people import People, over
+from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook
 from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ModelCall, Rating, TurnRecord, User
 from palaver.errors import ConditionFailed, NotFound
 from palaver.expr import F
@@ -27,6 +27,8 @@ class Reading:
     """The `Transcripts` of the agent; `SimpleAgent` adds the rest."""
 
     store: Store
+    settings: Settings
+    people: People
     directory: Directory
 
     def _book(self, arrival: Arrival) -> TurnBook:
@@ -38,12 +40,14 @@ class Reading:
     async def chats(self, *, user_id: str | None = None, limit: int = 50, cursor: str | None = None) -> Listing[Chat]:
         """Return conversations: of one user the latest begun first, of all of them the latest active first."""
         query = patterns.recent_conversations() if user_id is None else patterns.conversations_of_user(user_id)
-        page = await self.store.page(query, limit=limit, cursor=cursor)
+        page = await self.store.page(query.filter(F("tenant") == self.settings.tenant), limit=limit, cursor=cursor)
         return Listing([_chat(found) for found in page], page.cursor)
 
     async def transcript(self, user_id: str, conversation_id: str, *, last: int | None = None) -> AsyncIterator[Said]:
         """Yield the messages oldest first, each question with its steps in order; raise NotFound for no such conversation of theirs."""
-        conversation = await self.store.get(Conversation.at(conversation_id))
+        conversation = await self.store.find(Conversation.at(conversation_id))
+        if conversation is None or conversation.tenant != self.settings.tenant:
+            raise no_conversation()
         if conversation.user_id != user_id:
             raise NotFound("The user has no such conversation.", hint="It may have been merged into another user's.", entity="Conversation")
         if last is not None:
@@ -79,7 +83,7 @@ class Reading:
         )
         with refusing():
             book = self._book(arrival)
-            user = await self.store.get(User.at(user_id))
+            user = await self.people.get(user_id)
             await book.begin_as(Known((conversation.tenant, arrival.channel_type, arrival.channel_user_id), user, conversation, None))
         return await self._said(await self.store.get(Message.at(conversation_id, book.message_id)))
 
@@ -87,27 +91,31 @@ class Reading:
         found = await self.store.find(Conversation.at(conversation_id))
         if found is None:
             found = await self._typed(user_id, conversation_id)
-        if found.user_id != user_id:
+        if found.user_id != user_id or found.tenant != self.settings.tenant:
             raise NotFound("The user has no such conversation.", hint="It may have been merged into another user's.", entity="Conversation")
         return found
 
     async def _typed(self, user_id: str, conversation_id: str) -> Conversation:
         """Return a new conversation under a name the caller chose."""
-        now = self.store.clock.now()
+        now, tenant = self.store.clock.now(), self.settings.tenant
         with refusing():
-            user = User(user_id=user_id, created_at=now, updated_at=now, last_seen=now)
-            identity = Identity(channel_type=CONSOLE, channel_user_id=user_id, user_id=user_id, linked_at=now)
+            user = User(user_id=user_id, tenant=tenant, created_at=now, updated_at=now, last_seen=now)
+            identity = Identity(tenant=tenant, channel_type=CONSOLE, channel_user_id=user_id, user_id=user_id, linked_at=now)
             wanted = Conversation(
                 conversation_id=conversation_id,
                 user_id=user_id,
+                tenant=tenant,
                 channel_type=CONSOLE,
                 channel_user_id=user_id,
                 started_at=now,
                 last_activity=now,
             )
-        for entity in (user, identity):
-            if await self.store.find(entity.address) is None:
-                await self._made(entity)
+        if await self.store.find(user.address) is None:
+            await self._made(user)
+        # Whose name it is, is asked before anything is made or ended under it.
+        await self.people.get(user_id)
+        if await self.store.find(identity.address) is None:
+            await self._made(identity)
         for _ in range(5):
             active = await self.directory.active(user_id)
             if active is not None and active.conversation_id == conversation_id:
@@ -133,9 +141,15 @@ class Reading:
 
     async def search(self, text: str, *, user_id: str | None = None, limit: int = 20) -> Sequence[Found]:
         """Return messages that hold the words, the best first."""
-        where = None if user_id is None else F("user_id") == user_id
+        ours = F("tenant") == self.settings.tenant
+        where = ours if user_id is None else ours & (F("user_id") == user_id)
         results = await self.store.search("messages", text, where=where, limit=limit)
         return [_found(hit.entity, hit.score, hit.highlights) for hit in results]
+
+
+def no_conversation() -> NotFound:
+    """Return the error for a conversation that is not there, or is another tenant's."""
+    return NotFound("There is no such conversation.", hint="It may have expired or been deleted.", entity="Conversation")
 
 
 def _chat(found: Conversation) -> Chat:

@@ -17,6 +17,7 @@ from palaver.blueprints.simple_agent.ids import id_above
 from palaver.blueprints.simple_agent.opening import begun, opening, seen, unless_changed
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, Metadata, ModelCall, Role, TurnRecord, User
+from palaver.client_address import address_group
 from palaver.errors import (
     ConditionFailed,
     ConfigError,
@@ -28,6 +29,7 @@ from palaver.errors import (
     Validation,
 )
 from palaver.expr import F
+from palaver.identity.session_values import Session
 from palaver.store import Store
 from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
 
@@ -38,6 +40,7 @@ ATTEMPTS = 10
 class Settings:
     """What a running agent decides.
 
+    `tenant`: whose people and conversations the agent sees; what is another tenant's is not there for it.
     `touch`, `seen`: the last activity and the day somebody was seen are sort parts of indexes, and moving them with
     each message would rewrite the entry each time. `pause`: silence after which a message begins a new conversation.
     `default_model`: what answers where neither conversation, user nor channel says. `variants`: models by the variant of
@@ -50,6 +53,17 @@ class Settings:
     touch: timedelta = timedelta(minutes=1)
     seen: timedelta = timedelta(minutes=10)
     variants: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The name stands before a slash where deliveries, presence and limits name channels.
+        if not self.tenant or "/" in self.tenant:
+            raise ConfigError("A tenant's name is some text without a slash.")
+
+    def qualified(self, channel_type: str) -> str:
+        """Return what a channel is called where those of all tenants are: alone for the default tenant, else "tenant/discord"."""
+        if self.tenant == DEFAULT_TENANT and "/" not in channel_type:
+            return channel_type
+        return f"{self.tenant}/{channel_type}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,7 @@ class TurnBook:
         if self._running is None:
             raise ConfigError("The agent runs without sessions.", hint="SimpleAgent(store, await simple_agent.capabilities(store)).")
         session = await self._running.sessions.read(token)
-        if session is None:
+        if session is None or not is_of(session, self._settings.tenant):
             raise Unauthenticated("There is no such session.", hint="It was idle too long, grew too old or was ended: log in again.")
         found = (str(session.payload["channel_type"]), str(session.payload["channel_user_id"]))
         self._directory.sessions[session.id] = found
@@ -180,16 +194,20 @@ class TurnBook:
             return
         channel = f"{self._settings.tenant}/{arrival.channel_type}"
         token = f"{channel}/{arrival.delivery_id}" if arrival.delivery_id else ""
+        # An address is counted by each tenant by itself.
+        ip = arrival.ip or ""
+        if ip and self._settings.tenant != DEFAULT_TENANT:
+            ip = f"{self._settings.tenant}/{address_group(ip)}"
         if user_id is None:
-            await running.limits.enforce("newcomer", token=token, ip=arrival.ip or "", channel=channel)
+            await running.limits.enforce("newcomer", token=token, ip=ip, channel=channel)
         elif arrival.ip is None or has_come:
             await running.limits.enforce("message", token=token, user=user_id, channel=channel)
         else:
-            await running.limits.enforce("webhook", token=token, user=user_id, ip=arrival.ip, channel=channel)
+            await running.limits.enforce("webhook", token=token, user=user_id, ip=ip, channel=channel)
 
     async def _touched(self, user_id: str) -> None:
         if self._running is not None:
-            await self._running.presence.touch(user_id, self._arrival.channel_type)
+            await self._running.presence.touch(user_id, self._settings.qualified(self._arrival.channel_type))
 
     async def _begun(self, known: Known) -> Beginning | None:
         """Return how the turn begins, None where what is known turns out not to be so any more."""
@@ -241,6 +259,7 @@ class TurnBook:
         message = Message(
             conversation_id=conversation.conversation_id,
             message_id=message_id,
+            tenant=conversation.tenant,
             role=arrival.role,
             content=arrival.content,
             delivery_id=self._delivery_id(),
@@ -255,6 +274,7 @@ class TurnBook:
             conversation_id=self.conversation.conversation_id,
             message_id=message_id,
             user_id=self.known.user.user_id,
+            tenant=self.conversation.tenant,
             channel_type=self._arrival.channel_type,
             role=role,
             content=content,
@@ -436,6 +456,11 @@ class TurnBook:
         uncounted = error is not None and at not in ("api_call", "llm_call")
         await self._write(lambda: Batch().patch(self._turn(), set=given) + (self._counted({"error_count": 1}) if uncounted else Batch()))
         await self.tell()
+
+
+def is_of(session: Session, tenant: str) -> bool:
+    """Say whether a session was begun at a tenant."""
+    return bool(session.payload.get("tenant", DEFAULT_TENANT) == tenant)
 
 
 def _hashed(token: str) -> str:

@@ -37,7 +37,7 @@ Model = Annotated[str, Field(min_length=1, max_length=100)]
 Metadata = dict[str, Json]
 
 DEFAULT_TENANT = "main"
-"""The tenant of who has no tenants. It is part of the keys people and channels are found by, and of nothing else."""
+"""The tenant of who has no tenants."""
 
 SHARDS = 8
 """What has one partition for everything is spread this wide: one partition takes 1,000 writes a second."""
@@ -75,7 +75,7 @@ class User(Entity, table="users"):
 class Identity(Entity, table="identities"):
     """Who somebody is on one channel of one tenant, and which user that is. Its key allows one user for each.
 
-    Nothing of one tenant is found from another, because everything is reached through this row.
+    A person who comes to two tenants is two users: an agent reads and changes what is its own tenant's alone.
     """
 
     tenant: str = DEFAULT_TENANT
@@ -159,6 +159,7 @@ class Message(Entity, table="messages"):
     conversation_id: str
     message_id: Annotated[str, Stored("id")] = Field(default_factory=new_id)
     user_id: Annotated[str, Subject()]
+    tenant: str = DEFAULT_TENANT
     channel_type: Channel
     role: Role
     content: Annotated[str, Searchable(), Personal()]
@@ -313,8 +314,9 @@ class ModelUsage(UsageRow, table="model_usage"):
 
 
 class DataMigration(Entity, table="data_migrations"):
-    """How far a change of all users has come; written in the same commit as the users it changed."""
+    """How far a change of all users of a tenant has come; written in the same commit as the users it changed."""
 
+    tenant: str = DEFAULT_TENANT
     name: Annotated[str, Field(min_length=1, max_length=200)]
     after: str | None = None
     seen: int = 0
@@ -323,7 +325,7 @@ class DataMigration(Entity, table="data_migrations"):
     started_at: InstantMs = Field(default_factory=now)
     updated_at: InstantMs = Field(default_factory=now)
 
-    key = Key("name")
+    key = Key("tenant", "name")
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,7 @@ SEARCHES = (
         Source(
             Message,
             text=("content",),
-            filters=("user_id", "conversation_id", "channel_type", "role", "model_used", "tool_name", "timestamp"),
+            filters=("tenant", "user_id", "conversation_id", "channel_type", "role", "model_used", "tool_name", "timestamp"),
         ),
     ),
 )
