@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from palaver.flags import Flags
 
 app = App(name="flags", help_format="plaintext", help_formatter="plain", default_parameter=Parameter(negative=(), show_default=False))
+_TYPES: dict[str, type] = {"bool": bool, "int": int, "float": float, "list": list, "dict": dict}
+_TAKES = {"bool": "true or false", "int": "a whole number", "float": "a number", "list": "a list in JSON", "dict": "an object in JSON"}
+_WRITE = {
+    "bool": "Write `palaver flags set {flag} true`, or false.",
+    "int": "Write `palaver flags set {flag} 20`.",
+    "float": "Write `palaver flags set {flag} 0.5`.",
+    "list": "Write `palaver flags set {flag} '[1, 2]'`.",
+    "dict": "Write `palaver flags set {flag} '{{\"steps\": 3}}'`.",
+}
+_READ_AS = {bool: "true or false", int: "a whole number", str: "a text", dict: "an object", list: "a list", type(None): "null"}
 SCOPES = {"everybody": "everybody", "rollout": "a share of the users"}
 
 
@@ -136,8 +146,14 @@ def _value(flags: Flags, flag: str, text: str) -> Any:
     try:
         value = json.loads(text.lower() if kind == "bool" else text)
     except ValueError:
-        raise Stop(Exit.USAGE, "usage", f"{flag} is of type {kind}, and this is none.", hint="Write true, 20, or JSON.") from None
-    return float(value) if kind == "float" and type(value) is int else value
+        raise _unfit(flag, kind, "a text") from None
+    if type(value) is not _TYPES[kind] and not (kind == "float" and type(value) is int):
+        raise _unfit(flag, kind, _READ_AS.get(type(value), "a number with a fraction"))
+    return float(text) if kind == "float" else value
+
+
+def _unfit(flag: str, kind: str, read_as: str) -> Stop:
+    return Stop(Exit.USAGE, "usage", f"{flag} takes {_TAKES[kind]}; this was read as {read_as}.", hint=_WRITE[kind].format(flag=flag))
 
 
 def _whom(setting: Any) -> str:

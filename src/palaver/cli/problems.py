@@ -121,9 +121,22 @@ def usage(error: CycloptsError, commands: Sequence[str], options: Sequence[str])
         return Stop(Exit.USAGE, "usage", f"There is no command {given[:40]}.", hint=hint)
     if isinstance(error, UnknownOptionError):
         given = (error.token.keyword or error.token.value).partition("=")[0]
-        near = get_close_matches(given, [*options, *(name for each in error.argument_collection for name in each.names)], n=1, cutoff=0.6)
-        return Stop(Exit.USAGE, "usage", f"There is no option {given[:40]}.", hint=f"Did you mean {near[0]}?" if near else _HELP)
+        return Stop(Exit.USAGE, "usage", f"There is no option {given[:40]}.", hint=_nearest_option(error, given, options))
     return Stop(Exit.USAGE, "usage", " ".join(str(error).split()), hint=_HELP)
 
 
+def _nearest_option(error: UnknownOptionError, given: str, options: Sequence[str]) -> str:
+    """Return a hint: what the command itself takes first, and a global option only where it is spelt nearly the same."""
+    taken = {name for each in error.argument_collection if each.parameter.parse is not False for name in each.names}
+    own = sorted(name for name in taken if name.startswith("--") and name not in options)
+    if given in _SAID_OTHERWISE and (said := _SAID_OTHERWISE[given]) in own:
+        return f"Did you mean {said}?"
+    near = get_close_matches(given, own, n=1, cutoff=0.6) or get_close_matches(given, options, n=1, cutoff=0.7)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return f"This command has {', '.join(own)}." if own else _HELP
+
+
+_SAID_OTHERWISE = {"--for": "--target"}
+"""What the tables call it is not always what the option is called."""
 _HELP = "Run `palaver --help`, or a command with --help."
