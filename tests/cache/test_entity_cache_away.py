@@ -87,6 +87,16 @@ async def believed(plain: EntityCache[Plain]) -> bool:
     return plain.figures.hits > before
 
 
+async def noted(store: Store, *caches: EntityCache[Plain]) -> None:
+    """Wait until these caches have noted of everything committed that the cache was told of it: no older memory is believed then."""
+    head = (await store.core.records.changes(None, 0)).head
+
+    async def all_noted() -> bool:
+        return all(cache._shelf._in_step.believes and cache._shelf._in_step._floor > head for cache in caches)
+
+    await until(all_noted)
+
+
 async def number_of(plain: EntityCache[Plain], id: str) -> int | None:
     found = await plain.get(Plain.at(id))
     return found.number if found else None
@@ -155,12 +165,12 @@ async def test_an_old_memory_is_not_believed(stores: tuple[Store, Store], raw: R
     one, other = stores
     mine, theirs = await in_use(one), await in_use(other)
     await one.put(Plain(id="a", number=1))
+    await noted(one, mine, theirs)
     assert [1, 1, 1] == [await number_of(each, "a") for each in (mine, theirs, mine)]
     old = await raw.everything()
     assert len(old) >= 2
     await one.put(Plain(id="a", number=2))
-    for store in stores:
-        await store.core.follower.caught_up(20)  # type: ignore[union-attr]
+    await noted(one, mine, theirs)
     assert [2, 2] == [await number_of(mine, "a"), await number_of(theirs, "a")]
     await raw.empty()
     await raw.put(old)
@@ -177,17 +187,15 @@ async def test_a_server_that_forgets_between_being_told_and_the_note_of_it_is_no
     mine, theirs = await in_use(one), await in_use(other)
     await one.put(Plain(id="a", number=1))
     assert [1, 1, 1] == [await number_of(each, "a") for each in (mine, theirs, mine)]
-    for store in stores:
-        await store.core.follower.caught_up(20)  # type: ignore[union-attr]
-    noted = theirs._shelf._in_step.reached
+    await noted(one, mine, theirs)
+    note = theirs._shelf._in_step.reached
     entered, forgotten = asyncio.Event(), asyncio.Event()
 
     async def later(position: int) -> None:
         entered.set()
         await forgotten.wait()
-        await noted(position)
+        await note(position)
 
-    await asyncio.sleep(0.1)  # until the places of before are noted
     old = await raw.everything()
     monkeypatch.setattr(theirs._shelf._in_step, "reached", later)
     await one.put(Plain(id="a", number=2))
