@@ -15,10 +15,11 @@ from inspect import isawaitable
 from typing import Any, Literal, NamedTuple
 
 from palaver.caching import Limit, Take, Taken, Verdict
-from palaver.client_address import address_group
+from palaver.client_address import address_group, is_address
 from palaver.clock import Clock
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation
+from palaver.limit_rules import Spelling, check_named, checked_by, checked_rules
 from palaver.ports import Cache, Limiter, TakesNow
 
 AWAY_RETRY_S = 1.0
@@ -47,11 +48,9 @@ class Rule:
     away: Away = "local"
 
     def __post_init__(self) -> None:
-        by = (self.by,) if isinstance(self.by, str) else tuple(self.by)
+        by = checked_by(self.limit, self.by)
         if self.away not in ("open", "closed", "local"):
             raise SchemaError(f"Rule {self.limit.name} is open, closed or local while the cache is away.")
-        if len(set(by)) < len(by) or not all(name.isidentifier() for name in by):
-            raise SchemaError(f"Rule {self.limit.name} counts by names, each once, such as user or ip.")
         object.__setattr__(self, "by", by)
 
     @property
@@ -112,11 +111,15 @@ class Ask(NamedTuple):
 
 @dataclass(slots=True)
 class Figures:
-    """How often it was asked and refused, and how often while the cache was away."""
+    """How often it was asked and refused, and how often while the cache was away.
+
+    `unparsed`: how many texts were given as `ip` that are no address, each counted when it is met first; they count as they are.
+    """
 
     asked: int = 0
     refused: int = 0
     degraded: int = 0
+    unparsed: int = 0
 
 
 class _Asked(NamedTuple):
@@ -185,9 +188,9 @@ class Limits:
         group: str = "",
         clock: Clock | None = None,
     ) -> None:
-        """Raises SchemaError for rules that contradict each other."""
-        self.rules = {operation: tuple(declared) for operation, declared in rules.items()}
-        _check_rules(self.rules)
+        """Raises SchemaError for rules that contradict each other. An operation with an empty list is declared, and never refused."""
+        self.rules = checked_rules(rules, Rule)
+        self._spelling = Spelling(self.rules)
         if len(secret) > 64:
             raise ConfigError("A secret for limits has up to 64 bytes.")
         self._common = {} if amounts else {operation: common for operation, rules in self.rules.items() if (common := _Common.of(rules))}
@@ -210,7 +213,7 @@ class Limits:
 
         A call whose reply was lost is asked again once: with a token it is counted once; without one it may be counted twice,
         and never is more allowed than declared. Never raises because the cache is away. Raises Validation for an operation
-        nobody declared and for a subject that is missing.
+        nobody declared, for a subject that is missing, and for one that looks like a misspelling of what rules count by.
         """
         common = self._common.get(operation)
         if common is None or token or cost != 1:
@@ -218,6 +221,7 @@ class Limits:
         value = subjects.get(common.name)
         takes = common.takes.get(value) if type(value) is str else None
         if takes is None:
+            self._spelling.check(subjects)
             takes = common.learn(value, self._key(operation, self.rules[operation][0], subjects))
         try:
             if self._take_now is not None:
@@ -284,12 +288,13 @@ class Limits:
         rules = self.rules.get(operation)
         if rules is None:
             raise _unknown(operation, self.rules)
+        self._spelling.check(subjects)
         given: tuple[object, object] = cost, token
         if not isinstance(given[0], int | Mapping) or not isinstance(given[1], str):
             raise Validation("A cost is a whole number, or one for each limit by its name, and a token is a text.")
         costs = [cost if isinstance(cost, int) else cost.get(rule.name, 1) for rule in rules]
         if isinstance(cost, Mapping):
-            _check_named(operation, cost, rules)
+            check_named(operation, cost, rules)
         amounts, guessed = await self._amounts_of(subjects)
         found = [
             (rule, Take(self._limit(rule.limit, amounts), self._key(operation, rule, subjects), units))
@@ -342,6 +347,8 @@ class Limits:
         for name, value in zip(by, values, strict=True):
             if not isinstance(value, str) or not value:
                 raise Validation(f"Limits count by {name}, which is a text that is not empty.")
+            if name == "ip" and not is_address(value):
+                self.figures.unparsed += 1
             text = (address_group(value) if name == "ip" else value).encode(errors="surrogatepass")
             # Lengths keep two subjects from reading as two others.
             digest.update(b"%b\0%d\0%b" % (name.encode(), len(text), text))
@@ -467,24 +474,6 @@ def _check_away(error: PalaverError) -> None:
     """Raise what is a mistake of the caller's; everything else means that the cache does not count now."""
     if isinstance(error, Validation | ConfigError | SchemaError):
         raise error
-
-
-def _check_rules(rules: Mapping[str, Sequence[Rule]]) -> None:
-    seen: dict[str, Rule] = {}
-    for operation, declared in rules.items():
-        if len({rule.name for rule in declared}) < len(declared):
-            raise SchemaError(f"Operation {operation} names a limit twice.", hint="Limits have names of their own.")
-        for rule in declared:
-            other = seen.setdefault(rule.name, rule)
-            if (other.by, other.limit.packed, other.limit.family) != (rule.by, rule.limit.packed, rule.limit.family):
-                raise SchemaError(f"Limit {rule.name} is declared in two ways.", hint="One name is one limit by one kind of subject.")
-
-
-def _check_named(operation: str, cost: Mapping[str, int], rules: Iterable[Rule]) -> None:
-    names = {rule.name for rule in rules}
-    for name in cost:
-        if name not in names:
-            raise Validation(f"Operation {operation} has no limit {name}.", hint=did_you_mean(name, names))
 
 
 def _unknown(operation: str, rules: Iterable[str]) -> Validation:

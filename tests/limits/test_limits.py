@@ -198,7 +198,7 @@ async def test_what_nobody_declared_and_what_is_missing_is_named(limits: Limits)
         await limits.check("model")
     with pytest.raises(Validation, match=r"account, which is missing"):
         await limits.check("message", user="ann")
-    with pytest.raises(Validation, match=r"Did you mean acount"):
+    with pytest.raises(Validation, match=r"No limit counts by acount. Did you mean account"):
         await limits.check("message", user="ann", acount="a")
     for wrong in ("", 7, None):
         subject: Any = wrong
@@ -226,9 +226,46 @@ def test_a_rule_that_makes_no_sense_is_refused() -> None:
     away: Any = "maybe"
     with pytest.raises(SchemaError):
         Rule(MINUTE.limit, away=away)
-    for by in (("user", "user"), "no name"):
-        with pytest.raises(SchemaError):
-            Rule(MINUTE.limit, by=by)
+    wrong: Any
+    for wrong in (("user", "user"), "no name", 5, ("user", 5), None, [["user"]]):
+        with pytest.raises(SchemaError, match=r"counts by names, each once.*Write by="):
+            Rule(MINUTE.limit, by=wrong)
+    for wrong in ("user.minute", 5, None):
+        with pytest.raises(SchemaError, match=r"A Rule has a Limit.*Write Rule"):
+            Rule(wrong)
+
+
+@pytest.mark.parametrize("rules", ["x", 5, None, {"m": "x"}, {"m": 5}, {"m": MINUTE}, {"m": [MINUTE.limit]}, {5: [MINUTE]}, [MINUTE]])
+def test_what_are_no_rules_is_refused_in_words(rules: Any) -> None:
+    with pytest.raises(SchemaError, match=r"(rules by the names of operations|a list of Rule objects).*Write Limits\(cache"):
+        Limits(MemoryCache(), rules)
+
+
+async def test_an_operation_without_rules_is_declared_and_never_refused(cache: Cache) -> None:
+    limits = Limits(cache, {"m": []})
+    assert {(True, ())} == {(decision.allowed, decision.limits) for decision in [await limits.check("m", user="a") for _ in range(9)]}
+    with pytest.raises(Validation, match="No limits are declared"):
+        await limits.check("n", user="a")
+
+
+@pytest.mark.parametrize("amounts", [None, lambda subjects: {}])
+async def test_a_misspelt_subject_beside_the_right_ones_is_refused(cache: Cache, amounts: Any) -> None:
+    limits = Limits(cache, {"m": [MINUTE], "n": [MINUTE, DAY]}, amounts=amounts)
+    for operation in ("m", "n"):
+        with pytest.raises(Validation, match=r"No limit counts by usr. Did you mean user\?"):
+            await limits.check(operation, user="a", usr="b", account="c")
+        with pytest.raises(Validation, match=r"Did you mean account\?"):
+            await limits.check_each([Ask(operation, {"user": "a", "account": "c", "acount": "d"})])
+        # What no rule counts by may be what `amounts` goes by.
+        assert await limits.check(operation, user="a", account="c", channel="discord", user_id="7")
+    assert 3 == (await limits.show("n", user="a", account="c"))[0].remaining
+
+
+async def test_texts_given_as_ip_that_are_none_are_counted(cache: Cache) -> None:
+    limits = Limits(cache, RULES)
+    for ip in ("203.0.113.9", "2001:db8::1", "not an ip", "not an ip", "unknown"):
+        assert await limits.check("webhook", ip=ip)
+    assert 2 == limits.figures.unparsed
 
 
 # --- amounts of one's own ------------------------------------------------------------------------------------------------

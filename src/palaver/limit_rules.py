@@ -1,0 +1,82 @@
+"""What a declaration of rate limits has to be, and what a call may name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from palaver.caching import Limit
+from palaver.entity import did_you_mean
+from palaver.errors import SchemaError, Validation
+
+if TYPE_CHECKING:
+    from palaver.limits import Rule
+
+_ALIKE = 0.8
+"""How alike a name is to one that rules count by to be a misspelling: usr is, user_id is not."""
+
+
+def checked_by(limit: object, by: object) -> tuple[str, ...]:
+    """Return the names a rule counts by; raises SchemaError for what are none."""
+    if not isinstance(limit, Limit):
+        raise SchemaError("A Rule has a Limit.", hint='Write Rule(Limit("message", 60, per_s=60), by="user").')
+    names: tuple[Any, ...] = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, Iterable) else (by,)
+    if len(set(map(repr, names))) < len(names) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise SchemaError(
+            f"Rule {limit.name} counts by names, each once, such as user or ip.",
+            hint='Write by="user" or by=("user", "endpoint"); the amount belongs to its Limit.',
+        )
+    return names
+
+
+def checked_rules(rules: object, kind: type[Rule]) -> dict[str, tuple[Rule, ...]]:
+    """Return the rules of each operation; raises SchemaError for what are none, or contradict each other."""
+    hint = 'Write Limits(cache, {"message": [Rule(…), Rule(…)]}).'
+    if not isinstance(rules, Mapping) or not all(isinstance(operation, str) and operation for operation in rules):
+        raise SchemaError("Limits are rules by the names of operations.", hint=hint)
+    found: dict[str, tuple[Rule, ...]] = {}
+    for operation, declared in rules.items():
+        several = tuple(declared) if isinstance(declared, Iterable) else (declared,)
+        if isinstance(declared, kind) or not all(isinstance(rule, kind) for rule in several):
+            raise SchemaError(f"Operation {operation} has a list of Rule objects.", hint=hint)
+        found[operation] = several
+    _check_contradictions(found)
+    return found
+
+
+def _check_contradictions(rules: Mapping[str, Sequence[Rule]]) -> None:
+    seen: dict[str, Rule] = {}
+    for operation, declared in rules.items():
+        if len({rule.name for rule in declared}) < len(declared):
+            raise SchemaError(f"Operation {operation} names a limit twice.", hint="Limits have names of their own.")
+        for rule in declared:
+            other = seen.setdefault(rule.name, rule)
+            if (other.by, other.limit.packed, other.limit.family) != (rule.by, rule.limit.packed, rule.limit.family):
+                raise SchemaError(f"Limit {rule.name} is declared in two ways.", hint="One name is one limit by one kind of subject.")
+
+
+class Spelling:
+    """Subjects as calls name them. `amounts` may want more than rules count by, so only what looks like a known one is refused."""
+
+    def __init__(self, rules: Mapping[str, Sequence[Rule]]) -> None:
+        self._known = {name for declared in rules.values() for rule in declared for name in rule.by} | {"operation"}
+        self._others: set[str] = set()
+
+    def check(self, subjects: Mapping[str, str]) -> None:
+        """Raise Validation for a name that no rule has, and that is nearly one of theirs."""
+        if subjects.keys() <= self._known:
+            return
+        for name in subjects.keys() - self._known - self._others:
+            if near := get_close_matches(name, sorted(self._known), n=1, cutoff=_ALIKE):
+                raise Validation(f"No limit counts by {name}.", hint=f"Did you mean {near[0]}?")
+            # Names of keyword arguments: a program has a few.
+            self._others.add(name)
+
+
+def check_named(operation: str, cost: Mapping[str, int], rules: Iterable[Rule]) -> None:
+    """Raise Validation for a cost of a limit that an operation does not have."""
+    names = {rule.name for rule in rules}
+    for name in cost:
+        if name not in names:
+            raise Validation(f"Operation {operation} has no limit {name}.", hint=did_you_mean(name, names))
