@@ -228,7 +228,7 @@ async def test_two_processes_that_run_the_same_change_make_it_once(agent: Simple
     both = await asyncio.gather(*(agent.migrate_users("zones", zoned, batch_size=2) for _ in range(2)))
     assert [12, 12] == [each.changed for each in both]
     assert [1] * 12 == [user.metadata["times"] for user in await found(agent, patterns.users_by_id())]
-    assert [True] == [(await agent.store.get(DataMigration.at("main", "zones"))).done]
+    assert [True] == [(await agent.store.get(DataMigration.at("zones"))).done]
     with pytest.raises(Validation):
         await agent.migrate_users("zones", zoned, batch_size=100)
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from palaver.batch import Batch, unchanged
 from palaver.blueprints.simple_agent import patterns
+from palaver.blueprints.simple_agent.recording import Settings
 from palaver.blueprints.simple_agent.schema import DataMigration, User
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict, TransactionCancelled, Validation
 from palaver.expr import F
@@ -17,32 +18,32 @@ ATTEMPTS = 20
 MOST = 90
 
 
-async def migrate_users(store: Store, tenant: str, name: str, transform: Transform, *, batch_size: int = 40) -> DataMigration:
+async def migrate_users(store: Store, settings: Settings, name: str, transform: Transform, *, batch_size: int = 40) -> DataMigration:
     """Run a named change of all users of a tenant from where it stopped to the end; return what it came to."""
     if not 1 <= batch_size <= MOST:
         raise Validation(f"A batch of users is 1 to {MOST}: they are one commit with their mark.")
-    mark = await _mark(store, tenant, name)
+    mark = await _mark(store, settings.qualified(name))
     while not mark.done:
-        mark = await _batch(store, mark, transform, batch_size)
+        mark = await _batch(store, settings.tenant, mark, transform, batch_size)
     return mark
 
 
-async def _mark(store: Store, tenant: str, name: str) -> DataMigration:
+async def _mark(store: Store, name: str) -> DataMigration:
     now = store.clock.now()
-    found = await store.find(DataMigration.at(tenant, name))
+    found = await store.find(DataMigration.at(name))
     if found is not None:
         return found
     try:
-        return await store.create(DataMigration(tenant=tenant, name=name, started_at=now, updated_at=now))
+        return await store.create(DataMigration(name=name, started_at=now, updated_at=now))
     except AlreadyExists:
         # Another process began it; the two take turns, because each batch needs the mark as it was read.
-        return await store.get(DataMigration.at(tenant, name))
+        return await store.get(DataMigration.at(name))
 
 
-async def _batch(store: Store, mark: DataMigration, transform: Transform, batch_size: int) -> DataMigration:
+async def _batch(store: Store, tenant: str, mark: DataMigration, transform: Transform, batch_size: int) -> DataMigration:
     """Change the next users and move the mark, all in one commit."""
     for _ in range(ATTEMPTS):
-        wanted = patterns.users_by_id(mark.after).filter(F("tenant") == mark.tenant).limit(batch_size)
+        wanted = patterns.users_by_id(mark.after).filter(F("tenant") == tenant).limit(batch_size)
         users = [user async for user in store.query(wanted)]
         now, batch, changed = store.clock.now(), Batch(), 0
         for listed in users:

@@ -279,7 +279,7 @@ class SimpleAgent(Reading):
         `transform(user)` returns the fields to set, or None for a user it leaves alone. A batch and the mark of how far it
         came are one commit, and no user changed by somebody else meanwhile is overwritten: they are read again.
         """
-        return await migrate_users(self.store, self.settings.tenant, name, transform, batch_size=batch_size)
+        return await migrate_users(self.store, self.settings, name, transform, batch_size=batch_size)
 
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
         """Remove everything about a user on all channels, sessions included, from records, search and archives; return the counts."""

@@ -59,11 +59,9 @@ class Settings:
         if not self.tenant or "/" in self.tenant:
             raise ConfigError("A tenant's name is some text without a slash.")
 
-    def qualified(self, channel_type: str) -> str:
-        """Return what a channel is called where those of all tenants are: alone for the default tenant, else "tenant/discord"."""
-        if self.tenant == DEFAULT_TENANT and "/" not in channel_type:
-            return channel_type
-        return f"{self.tenant}/{channel_type}"
+    def qualified(self, name: str) -> str:
+        """Return what a name, of a channel for instance, is where those of all tenants are: "acme/discord", or as it is."""
+        return name if self.tenant == DEFAULT_TENANT and "/" not in name else f"{self.tenant}/{name}"
 
 
 @dataclass(frozen=True)

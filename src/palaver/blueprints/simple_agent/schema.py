@@ -314,9 +314,11 @@ class ModelUsage(UsageRow, table="model_usage"):
 
 
 class DataMigration(Entity, table="data_migrations"):
-    """How far a change of all users of a tenant has come; written in the same commit as the users it changed."""
+    """How far a change of all users of a tenant has come; written in the same commit as the users it changed.
 
-    tenant: str = DEFAULT_TENANT
+    The name begins with the tenant, as in "acme/time zones", where that is not the default one.
+    """
+
     name: Annotated[str, Field(min_length=1, max_length=200)]
     after: str | None = None
     seen: int = 0
@@ -325,7 +327,7 @@ class DataMigration(Entity, table="data_migrations"):
     started_at: InstantMs = Field(default_factory=now)
     updated_at: InstantMs = Field(default_factory=now)
 
-    key = Key("tenant", "name")
+    key = Key("name")
 
 
 @dataclass(frozen=True)
