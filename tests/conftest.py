@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if Once.used:
         used = ", ".join(f"{name} {version}" for name, version in sorted(Once.used.items()))
         terminalreporter.write_line(f"servers used: {used}")
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Have each test leave behind what it found of settings and accounts."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "PALAVER_"))}
+    yield
+    for name in [name for name in os.environ if name.startswith(("AWS_", "PALAVER_"))]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def fresh(
 ) -> str:
     """Return the URL of a stack that holds nothing yet. `blobs`: where its objects are; in the folder, or in memory, unless named.
 
-    `named_plainly`: tables have no prefix, and lie in the schema `public`; for one test of the run at a time.
+    `named_plainly`: tables have no prefix, and lie in the schema `public`.
     """
     if stack in ("postgresql", "dynamodb"):
         environ["PALAVER_SEAL_KEYS"] = SEAL_KEYS
@@ -63,7 +63,9 @@ def fresh(
             }
             # The tests have clocks of their own, and the emulator removes what has expired by the real one.
             options["expiry"] = "swept"
-            return f"dynamodb://{endpoint.region}{'' if named_plainly else f'/test{next(_NUMBERS)}-'}?{urlencode(options)}"
+            # Regions share no tables, so a plain name is nobody else's in a region of its own.
+            place = f"test-region-{next(_NUMBERS)}" if named_plainly else f"{endpoint.region}/test{next(_NUMBERS)}-"
+            return f"dynamodb://{place}?{urlencode(options)}"
     raise ValueError(f"there is no stack {stack}")
 
 

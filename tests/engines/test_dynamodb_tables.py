@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from palaver.ops import CreateTable, SetExpiry, Table
 from palaver.records.dynamo_keys import EXPIRY
 from palaver.records.dynamo_tables import TableOptions
 from palaver.records.dynamodb import DynamoRecords
-from palaver.testing.records.base import COUNTERS, NOTES, NOW, NOW_S, put, put_note, written
+from palaver.testing.records.base import COUNTERS, NOTES, NOW, NOW_S, SECOND, put, put_note, written
 from tests.engines.dynamodb import drop, engine_of
 from tests.servers import ministack
 
@@ -64,7 +65,9 @@ async def test_what_nothing_goes_with_dynamodb_expires_and_the_rest_is_found_by_
 async def test_a_table_that_something_goes_with_from_now_on_asks_for_its_index(prefix: str) -> None:
     native = TableOptions(native_expiry=True)
     before = await made(prefix, native, PLAIN)
-    await written(before, put_note("u", "old", expires=NOW_S - 1))
+    # Far enough ahead that the emulator, which goes by the real clock, does not remove it first.
+    expires = int(time.time()) + 3_600
+    await written(before, put_note("u", "old", expires=expires))
     await before.aclose()
     after = await engine_of(ministack().endpoint, [NOTES], prefix, native)
     (found,) = (await after.describe()).tables
@@ -72,7 +75,7 @@ async def test_a_table_that_something_goes_with_from_now_on_asks_for_its_index(p
     assert found.expires is None
     await after.apply(SetExpiry(NOTES, "expires"))
     assert not await expires_by_itself(after, NOTES)
-    assert [("u", "old")] == [at.key for at in await after.expired(NOTES.name, NOW, 10)]
+    assert [("u", "old")] == [at.key for at in await after.expired(NOTES.name, (expires + 1) * SECOND, 10)]
     (found,) = (await after.describe()).tables
     assert "expires" == found.expires
     await after.aclose()

@@ -13,6 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
+from palaver.connections import sqlite_writer
 from palaver.connections.sqlite import Database, SqliteOptions
 from palaver.connections.sqlite_writer import Batch
 from palaver.errors import AlreadyExists, Conflict, OutcomeUnknown, StorageFull
@@ -112,7 +113,9 @@ async def test_a_full_disk_is_told_to_its_caller(database: Database) -> None:
     assert [2] == await numbers(database)
 
 
-async def test_a_commit_that_fails_is_an_unknown_outcome(database: Database) -> None:
+async def test_a_commit_that_fails_is_an_unknown_outcome(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However loaded the machine is.
+    monkeypatch.setattr(sqlite_writer, "QUICK_S", 60.0)
     await database.write(lambda connection: connection.execute("CREATE TABLE long (text TEXT)"))
     await quickly(database)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -8,6 +8,7 @@ JSON lines on the standard input: the child's number goes back, then, when it is
 from __future__ import annotations
 
 import asyncio
+import encodings.ascii  # noqa: F401
 import json
 import logging
 import os
@@ -16,11 +17,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
 import obstore.store  # noqa: F401
 
 import palaver
+import palaver.blobpath
 import palaver.blobs.objects
+import palaver.blobs.opening
+import palaver.following
 import palaver.records.sqlite
+import palaver.seal_keys
+import palaver.sealing
 import palaver.search.sqlite
 import palaver.stacks
 from palaver import feed

@@ -186,15 +186,15 @@ async def test_real_dialogues_through_two_processes_while_redis_dies_and_comes_b
 
         async def kill() -> None:
             await until(lambda: sum(replay.said.values()) > 0.35 * total)
-            await until(lambda: all(replay.refused[flooder(n), "before"] for n in range(FLOODERS)))
             replay.phase = "away"
             server.kill_9()
-            await until(lambda: sum(replay.said.values()) > 0.65 * total)
+            await until(lambda: replay.said["away"] > 0.3 * total)
             replay.phase = "after"
             server.start()
 
         floods = [asyncio.create_task(flood(flooder(n), number, team, replay, stop)) for n in range(FLOODERS) for number in range(4)]
         try:
+            await until(lambda: all(replay.refused[flooder(n), "before"] for n in range(FLOODERS)))
             async with asyncio.TaskGroup() as group:
                 group.create_task(kill())
                 for person in people:
@@ -203,7 +203,7 @@ async def test_real_dialogues_through_two_processes_while_redis_dies_and_comes_b
             stop.set()
             await asyncio.gather(*floods)
         assert [] == replay.wrong
-        assert all(replay.said[phase] > 0.05 * total for phase in ("before", "away", "after")), replay.said
+        assert all(replay.said[phase] > 0.1 * total for phase in ("before", "away", "after")), replay.said
         for person in people:
             await person.check(team[0].agent)
         check_limits(replay)
