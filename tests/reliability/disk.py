@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 SECTOR = 512
-TRACED = "openat,pwrite64,write,fsync,fdatasync,ftruncate,unlink,rename,mkdir,rmdir"
+TRACED = "openat,pwrite64,write,fsync,fdatasync,ftruncate,unlink,link,linkat,rename,mkdir,rmdir"
 OPTIONS = ("-y", "-xx", "-s", "1000000", "-e", f"trace={TRACED}")
 _LINE = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed>)(.*)$")
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
+_MODE = re.compile(r"O_CREAT\S*, (0[0-7]+)")
 _HANDLE = re.compile(r"^\d+<((?:\\x[0-9a-f]{2})*)(?:>| )")
 
 
@@ -39,6 +40,7 @@ class File:
 
     safe: bytearray = field(default_factory=bytearray)
     since: list[tuple[int, int, bytes | None]] = field(default_factory=list)
+    mode: int = 0o644
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Disk:
             case "ftruncate" if not event.ends:
                 if isinstance(file := self._handle(event.args), File):
                     file.since.append((event.number, int(event.args.rsplit(",", 1)[1].split(")")[0]), None))
-            case "openat" | "mkdir" | "unlink" | "rmdir" | "rename" if event.ends and event.result >= 0:
+            case "openat" | "mkdir" | "unlink" | "rmdir" | "rename" | "link" | "linkat" if event.ends and event.result >= 0:
                 self._name(event)
 
     def _write(self, event: Event) -> None:
@@ -132,12 +134,14 @@ class Disk:
         paths = [decoded(text).decode() for text in _TEXT.findall(event.args)]
         if event.call == "openat" and ("O_CREAT" not in event.args or self._node(paths[0]) is not None):
             return
-        made: dict[str, Node] = {"openat": File(), "mkdir": Folder()}
+        mode = _MODE.search(event.args)
+        made: dict[str, Node] = {"openat": File(mode=int(mode[1], 8) if mode else 0o644), "mkdir": Folder()}
         what = made.get(event.call)
-        if event.call in ("unlink", "rmdir", "rename"):
+        if event.call in ("unlink", "rmdir", "rename", "link", "linkat"):
             what = self._node(paths[0])
+        if event.call in ("unlink", "rmdir", "rename"):
             self._change(event.number, paths[0], None)
-        if event.call in ("openat", "mkdir", "rename"):
+        if event.call in ("openat", "mkdir", "rename", "link", "linkat"):
             self._change(event.number, paths[-1], what)
 
     def _change(self, number: int, path: str, what: Node | None) -> None:
@@ -183,6 +187,7 @@ class Disk:
             # The index of the log is not kept over a restart by anybody.
             elif not name.endswith("-shm"):
                 (into / name).write_bytes(remains(node, chance))
+                (into / name).chmod(node.mode)
 
 
 def remains(file: File, chance: random.Random) -> bytes:
