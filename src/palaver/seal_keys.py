@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from palaver.clock import Clock, us_of
-from palaver.config import Url
 from palaver.environment import file_of
 from palaver.errors import ConfigError, Conflict
 from palaver.ops import Guard, Origin, Put, Unchanged, WriteSet, Written, revision_of
@@ -20,6 +19,7 @@ from palaver.ports import RecordEngine
 from palaver.schema import Schema
 from palaver.sealing import VARIABLE, Sealer, new_key, sealer_of
 from palaver.system import SYSTEM, system
+from palaver.url import Url
 from palaver.values import Record
 
 KNOWN = system("key", "seal")

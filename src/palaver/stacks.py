@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from palaver.clock import Clock
-from palaver.config import Stack, Url, beside, parse_url
+from palaver.config import Stack, beside
 from palaver.errors import ConfigError
 from palaver.ops import Table
 from palaver.ports import SearchIndex
+from palaver.url import Url, parse_url
 
 if TYPE_CHECKING:
     from palaver.connections.postgres import Pool

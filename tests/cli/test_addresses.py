@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from palaver.cli.addresses import from_folder, masked
-from palaver.config import parse_url
+from palaver.url import parse_url
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import asyncpg
 from pydantic import BaseModel, SecretStr
 
 from palaver import Entity, F, History, Index, Json, Key, Personal, Schema, Search, Searchable, Secret, Source, Store, Subject, Unique, days
-from palaver.config import parse_url
+from palaver.url import parse_url
 from tests import servers
 from tests.engines.dynamodb import client_of
 

@@ -44,8 +44,8 @@ async def reopened(store: Store, opened: Opener, url: str) -> Store:
     if not url.startswith("memory:"):
         await store.aclose()
         return await opened()
-    from palaver.config import parse_url
     from palaver.seal_keys import sealer_for
+    from palaver.url import parse_url
 
     store.core.planner.seals_with(await sealer_for(VAULT, parse_url(url), store.core.records))
     return store

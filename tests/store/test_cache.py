@@ -12,6 +12,7 @@ from palaver.cache.none import NoCache
 from palaver.cache.redis import RedisCache
 from palaver.caching import Limit, Take
 from palaver.errors import ConfigError, TenantMismatch, Unavailable
+from palaver.url import parse_url
 from tests import servers
 from tests.store.world import CHAT, NOTES
 
@@ -76,16 +77,16 @@ async def test_with_none_every_call_says_so(url: str) -> None:
 @pytest.mark.parametrize("named", ["redis", "memory:lots", "memcached://host", "http://secret:word@host"])
 def test_what_names_no_cache_is_refused_without_being_shown(named: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        palaver.config.parse_url(with_cache("sqlite:///x.db", named))
+        parse_url(with_cache("sqlite:///x.db", named))
     assert "cache" in str(refused.value)
     assert "word" not in str(refused.value)
 
 
 def test_a_password_of_the_cache_is_not_shown() -> None:
-    parsed = palaver.config.parse_url(with_cache("sqlite:///x.db", "redis://bot:word@host:1/0"))
+    parsed = parse_url(with_cache("sqlite:///x.db", "redis://bot:word@host:1/0"))
     assert "word" not in repr(parsed)
     with pytest.raises(ConfigError) as refused:
-        palaver.config.parse_url(with_cache("sqlite:///x.db", "redis://bot:word@host:1/0?pol=2"))
+        parse_url(with_cache("sqlite:///x.db", "redis://bot:word@host:1/0?pol=2"))
     assert "word" not in str(refused.value)
 
 

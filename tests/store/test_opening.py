@@ -15,9 +15,9 @@ import pytest
 import palaver
 from palaver import Batch, Entity, Expires, Expiry, Index, Key, Schema, Store, Unique
 from palaver.blueprints.baller import SCHEMA as BALLER
-from palaver.config import parse_url
 from palaver.errors import AlreadyExists, ConfigError, NotProvisioned, PalaverError
 from palaver.sync import SyncStore
+from palaver.url import parse_url
 from tests.store.conftest import Opener
 from tests.store.world import CHAT, START, Team, User, conversation
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import palaver
-from palaver.config import parse_url
 from palaver.entity import Entity
 from palaver.environment import file_of, said_by, value_of
 from palaver.errors import ConfigError
 from palaver.keys import Key
 from palaver.schema import Schema
+from palaver.url import parse_url
 
 
 class Note(Entity, table="notes"):

@@ -66,7 +66,7 @@ class Context:
     @property
     def file(self) -> Path | None:
         """The SQLite file the URL names; None for another stack."""
-        from palaver.config import parse_url
+        from palaver.url import parse_url
 
         parsed = parse_url(self.where)
         return Path(parsed.path) if parsed.scheme == "sqlite" else None
@@ -81,8 +81,9 @@ class Context:
     async def kept(self) -> Kept | None:
         """Read what the database says of itself without changing it; None where no schema was ever kept in it."""
         from palaver.clock import SystemClock
-        from palaver.config import open_stack, parse_url
+        from palaver.config import open_stack
         from palaver.system import SYSTEM, system
+        from palaver.url import parse_url
 
         parsed = parse_url(self.where)
         if parsed.scheme == "sqlite":
@@ -176,9 +177,10 @@ class Context:
         from palaver.migrating import Migrator
         from palaver.plan import Planner
         from palaver.seal_keys import sealer_for
+        from palaver.url import parse_url
 
         planner, clock = Planner(schema), SystemClock()
-        parsed = config.parse_url(self.where)
+        parsed = parse_url(self.where)
         if parsed.scheme == "sqlite":
             parsed.options.update({"read_only": "true"} if read_only else {"create": "false"})
         stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)

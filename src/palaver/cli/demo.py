@@ -86,7 +86,7 @@ def _played_by(name: str) -> Any:
 
 def _place(path: Path | None, here: Context) -> Path | str:
     """Return the file to make, or the URL of the server to fill."""
-    from palaver.config import parse_url
+    from palaver.url import parse_url
 
     if path is not None and here.url is not None:
         raise Stop(Exit.USAGE, "usage", "Both --path and --url say where the demonstration goes.", hint="Give one of them.")

@@ -104,10 +104,11 @@ async def _told(here: Context, processes: int | None) -> list[Finding]:
     from palaver import config
     from palaver.clock import SystemClock
     from palaver.plan import Planner
+    from palaver.url import parse_url
 
     schema = await _schema_or_none(here)
     tables = tuple(Planner(schema).tables.values()) if schema is not None else ()
-    stack: Stack = await config.open_stack(config.parse_url(here.where), tables, SystemClock())
+    stack: Stack = await config.open_stack(parse_url(here.where), tables, SystemClock())
     engines: Sequence[Any] = (stack.records, stack.blobs, stack.search)
     try:
         found = [finding for engine in engines if isinstance(engine, Diagnoses) for finding in await engine.diagnose()]

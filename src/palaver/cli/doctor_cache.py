@@ -14,7 +14,7 @@ async def findings(here: Context, processes: int | None) -> list[Finding]:
     """Return what is well and what is wanting about the cache, for an application of so many processes."""
     from palaver.cache.opening import open_cache
     from palaver.clock import SystemClock
-    from palaver.config import parse_url
+    from palaver.url import parse_url
 
     where = parse_url(here.where).options.get("cache", "memory")
     if where == "none":

@@ -205,8 +205,8 @@ def _read(file: Path) -> Migration:
 
 
 async def _statements(here: Here, migrator: Migrator, found: Migration, output: Path | None, down: str | None, *, alembic: bool) -> None:
-    from palaver.config import parse_url
     from palaver.emit.statements import script
+    from palaver.url import parse_url
 
     parsed = parse_url(here.where)
     if parsed.scheme not in ("sqlite", "postgresql"):
@@ -225,8 +225,8 @@ async def _statements(here: Here, migrator: Migrator, found: Migration, output: 
 async def _template(here: Here, output: Path | None) -> int:
     import json
 
-    from palaver.config import parse_url
     from palaver.emit.cloudformation import template
+    from palaver.url import parse_url
 
     parsed = parse_url(here.where)
     if parsed.scheme != "dynamodb":

@@ -32,6 +32,7 @@ from palaver.searching import SearchProjection
 from palaver.store import Store
 from palaver.system import SYSTEM, system
 from palaver.upkeep import Released
+from palaver.url import parse_url
 from palaver.values import KeyPart, Record
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class End:
         read_only: bool = False,
     ) -> AsyncIterator[End]:
         """Open a stack without preparing, running or refusing anything; close it afterwards."""
-        planner, clock, parsed = Planner(schema), clock or SystemClock(), config.parse_url(url)
+        planner, clock, parsed = Planner(schema), clock or SystemClock(), parse_url(url)
         if read_only and parsed.scheme == "sqlite":
             parsed.options["read_only"] = "true"
         stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
@@ -120,7 +121,7 @@ def identity(url: str) -> str:
     """Return what a URL names, without passwords and options: two URLs of one database should give the same text."""
     parts = urlsplit(url) if "://" in url or url.startswith("memory:") else None
     if parts is None or parts.scheme == "sqlite":
-        path = url if parts is None else config.parse_url(url).path
+        path = url if parts is None else parse_url(url).path
         return f"sqlite:{Path(path).resolve()}"
     try:
         port = parts.port
