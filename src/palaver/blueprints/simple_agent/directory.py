@@ -16,8 +16,9 @@ from palaver.ids import Ids
 from palaver.store import Store
 
 if TYPE_CHECKING:
-    from palaver.blueprints.simple_agent.recording import Arrival, Settings
+    from palaver.blueprints.simple_agent.arrival import Arrival
     from palaver.blueprints.simple_agent.running import Running
+    from palaver.blueprints.simple_agent.settings import Settings
 
 MOST_REMEMBERED = 50_000
 

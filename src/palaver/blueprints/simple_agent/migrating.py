@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from palaver.batch import Batch, unchanged
 from palaver.blueprints.simple_agent import patterns
-from palaver.blueprints.simple_agent.recording import Settings
 from palaver.blueprints.simple_agent.schema import DataMigration, User
+from palaver.blueprints.simple_agent.settings import Settings
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict, TransactionCancelled, Validation
 from palaver.expr import F
 from palaver.store import Store

@@ -11,6 +11,7 @@ from typing import Any
 
 from palaver.batch import Batch, unchanged
 from palaver.blueprints.simple_agent import patterns
+from palaver.blueprints.simple_agent.arrival import Arrival
 from palaver.blueprints.simple_agent.channels import Channels
 from palaver.blueprints.simple_agent.directory import Directory
 from palaver.blueprints.simple_agent.keeping import ERASURE, PURGE
@@ -18,10 +19,11 @@ from palaver.blueprints.simple_agent.migrating import Transform, migrate_users
 from palaver.blueprints.simple_agent.opening import begun, opening
 from palaver.blueprints.simple_agent.people import People, nobody, over
 from palaver.blueprints.simple_agent.reading import Reading, no_conversation
-from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook, is_of
+from palaver.blueprints.simple_agent.recording import TurnBook, is_of
 from palaver.blueprints.simple_agent.reports import Reports
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import Conversation, DataMigration, Feedback, Message, Rating
+from palaver.blueprints.simple_agent.settings import Settings
 from palaver.blueprints.simple_agent.turn import AgentTurn
 from palaver.errors import AlreadyExists, ConditionFailed, ConfigError, Conflict, NotFound, TransactionCancelled
 from palaver.expr import Condition, F

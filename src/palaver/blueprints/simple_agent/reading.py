@@ -8,10 +8,12 @@ from typing import Any, Literal, get_args
 from pydantic import JsonValue
 
 from palaver.blueprints.simple_agent import patterns
+from palaver.blueprints.simple_agent.arrival import Arrival
 from palaver.blueprints.simple_agent.directory import Directory, Known
 from palaver.blueprints.simple_agent.people import People, over
-from palaver.blueprints.simple_agent.recording import Arrival, Settings, TurnBook
+from palaver.blueprints.simple_agent.recording import TurnBook
 from palaver.blueprints.simple_agent.schema import Conversation, Identity, Message, ModelCall, Rating, TurnRecord, User
+from palaver.blueprints.simple_agent.settings import Settings
 from palaver.errors import ConditionFailed, NotFound
 from palaver.expr import F
 from palaver.store import Store

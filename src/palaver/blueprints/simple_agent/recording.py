@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
 from palaver.batch import Batch
+from palaver.blueprints.simple_agent.arrival import Arrival
 from palaver.blueprints.simple_agent.directory import MOST_REMEMBERED, Directory, Known
 from palaver.blueprints.simple_agent.ids import id_above
 from palaver.blueprints.simple_agent.opening import begun, opening, seen, unless_changed
 from palaver.blueprints.simple_agent.running import Running
-from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, Metadata, ModelCall, Role, TurnRecord, User
+from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, ModelCall, Role, TurnRecord, User
+from palaver.blueprints.simple_agent.settings import Settings
 from palaver.client_address import address_group
 from palaver.errors import (
     ConditionFailed,
@@ -34,54 +35,6 @@ from palaver.store import Store
 from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
 
 ATTEMPTS = 10
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a running agent decides.
-
-    `tenant`: whose people and conversations the agent sees; what is another tenant's is not there for it.
-    `touch`, `seen`: the last activity and the day somebody was seen are sort parts of indexes, and moving them with
-    each message would rewrite the entry each time. `pause`: silence after which a message begins a new conversation.
-    `default_model`: what answers where neither conversation, user nor channel says. `variants`: models by the variant of
-    the experiment "model_selection".
-    """
-
-    tenant: str = DEFAULT_TENANT
-    default_model: str = "gpt-4"
-    pause: timedelta | None = None
-    touch: timedelta = timedelta(minutes=1)
-    seen: timedelta = timedelta(minutes=10)
-    variants: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # The name stands before a slash where deliveries, presence and limits name channels.
-        if not self.tenant or "/" in self.tenant:
-            raise ConfigError("A tenant's name is some text without a slash.")
-
-    def qualified(self, name: str) -> str:
-        """Return what a name, of a channel for instance, is where those of all tenants are: "acme/discord", or as it is."""
-        return name if self.tenant == DEFAULT_TENANT and "/" not in name else f"{self.tenant}/{name}"
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A message as it arrives: from whom on which channel, what, the channel's identifier of it, the address it came from.
-
-    With the `token` of a session, channel and user are the session's.
-    """
-
-    channel_type: str
-    channel_user_id: str
-    content: str
-    username: str | None = None
-    delivery_id: str | None = None
-    conversation_id: str | None = None
-    role: Role = "user"
-    token_count: int | None = None
-    metadata: Metadata = field(default_factory=dict)
-    ip: str | None = None
-    token: str | None = field(default=None, repr=False)
 
 
 class TurnBook:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from palaver.blueprints.simple_agent.recording import Settings, TurnBook
+from palaver.blueprints.simple_agent.recording import TurnBook
 from palaver.blueprints.simple_agent.running import LAST, Running
 from palaver.blueprints.simple_agent.schema import Message, Role, ToolCall
+from palaver.blueprints.simple_agent.settings import Settings
 from palaver.clock import Clock
 from palaver.errors import ConfigError
 from palaver.flags import Flags
