@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +13,25 @@ from palaver.blueprints.baller import SCHEMA, Baller, patterns
 from palaver.blueprints.baller.names import normalized
 from palaver.blueprints.baller.schema import Metric
 from palaver.ops import Read
-from tests import servers
+from tests.blueprints.asked import (
+    Asked,
+    explaining,
+    test_a_pattern_is_one_request_that_is_known,
+    test_every_key_and_index_is_asked_by_a_pattern,
+    test_every_pattern_is_one_query_in_dynamodb,
+    test_no_pattern_need_scan_or_sort_in_postgresql,
+    test_no_pattern_scans_or_sorts_in_sqlite,
+)
 from tests.blueprints.baller.given import ask, found
-from tests.stacks import fresh
+
+__all__ = [
+    "explaining",
+    "test_a_pattern_is_one_request_that_is_known",
+    "test_every_key_and_index_is_asked_by_a_pattern",
+    "test_every_pattern_is_one_query_in_dynamodb",
+    "test_no_pattern_need_scan_or_sort_in_postgresql",
+    "test_no_pattern_scans_or_sorts_in_sqlite",
+]
 
 SINCE, UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
 
@@ -58,68 +70,8 @@ PATTERNS: dict[str, Query[Any]] = {
 
 
 @pytest.fixture
-async def explaining(stack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[palaver.Store]:
-    """A store whose tables are named as in the design, in an empty database of its own."""
-    environ: dict[str, str] = {}
-    url = fresh(stack, tmp_path, environ, named_plainly=True)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    async with palaver.open(url, schema=SCHEMA, maintain=False) as store:
-        yield store
-
-
-def shown(request: str) -> str:
-    """A request of DynamoDB as one JSON object."""
-    operation, _, body = request.partition(" ")
-    return json.dumps({operation: json.loads(body)}, indent=1, ensure_ascii=False)
-
-
-GOLDEN = {"sqlite": "sqlite.sql", "postgresql": "postgres.sql", "dynamodb": "dynamodb.json"}
-
-
-@pytest.mark.parametrize("stack", GOLDEN)
-async def test_a_pattern_is_one_request_that_is_known(explaining: palaver.Store, stack: str, golden: Callable[[str, str], None]) -> None:
-    for name, query in PATTERNS.items():
-        explanation = await explaining.explain(query)
-        assert 1 == len(explanation.requests)
-        golden(f"baller/{name}.{GOLDEN[stack]}", (shown(explanation.requests[0]) if stack == "dynamodb" else str(explanation)) + "\n")
-
-
-async def test_no_pattern_scans_or_sorts_in_sqlite(tmp_path: Path) -> None:
-    async with palaver.open(f"sqlite:///{tmp_path}/a.db", schema=SCHEMA, maintain=False) as store:
-        requests = {name: (await store.explain(query)).requests[0] for name, query in PATTERNS.items()}
-    connection = sqlite3.connect(tmp_path / "a.db")
-    for name, text in requests.items():
-        plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", [1] * text.count("?")))
-        assert plan.startswith("SEARCH"), (name, plan)
-        assert "TEMP B-TREE" not in plan, (name, plan)
-    connection.close()
-
-
-@pytest.mark.parametrize("stack", ["postgresql"])
-async def test_no_pattern_need_scan_or_sort_in_postgresql(explaining: palaver.Store, postgres18: servers.Database) -> None:
-    """What the planner chooses depends on what is stored; that it has an index in the order asked for does not."""
-    [(database,)] = await explaining.core.records.pool.read("SELECT current_database()")  # type: ignore[attr-defined]
-    off = "".join(f"SET enable_{way} = off; " for way in ("seqscan", "bitmapscan", "sort"))
-    for name, query in PATTERNS.items():
-        text = (await explaining.explain(query)).requests[0]
-        plan = postgres18.sql(f"{off}EXPLAIN (GENERIC_PLAN, COSTS OFF) {text}", database=database)
-        assert "Index Cond" in plan, (name, plan)
-        assert not [bad for bad in ("Seq Scan", "Bitmap", "Sort") if bad in plan], (name, plan)
-
-
-@pytest.mark.parametrize("stack", ["dynamodb"])
-async def test_every_pattern_is_one_query_in_dynamodb(explaining: palaver.Store) -> None:
-    for name, query in PATTERNS.items():
-        assert (await explaining.explain(query)).requests[0].startswith("Query {"), name
-        assert "FilterExpression" not in (await explaining.explain(query)).requests[0], name
-
-
-def test_every_key_and_index_is_asked_by_a_pattern() -> None:
-    asked = {(query.entity.__name__, query.path.name) for query in PATTERNS.values()}
-    declared = {(name, path) for name, found in SCHEMA.entities.items() for path in found.access}
-    # These records are read one by one, by their whole key.
-    assert {("CachedEntity", "key"), ("Metric", "key"), ("ModelUsage", "key"), ("UserActivity", "key")} == declared - asked
+def asked() -> Asked:
+    return Asked(SCHEMA, PATTERNS, frozenset({"CachedEntity", "Metric", "ModelUsage", "UserActivity"}))
 
 
 async def test_a_range_of_one_model_reads_only_that_range(

@@ -2,82 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any
 
 import pytest
 
 import palaver
-from palaver import Batch
 from palaver.blueprints.simple_agent import SCHEMA, SimpleAgent
 from palaver.blueprints.simple_agent.schema import ToolCall
 from palaver.blueprints.simple_agent.turn import AgentTurn
-from palaver.draft import Plan
-from palaver.explain import explain_batch
 from palaver.ids import Ids
-from palaver.ops import Add, Address, Check, Delete, Op, Put, Set, Update
-from palaver.plan import Planner
-from palaver.store import Store
-
-_REVISION = re.compile(r"revision=\d+")
-
-
-class Planned:
-    """The batches a flow wrote: what `explain` says of each, and the plan it was."""
-
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store = store
-        self.batches: list[tuple[list[Address], Plan]] = []
-        self.explained: list[str] = []
-        write = Store.write
-
-        async def explained(store: Store, batch: Batch, **options: Any) -> Any:
-            self.explained.append(str(await store.explain(batch)))
-            self.batches.append(await self._plan(batch))
-            return await write(store, batch, **options)
-
-        monkeypatch.setattr(Store, "write", explained)
-
-    async def _plan(self, batch: Batch) -> tuple[list[Address], Plan]:
-        planner: Planner = self.store.core.planner
-        premises = planner.premises(batch, None)
-        seen = dict(zip(premises, await self.store.core.records.get(premises), strict=True)) if premises else {}
-        return premises, planner.plan(batch, seen, self.store.core.now_us())
-
-    def text(self) -> str:
-        texts = [written(self.store, premises, plan) for premises, plan in self.batches]
-        # What is compared below is what `explain` gives, and the values.
-        assert self.explained == [explanation for explanation, _ in texts]
-        return "\n".join(f"{explanation}\n{values}" for explanation, values in texts)
-
-
-def written(store: Store, premises: Sequence[Address], plan: Plan) -> tuple[str, str]:
-    """Return what `explain` says of a plan, and every key, value and condition in it."""
-    return str(explain_batch(store.core, premises, plan)), "\n".join(line for op in plan.writes.ops for line in values(op)) + "\n"
-
-
-def values(op: Op) -> Iterator[str]:
-    yield f"\n  {type(op).__name__} {op.at.table} {op.at.key!r}"
-    # Which revision a record has says how many writes came before, and nothing of this one.
-    yield from (f"    if {guard.origin.role}: {_REVISION.sub('revision=as read', repr(guard.when))}" for guard in op.guards)
-    match op:
-        case Put(_, record):
-            yield from (f"    {name} = {value!r}" for name, value in sorted(record.items()))
-        case Update(_, changes):
-            yield from (f"    {shown(change)}" for change in changes)
-
-
-def shown(change: Any) -> str:
-    match change:
-        case Set(path, to):
-            return f"set {path} = {to!r}"
-        case Add(path, amount):
-            return f"add {path} {amount!r}"
-        case _:
-            return f"remove {change.path}"
+from tests.blueprints.written import Flow, Flows, Step, cannot_change_unseen
 
 
 class Counted(Ids):
@@ -165,7 +101,7 @@ async def failed_call(turn: Any) -> None:
 
 
 CALL = ToolCall(id="1", name="invoices", arguments={"due": "today"})
-STEPS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+STEPS: dict[str, Step] = {
     "intent": lambda turn: turn.intent("invoices", confidence=0.9, entities=[{"name": "today"}]),
     "tool_calls": lambda turn: turn.call_tools([CALL]),
     "tool_result": lambda turn: turn.tool_result(CALL, "[1,2]"),
@@ -175,8 +111,7 @@ STEPS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "reply": lambda turn: turn.reply("Two invoices."),
 }
 
-Flow = Callable[[SimpleAgent], Awaitable[Any]]
-FLOWS: dict[str, tuple[Flow, Flow]] = {
+BY_THEMSELVES: dict[str, tuple[Flow[SimpleAgent], Flow[SimpleAgent]]] = {
     "user": (nothing, known),
     "start": (known, lambda agent: agent.start("discord", "ann")),
     "end": (lambda agent: agent.start("discord", "ann"), end),
@@ -187,88 +122,22 @@ FLOWS: dict[str, tuple[Flow, Flow]] = {
     "channel": (nothing, lambda agent: agent.channels.configure("discord", default_model="gpt-4", settings={"slash": True})),
     "migrate": (known, lambda agent: agent.migrate_users("zones", lambda user: {"metadata": {"zone": "UTC"}})),
 }
-TURNS = ("begin", "begin_again", "stop", *STEPS)
 
 
 async def _link(agent: SimpleAgent) -> None:
     await agent.people.link(await user(agent), "slack", "U1", username="Ann")
 
 
-async def flow(agent: SimpleAgent, name: str, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Run what comes before a flow, and then the flow with every batch noted."""
-    if name in FLOWS:
-        before, run = FLOWS[name]
-        await before(agent)
-        planned = Planned(agent.store, monkeypatch)
-        await run(agent)
-        return planned
-    if name == "begin_again":
-        await answer(agent)
-        agent.store.clock.advance(palaver.hours(2))  # type: ignore[attr-defined]
-    planned = Planned(agent.store, monkeypatch)
-    async with begun(agent, "2" if name == "begin_again" else "1") as turn:
-        opening = planned.batches[:], planned.explained[:]
-        if name in STEPS:
-            planned.batches.clear()
-            planned.explained.clear()
-            await STEPS[name](turn)
-            opening = planned.batches[:], planned.explained[:]
-    if name == "stop":
-        planned.batches, planned.explained = planned.batches[1:], planned.explained[1:]
-    else:
-        planned.batches, planned.explained = opening
-    return planned
+FLOWS = Flows(STEPS, BY_THEMSELVES, answer, begun, lambda agent: begun(agent, "2"))
 
 
-@pytest.mark.parametrize("name", [*TURNS, *FLOWS])
+@pytest.mark.parametrize("name", FLOWS.names)
 async def test_what_a_flow_writes_is_known(
     agent: SimpleAgent, name: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[str, str], None]
 ) -> None:
-    planned = await flow(agent, name, monkeypatch)
-    golden(f"simple_agent/{name}.write.txt", planned.text())
+    golden(f"simple_agent/{name}.write.txt", (await FLOWS.run(agent, name, monkeypatch)).text())
 
 
-def changed(plan: Plan, others: Callable[[Op], Iterator[Op]]) -> Iterator[Plan]:
-    """Yield a plan with one thing different: without one op, or with one op in another form."""
-    ops = list(plan.writes.ops)
-    for number, op in enumerate(ops):
-        for instead in ([], *([other] for other in others(op))):
-            yield replace(plan, writes=plan.writes._replace(ops=[*ops[:number], *instead, *ops[number + 1 :]]))
-
-
-def fewer(op: Op) -> Iterator[Op]:
-    """Yield an op without one guard, one field or one change."""
-    for number in range(len(op.guards)):
-        yield op._replace(guards=op.guards[:number] + op.guards[number + 1 :])
-    match op:
-        case Put(_, record):
-            for gone in record:
-                yield op._replace(record={name: value for name, value in record.items() if name != gone})
-        case Update(_, changes):
-            for number in range(len(changes)):
-                yield op._replace(changes=changes[:number] + changes[number + 1 :])
-        case Delete() | Check():
-            return
-
-
-def different(op: Op) -> Iterator[Op]:
-    """Yield an op with one value different."""
-    match op:
-        case Put(_, record):
-            for name in record:
-                yield op._replace(record={**record, name: ["another"]})
-        case Update(_, changes):
-            for number, change in enumerate(changes):
-                yield op._replace(changes=(*changes[:number], Set(change.path, "another"), *changes[number + 1 :]))
-        case Delete() | Check():
-            return
-
-
-@pytest.mark.parametrize("name", [*TURNS, *FLOWS])
+@pytest.mark.parametrize("name", FLOWS.names)
 async def test_a_plan_cannot_change_without_its_golden_file(agent: SimpleAgent, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = await flow(agent, name, monkeypatch)
-    assert planned.batches
-    for premises, plan in planned.batches:
-        explained, shown = written(agent.store, premises, plan)
-        assert explained not in [written(agent.store, premises, other)[0] for other in changed(plan, fewer)]
-        assert shown not in [written(agent.store, premises, other)[1] for other in changed(plan, different)]
+    cannot_change_unseen(await FLOWS.run(agent, name, monkeypatch))
