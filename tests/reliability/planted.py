@@ -124,15 +124,14 @@ def trimmed_is_passed_over(connection: apsw.Connection, after: int | None, limit
 # --- objects --------------------------------------------------------------------------------------------------------
 
 
-@replaces(folder.Folder, "_fsync_upward")
+@replaces(folder.Folder, "fsync_upward")
 def folder_fsync_missing(self: Any, target: Path, wrote_ns: int) -> None:
     return
 
 
-@replaces(folder, "_write")
-def object_fsync_missing(file: Path, data: bytes) -> int:
-    file.write_bytes(data)
-    return os.stat(file).st_ctime_ns
+@replaces(folder, "_fsynced")
+def object_fsync_missing(handle: int) -> int:
+    return os.fstat(handle).st_ctime_ns
 
 
 @replaces(Store, "_uploaded")

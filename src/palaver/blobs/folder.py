@@ -1,8 +1,6 @@
 """Objects in a folder that survive a power cut, and a folder that shrinks again.
 
-`obstore` writes and renames files but never calls fsync (its LocalStore, seen with strace in 0.12), and it publishes a name
-before the bytes are on the disk. So what must last is done here: write aside, fsync the bytes, rename, fsync the folders.
-Listing is left to obstore.
+Written aside, fsynced, renamed, and the folders fsynced: a name is never on the disk before its bytes.
 """
 
 from __future__ import annotations
@@ -11,11 +9,9 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import NamedTuple
 from uuid import uuid4
-
-if TYPE_CHECKING:
-    from obstore.store import LocalStore, ObjectStore
 
 # No key's path starts with a dot, so nothing here can be taken for an object.
 INCOMING = ".incoming"
@@ -25,49 +21,77 @@ _CLOCK_TICK_NS = 2_000_000_000
 _REMEMBERED = 20_000
 
 
+class Held(NamedTuple):
+    """An object as its place knows it."""
+
+    path: str
+    size: int
+    modified_us: int
+
+
 class Folder:
     """A folder of objects by path. Every method blocks; call them in a thread."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._store: LocalStore | None = None
         self._settled: dict[Path, int] = {}
         # Made by the first put: who only reads, or has no blobs, needs no folder. One that vanishes later is not made again,
         # since a volume that is not mounted must not be mistaken for a new one.
         self._is_there = root.is_dir()
         self._drop_abandoned()
 
-    @property
-    def store(self) -> ObjectStore:
-        """The folder for reading; one that is not there is empty."""
-        from obstore.store import LocalStore, MemoryStore
-
-        if self._store is None:
-            if not self.root.is_dir():
-                return MemoryStore()
-            self._store = LocalStore(self.root)
-        return self._store
-
     def put(self, path: str, data: bytes) -> None:
         """Publish the object whole and durable; one that is there is replaced, so that damage heals and its age restarts."""
-        aside = self.root / INCOMING / uuid4().hex
-        target = self.root / path
+        incoming = self.incoming()
         try:
-            if not self._is_there:
-                self._make_root()
-            aside.parent.mkdir(mode=0o700, exist_ok=True)
-            wrote_ns = _write(aside, data)
-            _publish(aside, target)
-        except BaseException:
-            with suppress(OSError):  # the first error is the one to report
-                aside.unlink(missing_ok=True)
-            raise
-        self._fsync_upward(target, wrote_ns)
+            incoming.write(data)
+            incoming.publish(path)
+        finally:
+            incoming.discard()
+
+    def incoming(self) -> Incoming:
+        """Begin an object that comes in pieces."""
+        if not self._is_there:
+            self._make_root()
+        aside = self.root / INCOMING / uuid4().hex
+        aside.parent.mkdir(mode=0o700, exist_ok=True)
+        return Incoming(self, aside)
 
     def get(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         with open(self.root / path, "rb") as file:
             file.seek(start)
             return file.read() if length is None else file.read(length)
+
+    def head(self, path: str) -> Held:
+        status = os.stat(self.root / path)
+        return Held(path, status.st_size, status.st_mtime_ns // 1_000)
+
+    def level(self, folder: str) -> tuple[list[str], list[Held]]:
+        """Return the folders and the objects right in a folder; one that is not there is empty."""
+        folders: list[str] = []
+        objects: list[Held] = []
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if not path.isascii():
+                    continue  # no object's path, and maybe no text at all
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                    elif entry.is_file():
+                        status = entry.stat()
+                        objects.append(Held(path, status.st_size, status.st_mtime_ns // 1_000))
+        return folders, objects
+
+    def below(self, folder: str) -> list[Held]:
+        """Return all objects in a folder and in those below it."""
+        found: list[Held] = []
+        waiting = [folder]
+        while waiting:
+            folders, objects = self.level(waiting.pop())
+            waiting += folders
+            found += objects
+        return found
 
     def delete(self, paths: list[str]) -> None:
         """Remove objects and the folders this leaves empty; durable, because erasing is a promise too."""
@@ -81,7 +105,7 @@ class Folder:
             with suppress(FileNotFoundError):  # another delete removed it, and fsyncs above it
                 _fsync(folder)
 
-    def _fsync_upward(self, target: Path, wrote_ns: int) -> None:
+    def fsync_upward(self, target: Path, wrote_ns: int) -> None:
         """Make every name on the way to the object last: another writer may have made a folder and not come to its fsync.
 
         An fsync costs a flush of the disk even with nothing to write. A folder whose change time is that of our last fsync
@@ -128,17 +152,55 @@ class Folder:
                         os.unlink(entry.path)
 
 
-def _write(file: Path, data: bytes) -> int:
-    """Write a new file and fsync it; return its change time, by the clock of the file system."""
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
-        os.fsync(handle)
-        return os.fstat(handle).st_ctime_ns
-    finally:
-        os.close(handle)
+class Incoming:
+    """An object on its way in, written aside until it is whole. Whoever began it ends it with `discard`, published or not.
+
+    Its calls may come from several threads: one that was cancelled may still be writing when `discard` is called.
+    """
+
+    def __init__(self, folder: Folder, aside: Path) -> None:
+        self._folder, self._aside = folder, aside
+        self._turn = Lock()
+        self._handle: int | None = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._is_aside = True
+
+    def write(self, piece: bytes) -> None:
+        with self._turn:
+            left = memoryview(piece)
+            # Ended: nobody waits for this call any more.
+            while left and self._handle is not None:
+                left = left[os.write(self._handle, left) :]
+
+    def publish(self, path: str) -> None:
+        """Make what was written the object of this path, durable when this returns."""
+        with self._turn:
+            if self._handle is None:
+                return
+            wrote_ns = _fsynced(self._handle)
+            self._close()
+            target = self._folder.root / path
+            _publish(self._aside, target)
+            self._is_aside = False
+            self._folder.fsync_upward(target, wrote_ns)
+
+    def discard(self) -> None:
+        with self._turn:
+            self._close()
+            if self._is_aside:
+                self._is_aside = False
+                with suppress(OSError):  # an error before this one is the one to report
+                    self._aside.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            os.close(handle)
+
+
+def _fsynced(handle: int) -> int:
+    """Fsync a file; return its change time, by the clock of the file system."""
+    os.fsync(handle)
+    return os.fstat(handle).st_ctime_ns
 
 
 def _publish(aside: Path, target: Path) -> None:
