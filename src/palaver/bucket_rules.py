@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
 from typing import Any
+from xml.etree.ElementTree import Element, tostring
 from xml.sax.saxutils import escape
 
 from palaver.blobpath import ARCHIVE
@@ -51,12 +52,14 @@ def bucket_rules(schema: Schema, *, prefix: str = "", archive_class: str | None 
             "Objects of this storage class cannot be read without restoring them first.", hint=f"Take one of {', '.join(READABLE)}."
         )
     below = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    # Several stacks may share a bucket, each below its prefix; the rules of one bucket need names of their own.
+    named = f"-{below[:-1]}" if below else ""
     rules = [
-        Rule("palaver-abandoned-uploads", below, abandoned_uploads_days=ABANDONED_DAYS),
-        Rule("palaver-deleted-objects", below, old_versions_days=shortest_days(schema), drops_markers=True),
+        Rule(f"palaver-abandoned-uploads{named}", below, abandoned_uploads_days=ABANDONED_DAYS),
+        Rule(f"palaver-deleted-objects{named}", below, old_versions_days=shortest_days(schema), drops_markers=True),
     ]
     if archive_class is not None:
-        rules.append(Rule("palaver-archive", f"{below}{ARCHIVE}/", moves=(archive_days, archive_class)))
+        rules.append(Rule(f"palaver-archive{named}", f"{below}{ARCHIVE}/", moves=(archive_days, archive_class)))
     return tuple(rules)
 
 
@@ -92,9 +95,9 @@ def _cloudformation(rule: Rule) -> dict[str, Any]:
     return told
 
 
-def as_xml(rules: Sequence[Rule]) -> bytes:
-    """Return the body of a PutBucketLifecycleConfiguration request."""
-    inner = "".join(f"<Rule>{_xml(rule)}</Rule>" for rule in rules)
+def as_xml(rules: Sequence[Rule], others: Sequence[Element] = ()) -> bytes:
+    """Return the body of a PutBucketLifecycleConfiguration request; `others` are rules that somebody else made, as they were read."""
+    inner = "".join(tostring(rule, encoding="unicode") for rule in others) + "".join(f"<Rule>{_xml(rule)}</Rule>" for rule in rules)
     return f'<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{inner}</LifecycleConfiguration>'.encode()
 
 
@@ -110,3 +113,22 @@ def _xml(rule: Rule) -> str:
         days = rule.abandoned_uploads_days
         told += f"<AbortIncompleteMultipartUpload><DaysAfterInitiation>{days}</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
     return told
+
+
+def rule_of(told: Element) -> Rule:
+    """Return a rule as a bucket tells it, without namespaces; what Palaver never asks for is left out."""
+    filtered = told.findtext("Filter/Prefix") or told.findtext("Filter/And/Prefix") or told.findtext("Prefix") or ""
+    moved = told.find("Transition")
+    return Rule(
+        told.findtext("ID") or "",
+        filtered,
+        abandoned_uploads_days=_days(told, "AbortIncompleteMultipartUpload/DaysAfterInitiation"),
+        old_versions_days=_days(told, "NoncurrentVersionExpiration/NoncurrentDays"),
+        drops_markers=told.findtext("Expiration/ExpiredObjectDeleteMarker") == "true",
+        moves=None if moved is None else (_days(moved, "Days") or 0, moved.findtext("StorageClass") or ""),
+    )
+
+
+def _days(told: Element, path: str) -> int | None:
+    text = told.findtext(path)
+    return int(text) if text else None

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from palaver.caching import CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, Take, Taken
 from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
+from palaver.schema import Schema
 from palaver.values import KeyPart, Record, Scalar
 
 
@@ -201,6 +202,27 @@ class Presigns(Protocol):
 class CreatesObjects(Protocol):
     async def create(self, key: str, data: bytes) -> bool:
         """Store the object unless one of that key is there, and say whether it was stored: of several at once exactly one is."""
+        ...
+
+
+@runtime_checkable
+class Provisions(Protocol):
+    """A place for objects that has to be made before it is used, and set as a schema asks."""
+
+    @property
+    def called(self) -> str:
+        """What people call it; a plan made for one place is for no other."""
+        ...
+
+    async def lacks(self, schema: Schema) -> dict[str, str]:
+        """Return the parts that are missing or set otherwise, each with what it will be, in the order they are to be made.
+
+        Raises Forbidden or ConfigError where that cannot be looked at.
+        """
+        ...
+
+    async def prepare(self, schema: Schema, part: str) -> None:
+        """Make or set one part; doing it again changes nothing."""
         ...
 
 

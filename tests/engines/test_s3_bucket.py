@@ -79,11 +79,11 @@ async def test_the_rules_arrive_as_they_were_derived(at: Endpoint, name: str) ->
     blobs = blobs_of(at, name)
     await provision_bucket(blobs.bucket, BucketSettings(RULES))
     rules = {rule["ID"]: rule for rule in client(at).get_bucket_lifecycle_configuration(Bucket=name)["Rules"]}
-    assert {"palaver-abandoned-uploads", "palaver-deleted-objects", "palaver-archive"} == set(rules)
-    assert {"DaysAfterInitiation": 7} == rules["palaver-abandoned-uploads"]["AbortIncompleteMultipartUpload"]
-    assert 20 == rules["palaver-deleted-objects"]["NoncurrentVersionExpiration"]["NoncurrentDays"]
-    assert rules["palaver-deleted-objects"]["Expiration"]["ExpiredObjectDeleteMarker"] is True
-    assert [{"Days": 30, "StorageClass": "GLACIER_IR"}] == rules["palaver-archive"]["Transitions"]
+    assert {"palaver-abandoned-uploads-bot", "palaver-deleted-objects-bot", "palaver-archive-bot"} == set(rules)
+    assert {"DaysAfterInitiation": 7} == rules["palaver-abandoned-uploads-bot"]["AbortIncompleteMultipartUpload"]
+    assert 20 == rules["palaver-deleted-objects-bot"]["NoncurrentVersionExpiration"]["NoncurrentDays"]
+    assert rules["palaver-deleted-objects-bot"]["Expiration"]["ExpiredObjectDeleteMarker"] is True
+    assert [{"Days": 30, "StorageClass": "GLACIER_IR"}] == rules["palaver-archive-bot"]["Transitions"]
     assert {"bot/", "bot/archive/"} == {rule["Filter"]["Prefix"] for rule in rules.values()}
     await blobs.aclose()
 
@@ -94,6 +94,8 @@ async def test_versions_are_kept_where_that_is_chosen_and_can_be_given_up(at: En
     assert "Enabled" == client(at).get_bucket_versioning(Bucket=name)["Status"]
     assert [] == await check_bucket(blobs.bucket, BucketSettings(RULES, versioned=True))
     await provision_bucket(blobs.bucket, BucketSettings(RULES))
+    assert "Enabled" == client(at).get_bucket_versioning(Bucket=name)["Status"]
+    await provision_bucket(blobs.bucket, BucketSettings(RULES, versioned=False))
     assert "Suspended" == client(at).get_bucket_versioning(Bucket=name)["Status"]
     await blobs.aclose()
 

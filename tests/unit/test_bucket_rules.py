@@ -9,7 +9,7 @@ import pytest
 from pydantic import JsonValue
 
 from palaver import Blob, Entity, Expires, Expiry, InstantMs, Key, Schema, days
-from palaver.bucket_rules import LONGEST_DAYS, as_cloudformation, as_xml, bucket_rules, shortest_days
+from palaver.bucket_rules import LONGEST_DAYS, as_cloudformation, as_xml, bucket_rules, rule_of, shortest_days
 from palaver.errors import ConfigError
 
 
@@ -58,13 +58,13 @@ def test_uploads_that_broke_off_and_what_deleting_leaves_are_ended() -> None:
     assert as_cloudformation(bucket_rules(Schema("s", [Brief]), prefix="/bot/")) == {
         "Rules": [
             {
-                "Id": "palaver-abandoned-uploads",
+                "Id": "palaver-abandoned-uploads-bot",
                 "Status": "Enabled",
                 "Prefix": "bot/",
                 "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
             },
             {
-                "Id": "palaver-deleted-objects",
+                "Id": "palaver-deleted-objects-bot",
                 "Status": "Enabled",
                 "Prefix": "bot/",
                 "NoncurrentVersionExpiration": {"NoncurrentDays": 2},
@@ -88,3 +88,14 @@ def test_the_request_s_body_is_well_formed_and_says_the_same() -> None:
     assert ["7", "30", "30"] == [
         element.text for name in ("DaysAfterInitiation", "NoncurrentDays", "Days") for element in told.iter(f"{space}{name}")
     ]
+
+
+def test_a_rule_is_read_as_it_was_told() -> None:
+    rules = bucket_rules(Schema("s", [Brief]), prefix="bot", archive_class="GLACIER_IR")
+    told = ElementTree.fromstring(as_xml(rules).replace(b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"', b""))
+    assert list(rules) == [rule_of(rule) for rule in told.iter("Rule")]
+
+
+def test_stacks_that_share_a_bucket_have_rules_of_their_own() -> None:
+    ids = [rule.id for prefix in ("", "live", "live/a") for rule in bucket_rules(Schema("s", [Kept]), prefix=prefix)]
+    assert 6 == len(set(ids))

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 PART = 8 * 1024 * 1024
+    from palaver.blobs.s3_bucket import BucketSettings, Part
+    from palaver.schema import Schema
+
 """What is larger goes and comes in parts of this size, some of them at once."""
 
 LARGEST = 5 * 1024 * 1024 * 1024
@@ -130,6 +133,40 @@ class S3Blobs(ObjectBlobs):
     async def diagnose(self) -> list[Finding]:
         # It builds on this file.
         from palaver.blobs.s3_doctor import Doctor
+    # --- the bucket -------------------------------------------------------------------------------------------------
+
+    @property
+    def called(self) -> str:
+        return f"bucket {self.place.bucket}"
+
+    async def lacks(self, schema: Schema) -> dict[str, str]:
+        """Return what the bucket lacks of the schema's settings. Of one that is there, who may read it is left to its owner."""
+        from palaver.blobs.s3_bucket import check_bucket, in_words
+
+        settings = self._settings(schema)
+        try:
+            found: list[Part] = [each.name for each in await check_bucket(self.bucket, settings)]
+        except NotProvisioned:
+            found = ["bucket", "public", "encryption", "rules"]
+        own = "public" if "bucket" not in found else "versions"
+        return {part: f"{self.called} {in_words(self.bucket, settings, part)}".rstrip() for part in found if part not in (own, "versions")}
+
+    async def prepare(self, schema: Schema, part: str) -> None:
+        """Make the bucket or set one part of it. What a server of one's own does not know how to set is left as it is."""
+        from palaver.blobs.s3_bucket import PARTS, prepare
+
+        try:
+            await prepare(self.bucket, self._settings(schema), PARTS[part])
+        except ConfigError as error:
+            if part == "bucket" or error.context.get("reason") != "NotImplemented":
+                raise
+
+    def _settings(self, schema: Schema) -> BucketSettings:
+        from palaver.blobs.s3_bucket import BucketSettings
+        from palaver.bucket_rules import bucket_rules
+
+        return BucketSettings(bucket_rules(schema, prefix=self.place.prefix))
+
 
         return await Doctor(self).diagnose()
 

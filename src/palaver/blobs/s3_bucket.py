@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from palaver.blobs.s3 import without_namespaces
-from palaver.bucket_rules import Rule, as_xml
+from palaver.bucket_rules import Rule, as_xml, rule_of
 from palaver.connections.s3 import Answer, Bucket
 from palaver.connections.s3_errors import Doing, refused
 from palaver.errors import ConfigError
@@ -23,22 +23,27 @@ _UNSET = {
 }
 
 
+Part = Literal["bucket", "public", "encryption", "rules", "versions"]
+PARTS: Mapping[str, Part] = {"bucket": "bucket", "public": "public", "encryption": "encryption", "rules": "rules", "versions": "versions"}
+
+
 @dataclass(frozen=True, slots=True)
 class BucketSettings:
     """What a bucket is to be. Its encryption is that of the URL (`sse`, `kms_key`), or S3's own keys.
 
     Without versions a deleted object is gone. With them it stays for as long as the rules say, unless the URL says `versions=purge`.
+    `versioned=None` leaves that as it is.
     """
 
     rules: Sequence[Rule] = ()
-    versioned: bool = False
+    versioned: bool | None = None
     closed_to_public: bool = True
 
 
 class Finding(NamedTuple):
     """Something about a bucket that is not as it should be, and how to mend it."""
 
-    name: str
+    name: Part
     message: str
     hint: str
 
@@ -46,48 +51,92 @@ class Finding(NamedTuple):
 async def provision_bucket(bucket: Bucket, settings: BucketSettings) -> bool:
     """Make the bucket unless it is there, then set everything; return whether it was made. Doing it again is harmless.
 
-    Raises ConfigError where somebody else has a bucket of that name, Forbidden without the rights.
+    Rules that others gave the bucket stay. Raises ConfigError where somebody else has a bucket of that name, Forbidden without
+    the rights.
     """
     made = await _make(bucket)
     if settings.closed_to_public:
-        inner = "".join(f"<{name}>true</{name}>" for name in _BLOCKS)
-        await _set(bucket, "publicAccessBlock", f"<PublicAccessBlockConfiguration {_SPACE}>{inner}</PublicAccessBlockConfiguration>")
-    await _set(bucket, "encryption", _encryption(bucket))
-    if settings.versioned or not made:
-        status = "Enabled" if settings.versioned else "Suspended"
-        if settings.versioned or await _versioning(bucket) == "Enabled":
-            await _set(bucket, "versioning", f"<VersioningConfiguration {_SPACE}><Status>{status}</Status></VersioningConfiguration>")
+        await prepare(bucket, settings, "public")
+    await prepare(bucket, settings, "encryption")
+    if settings.versioned or (settings.versioned is False and await _versioning(bucket) == "Enabled"):
+        await prepare(bucket, settings, "versions")
     if settings.rules:
-        await _set(bucket, "lifecycle", as_xml(settings.rules).decode())
+        await prepare(bucket, settings, "rules")
     return made
+
+
+async def prepare(bucket: Bucket, settings: BucketSettings, part: Part) -> None:
+    """Make the bucket, or set one part of it."""
+    match part:
+        case "bucket":
+            await _make(bucket)
+        case "public":
+            inner = "".join(f"<{name}>true</{name}>" for name in _BLOCKS)
+            await _set(bucket, "publicAccessBlock", f"<PublicAccessBlockConfiguration {_SPACE}>{inner}</PublicAccessBlockConfiguration>")
+        case "encryption":
+            await _set(bucket, "encryption", _encryption(bucket))
+        case "versions":
+            status = "Enabled" if settings.versioned else "Suspended"
+            await _set(bucket, "versioning", f"<VersioningConfiguration {_SPACE}><Status>{status}</Status></VersioningConfiguration>")
+        case "rules":
+            mine = {rule.id for rule in settings.rules}
+            others = [told for told in await _rules(bucket) if told.findtext("ID") not in mine]
+            await _set(bucket, "lifecycle", as_xml(settings.rules, others).decode())
+
+
+def in_words(bucket: Bucket, settings: BucketSettings, part: Part) -> str:
+    """Return what preparing a part does, for people."""
+    match part:
+        case "bucket":
+            return ""
+        case "public":
+            return "is closed to the public"
+        case "encryption":
+            return f"encrypts with {bucket.place.sse or 'AES256'}"
+        case "versions":
+            return "keeps versions" if settings.versioned else "keeps no more versions"
+        case "rules":
+            uploads = next((rule.abandoned_uploads_days for rule in settings.rules if rule.abandoned_uploads_days), None)
+            versions = next((rule.old_versions_days for rule in settings.rules if rule.old_versions_days), None)
+            below = f" below {bucket.place.prefix}/" if bucket.place.prefix else ""
+            return f"ends broken-off uploads after {uploads} days and versions of deleted objects after {versions}{below}"
 
 
 async def check_bucket(bucket: Bucket, settings: BucketSettings) -> list[Finding]:
     """Return what is not as the settings say. Raises NotProvisioned without the bucket, Forbidden without the right to look."""
     _good(await bucket.ask("GET", {"list-type": "2", "max-keys": "1"}), "read")
     found: list[Finding] = []
-    if settings.closed_to_public:
-        told = await _configuration(bucket, "publicAccessBlock")
-        if told is None or any(told.findtext(name) != "true" for name in _BLOCKS):
-            found.append(
-                Finding("public", "The bucket does not block public access.", "Set all four blocks of its public access settings.")
-            )
-    told = await _configuration(bucket, "encryption")
-    wanted = bucket.place.sse or "AES256"
-    algorithms = [] if told is None else [element.text for element in told.iter("SSEAlgorithm")]
-    if algorithms != [wanted]:
+    if settings.closed_to_public and await _is_open(bucket):
+        found.append(Finding("public", "The bucket does not block public access.", "Set all four blocks of its public access settings."))
+    if not await _encrypts(bucket):
+        wanted = bucket.place.sse or "AES256"
         found.append(Finding("encryption", f"The bucket does not encrypt with {wanted} by default.", "Set its default encryption."))
-    kept = await _rules(bucket)
-    missing = [rule.id for rule in settings.rules if rule.id not in kept]
+    kept = [rule_of(told) for told in await _rules(bucket) if told.findtext("Status") == "Enabled"]
+    missing = [rule.id for rule in settings.rules if rule not in kept]
     if missing:
-        found.append(Finding("rules", f"The bucket lacks the rules {', '.join(missing)}.", "Apply the schema's rules."))
+        found.append(Finding("rules", f"The bucket lacks the rules {', '.join(missing)}.", "Run `palaver migrate apply`."))
     versioned = await _versioning(bucket) == "Enabled"
-    if versioned and bucket.place.versions == "keep" and not any(rule.old_versions_days for rule in settings.rules):
+    if versioned and bucket.place.versions == "keep" and not any(rule.old_versions_days for rule in (*kept, *settings.rules)):
         hint = "Add ?versions=purge to the URL, or a rule that ends old versions."
         found.append(Finding("versions", "The bucket keeps versions of deleted objects for ever.", hint))
     if settings.versioned and not versioned:
         found.append(Finding("versions", "The bucket keeps no versions.", "Turn versioning on."))
     return found
+
+
+async def _is_open(bucket: Bucket) -> bool:
+    told = await _configuration(bucket, "publicAccessBlock")
+    return told is None or any(told.findtext(name) != "true" for name in _BLOCKS)
+
+
+async def _encrypts(bucket: Bucket) -> bool:
+    """Say whether objects are encrypted by default: as the URL says, or in any way where it says none."""
+    told = await _configuration(bucket, "encryption")
+    at = bucket.place
+    default = None if told is None else told.find(".//ApplyServerSideEncryptionByDefault")
+    if default is None:
+        return False
+    return at.sse is None or (default.findtext("SSEAlgorithm"), default.findtext("KMSMasterKeyID")) == (at.sse, at.kms_key)
 
 
 async def _make(bucket: Bucket) -> bool:
@@ -130,10 +179,9 @@ async def _configuration(bucket: Bucket, what: str) -> ElementTree.Element | Non
     return without_namespaces(_good(answer, "read").body)
 
 
-async def _rules(bucket: Bucket) -> set[str]:
+async def _rules(bucket: Bucket) -> list[ElementTree.Element]:
     told = await _configuration(bucket, "lifecycle")
-    rules = [] if told is None else list(told.iter("Rule"))
-    return {rule.findtext("ID") or "" for rule in rules if rule.findtext("Status") == "Enabled"}
+    return [] if told is None else list(told.iter("Rule"))
 
 
 async def _versioning(bucket: Bucket) -> str:

@@ -186,7 +186,7 @@ class Context:
         stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
         try:
             planner.seals_with(await sealer_for(schema, parsed, stack.records, required=not read_only, migrating=True))
-            yield Migrator(planner, stack.records, clock)
+            yield Migrator(planner, stack.records, clock, blobs=stack.blobs)
         finally:
             await stack.aclose()
 

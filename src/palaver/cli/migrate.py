@@ -120,6 +120,7 @@ async def status(*, here: Here) -> int:
         "under_way": under_way is not None,
         "kept": list(found.kept),
         "drift": list(found.drift),
+        "unseen": list(found.unseen),
     }
     if here.out.json:
         here.out.emit("migrate_status", body)
@@ -155,6 +156,8 @@ def _print_status(here: Here, body: dict[str, Any]) -> None:
         out.print(f"! {words}")
     for name in body["kept"]:
         out.print(f"= {name} is stored and not declared")
+    for words in body["unseen"]:
+        out.print(f"? {words}")
     if body["under_way"]:
         out.say("A migration was begun and has not ended: `palaver migrate apply` goes on with it.")
     out.say(f"{len(body['pending'])} pending, {len(body['drift'])} changed by somebody else")
@@ -168,6 +171,7 @@ def _tell(here: Here, found: Migration, unmet: Sequence[str], output: Path | Non
     steps = [action.words for action in found.actions]
     if here.out.json:
         shown = {"steps": steps, "applied": False, "kept": list(found.kept), "drift": list(found.drift), "unmet": list(unmet)}
+        shown["unseen"] = list(found.unseen)
         here.out.emit("migrate", {**shown, "automatic": found.automatic, "file": str(output or "")})
         return
     for action in found.actions:
@@ -176,6 +180,8 @@ def _tell(here: Here, found: Migration, unmet: Sequence[str], output: Path | Non
         here.out.print(f"= {name} is stored and not declared; it is kept. --allow-data-loss {name} drops it.")
     for words in found.drift:
         here.out.print(f"! {words}")
+    for words in found.unseen:
+        here.out.print(f"? {words} They are left as they are.")
     for words in unmet:
         here.out.print(f"✗ {words}")
     here.out.say(f"{len(steps)} step{'s' if len(steps) != 1 else ''}" + (f", written to {output}" if output else ""))

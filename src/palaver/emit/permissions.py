@@ -1,7 +1,7 @@
 """What each part of a stack may do: exactly the tables, the indexes and the actions that are declared; nothing by wildcard.
 
 The application reads and writes records; the worker besides runs projections, sweeps and cascades, so it scans, reads
-the streams and deletes objects; the migrator changes tables. Transactions need the rights of what is in them.
+the streams and deletes objects; the migrator changes tables and sets the bucket. Transactions need the rights of what is in them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,15 @@ CHANGE = (
     "UpdateTable",
     "UpdateTimeToLive",
 )
+BUCKET = (
+    "GetBucketPublicAccessBlock",
+    "GetBucketVersioning",
+    "GetEncryptionConfiguration",
+    "GetLifecycleConfiguration",
+    "ListBucket",
+    "PutEncryptionConfiguration",
+    "PutLifecycleConfiguration",
+)
 LONGEST = 5_500
 ARN = 60
 """Characters of an ARN beside the names in it, in the longest region's name."""
@@ -37,7 +46,7 @@ def policies(tables: Tables, own: str, objects: str | None, key: str | None) -> 
     """Return the policies and roles. `objects` ends the ARN of the objects; `key` is the KMS key of one's own."""
     application = [*_records(tables, own), *_sealing(key), *_objects(objects, deleting=False)]
     worker = [*_records(tables, own, working=True), *_streams(tables), *_sealing(key), *_objects(objects, deleting=True)]
-    migrator = [*_records(tables, own, working=True), *_streams(tables), *_changing(tables, own), *_sealing(key)]
+    migrator = [*_records(tables, own, working=True), *_streams(tables), *_changing(tables, own), *_sealing(key), *_setting(objects)]
     names = {resource: layout.name for resource, layout in tables.values()}
     mine = _policies("Application", "Reads and writes records.", application, names)
     working = _policies("Worker", "Runs projections, sweeps and cascades.", worker, names)
@@ -93,6 +102,11 @@ def _objects(path: str | None, *, deleting: bool) -> list[dict[str, Any]]:
     if deleting:
         statements.append(_allow("ObjectList", ("ListBucket",), [{"Fn::GetAtt": ["ObjectsBucket", "Arn"]}], service="s3"))
     return statements
+
+
+def _setting(path: str | None) -> list[dict[str, Any]]:
+    """The bucket's settings are looked at and set; the template makes it."""
+    return [] if path is None else [_allow("Bucket", BUCKET, [{"Fn::GetAtt": ["ObjectsBucket", "Arn"]}], service="s3")]
 
 
 def _allow(name: str, actions: tuple[str, ...], resources: list[Any], *, service: str = "dynamodb") -> dict[str, Any]:

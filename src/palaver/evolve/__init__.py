@@ -3,7 +3,7 @@
 `diff` compares and decides; `actions` are what it decides on; `plans` writes it to a file. Nothing here awaits.
 """
 
-from palaver.evolve.actions import Action, Claim, Demand, Fill, Rebuild, Release, Seal, Take
+from palaver.evolve.actions import Action, Claim, Demand, Fill, Prepare, Rebuild, Release, Seal, Take
 from palaver.evolve.diff import Migration, migration
 from palaver.evolve.drift import base_of, comparable, drift_of
 from palaver.evolve.plans import plain_plan, plan_of, plan_text
@@ -14,6 +14,7 @@ __all__ = [
     "Demand",
     "Fill",
     "Migration",
+    "Prepare",
     "Rebuild",
     "Release",
     "Seal",

@@ -1,4 +1,4 @@
-"""What a migration does, as plain values: steps of the engine, fills of stored records, and what the data must fulfil first."""
+"""What a migration does, as plain values: steps of the engine, fills of stored records, the bucket, what the data must fulfil first."""
 
 from __future__ import annotations
 
@@ -109,7 +109,17 @@ class Seal:
         return f"{verb} {self.column} of {self.table}"
 
 
-Action: TypeAlias = Take | Fill | Seal | Claim | Release | Rebuild
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make or set one part of the place objects are kept in."""
+
+    place: str
+    part: str
+    words: str
+    effect: Effect = "adds"
+
+
+Action: TypeAlias = Prepare | Take | Fill | Seal | Claim | Release | Rebuild
 
 
 @dataclass(frozen=True, slots=True)

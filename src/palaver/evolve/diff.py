@@ -53,6 +53,8 @@ class Migration:
     demands: tuple[Demand, ...] = ()
     kept: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    """What could not be looked at, and is left as it is."""
 
     @property
     def automatic(self) -> bool:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from palaver.errors import ConfigError
-from palaver.evolve.actions import Action, Claim, Demand, Fill, Rebuild, Release, Seal, Take
+from palaver.evolve.actions import Action, Claim, Demand, Fill, Prepare, Rebuild, Release, Seal, Take
 from palaver.evolve.diff import Migration
 from palaver.snapshot import column_of, index_of, plain_table, table_of
 from palaver.structure import (
@@ -45,7 +45,7 @@ _STEPS: Mapping[str, type[Any]] = {
         DropTable,
     )
 }
-_ACTIONS: Mapping[str, type[Any]] = {action.__name__: action for action in (Fill, Seal, Claim, Release, Rebuild)}
+_ACTIONS: Mapping[str, type[Any]] = {action.__name__: action for action in (Prepare, Fill, Seal, Claim, Release, Rebuild)}
 
 
 def plan_text(migration: Migration) -> str:
@@ -118,7 +118,8 @@ def _jsonable(value: Any) -> Any:
 
 
 def _action(plain: Mapping[str, Any], tables: Mapping[str, Table]) -> Action:
-    parts = {name: value for name, value in plain.items() if name not in ("do", "words")}
+    words = () if plain["do"] == Prepare.__name__ else ("words",)
+    parts = {name: value for name, value in plain.items() if name not in ("do", *words)}
     if plain["do"] in _ACTIONS:
         made = {name: tuple(value) if isinstance(value, list) else value for name, value in parts.items()}
         action: Action = _ACTIONS[plain["do"]](**made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -17,14 +17,14 @@ from palaver import config
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
 from palaver.cursor import Signer
-from palaver.errors import ConfigError, Conflict, NotProvisioned
+from palaver.errors import ConfigError, Conflict, Forbidden, NotProvisioned
 from palaver.feed import Projection
 from palaver.lifecycle.copy_pace import Pace
 from palaver.migrating.opening import provision as provide
 from palaver.migrating.run import Migrator
 from palaver.ops import Table
 from palaver.plan import Planner
-from palaver.ports import ContinuesFeed, RecordEngine, Restores
+from palaver.ports import ContinuesFeed, Provisions, RecordEngine, Restores
 from palaver.schema import Schema
 from palaver.seal_keys import known, sealer_for
 from palaver.sealing import VARIABLE
@@ -151,7 +151,17 @@ async def exists_as_declared(end: End, *, provision: bool, what: str) -> None:
             hint="Run `palaver migrate apply` there" + (", or copy with --migrate." if what == "target" else "."),
         )
     if empty or lacks:
+        await _make_place(end)
         await end.ask(lambda: provide(planner, end.records, clock, changing=True))
+
+
+async def _make_place(end: End) -> None:
+    """Make the bucket of a target that is made just now; where it may not be looked at, somebody else made it."""
+    place, schema = end.core.blobs, end.core.schema
+    if isinstance(place, Provisions) and any(declared.blobs for declared in schema.entities.values()):
+        with suppress(Forbidden):
+            for part in await end.ask(lambda: place.lacks(schema)):
+                await end.ask(partial(place.prepare, schema, part))
 
 
 def _same_version(end: End, kept: Mapping[str, Any], what: str) -> None:

@@ -12,19 +12,19 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from palaver.clock import Clock, to_ms, us_of
-from palaver.errors import Conflict, Fenced, NotProvisioned, PalaverError
-from palaver.evolve import Action, Claim, Fill, Migration, Rebuild, Release, Seal, Take, base_of, migration, plain_plan, plan_of
+from palaver.errors import ConfigError, Conflict, Fenced, Forbidden, NotProvisioned, PalaverError
+from palaver.evolve import Action, Claim, Fill, Migration, Prepare, Rebuild, Release, Seal, Take, base_of, migration, plain_plan, plan_of
 from palaver.migrating.claiming import Claims
 from palaver.migrating.demands import Examiner
 from palaver.migrating.filling import MIGRATE, fill
 from palaver.migrating.sealing import Conversion
 from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Physical, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
 from palaver.plan import Planner
-from palaver.ports import MakesParts, RecordEngine, Scrubs
+from palaver.ports import BlobStore, MakesParts, Provisions, RecordEngine, Scrubs
 from palaver.system import SYSTEM, system
 from palaver.values import Record
 
@@ -52,6 +52,7 @@ class _Run:
     done: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     revision: int | None = None
+    taken: list[Action] = field(default_factory=list)
 
 
 def _silent(words: str, records: int) -> None:
@@ -59,10 +60,21 @@ def _silent(words: str, records: int) -> None:
 
 
 class Migrator:
-    """Derives, applies and recounts the migrations of one database. `tell` hears of each action and of records visited."""
+    """Derives, applies and recounts the migrations of one database. `tell` hears of each action and of records visited.
 
-    def __init__(self, planner: Planner, records: RecordEngine, clock: Clock, tell: Callable[[str, int], None] = _silent) -> None:
-        self._planner, self._records, self._clock, self.tell = planner, records, clock, tell
+    With `blobs` the place objects are kept in is made and set, too, where it is one that has to be.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        records: RecordEngine,
+        clock: Clock,
+        tell: Callable[[str, int], None] = _silent,
+        *,
+        blobs: BlobStore | None = None,
+    ) -> None:
+        self._planner, self._records, self._clock, self.tell, self._blobs = planner, records, clock, tell, blobs
         self._me = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._last_us = 0
         self._saving = asyncio.Lock()
@@ -86,7 +98,22 @@ class Migrator:
             return under_way.plan
         physical = await self._records.describe()
         limits = self._records.limits
-        return migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=limits.partitions)
+        plan = migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=limits.partitions)
+        return await self._with_place(plan)
+
+    async def _with_place(self, plan: Migration) -> Migration:
+        """Put before everything else what the place of objects lacks: a bucket that cannot be had ends it while nothing is done."""
+        place, schema = self._blobs, self._planner.schema
+        if not isinstance(place, Provisions) or not any(declared.blobs for declared in schema.entities.values()):
+            return plan
+        try:
+            lacks = await place.lacks(schema)
+        except (Forbidden, ConfigError) as error:
+            if isinstance(error, ConfigError) and error.context.get("reason") != "NotImplemented":
+                raise
+            return replace(plan, unseen=(f"the settings of {place.called}: {error.message}",))
+        prepare = (Prepare(place.called, part, words) for part, words in lacks.items())
+        return replace(plan, actions=(*prepare, *plan.actions))
 
     async def under_way(self) -> tuple[Migration, int] | None:
         """Return the migration that was begun and not ended, and how many of its actions are done."""
@@ -156,13 +183,12 @@ class Migrator:
                 "The plan leads to another version of the schema than this program has.", hint="Plan again with this program."
             )
         run = await self._begin(plan)
-        taken: list[Action] = []
         try:
             async with self._renewed(run):
                 for action in plan.actions[run.done :]:
                     self.tell(action.words, 0)
                     await self._act(action, run)
-                    taken.append(action)
+                    run.taken.append(action)
                     run.done, run.state = run.done + 1, {}
                     await self._save(run)
             await self._end(run)
@@ -175,7 +201,7 @@ class Migrator:
             with suppress(PalaverError):
                 await self._save(run, until_ms=0)
             raise
-        return taken
+        return run.taken
 
     async def _begin(self, plan: Migration) -> _Run:
         """Take the lease: of the migration that is under way, or of a new one once it is known to be possible."""
@@ -190,12 +216,21 @@ class Migrator:
         unmet = await self.unmet(plan)
         if unmet:
             raise NotProvisioned(" ".join(unmet), schema=plan.schema)
+        prepared = [action for action in plan.actions if isinstance(action, Prepare)]
+        for action in prepared:
+            self.tell(action.words, 0)
+            await self._prepare(action)
         if not await self._has_system():
             await self._records.apply(CreateTable(SYSTEM))
             self._ready = True
-        run = _Run(plan)
+        run = _Run(plan, len(prepared), taken=list(prepared))
         await self._save(run)
         return run
+
+    async def _prepare(self, action: Prepare) -> None:
+        if not isinstance(self._blobs, Provisions) or self._blobs.called != action.place:
+            raise NotProvisioned(f"The plan is for {action.place}, which the URL does not name.", hint="Plan again: palaver migrate plan.")
+        await self._blobs.prepare(self._planner.schema, action.part)
 
     async def _act(self, action: Action, run: _Run) -> None:
         """Do one action; doing it again changes nothing."""
