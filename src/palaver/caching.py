@@ -109,18 +109,22 @@ class Taken(NamedTuple):
         return max(verdict.retry_after_s for verdict in self.verdicts)
 
 
-def yes(remaining: int) -> Verdict:
-    """Return the verdict of a limit that allowed it; the same object each time, since most verdicts are one of a few."""
-    return _YES[remaining] if remaining < len(_YES) else Verdict(True, remaining, 0.0)
+def granted(*remaining: int) -> Taken:
+    """Return the answer of limits that all allowed it."""
+    return tuple.__new__(Taken, (True, tuple(map(_yes, remaining))))
 
 
-def granted(remaining: int) -> Taken:
-    """Return the answer of one limit that allowed it."""
-    return _GRANTED[remaining] if remaining < len(_GRANTED) else Taken(True, (Verdict(True, remaining, 0.0),))
+class _Verdicts(dict[int, Verdict]):
+    """Verdicts that allow. Most are one of a few, and making one costs more than finding it."""
+
+    def __missing__(self, remaining: int) -> Verdict:
+        verdict = Verdict(True, remaining, 0.0)
+        if len(self) < 20_000:
+            self[remaining] = verdict
+        return verdict
 
 
-_YES = tuple(Verdict(True, remaining, 0.0) for remaining in range(1_024))
-_GRANTED = tuple(Taken(True, (verdict,)) for verdict in _YES)
+_yes = _Verdicts().__getitem__
 
 
 # --- presence -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from palaver.clock import Clock
 from palaver.entity import did_you_mean
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation
 from palaver.limit_rules import Spelling, check_named, checked_by, checked_rules
-from palaver.ports import Cache, Limiter, TakesNow
+from palaver.ports import Cache, Limiter, Ready
 
 AWAY_RETRY_S = 1.0
 """When to ask again while the cache is away: it is looked for at least that often."""
@@ -134,24 +134,27 @@ class _Asked(NamedTuple):
 class _Common:
     """An operation whose rules all count by one subject, and nothing else is asked: what is made all the time is made once."""
 
-    __slots__ = ("_granted", "limits", "name", "takes")
+    __slots__ = ("_granted", "keys", "limits", "name", "take")
 
-    def __init__(self, limits: tuple[Limit, ...], name: str) -> None:
-        self.limits, self.name = limits, name
-        self.takes: dict[str | None, tuple[Take, ...]] = {}
+    def __init__(self, limits: tuple[Limit, ...], name: str, take: Ready) -> None:
+        self.limits, self.name, self.take = limits, name, take
+        self.keys: dict[str | None, str] = {}
         self._granted: dict[int, Decision] = {}
 
     @staticmethod
-    def of(rules: Sequence[Rule]) -> _Common | None:
+    def of(rules: Sequence[Rule], limiter: Limiter, group: str) -> _Common | None:
         by = {rule.by for rule in rules}
         one = next(iter(by)) if len(by) == 1 else ()
-        return _Common(tuple([rule.limit for rule in rules]), one[0]) if len(one) == 1 and one != ("operation",) else None
+        if len(one) != 1 or one == ("operation",):
+            return None
+        limits = tuple([rule.limit for rule in rules])
+        return _Common(limits, one[0], limiter.ready(limits, group=group))
 
-    def learn(self, value: str | None, key: str) -> tuple[Take, ...]:
-        if len(self.takes) >= _MOST_REMEMBERED:
-            self.takes.clear()
-        takes = self.takes[value] = tuple([Take(limit, key) for limit in self.limits])
-        return takes
+    def learn(self, value: str | None, key: str) -> str:
+        if len(self.keys) >= _MOST_REMEMBERED:
+            self.keys.clear()
+        self.keys[value] = key
+        return key
 
     def granted(self, taken: Taken) -> Decision:
         """Return the decision of a call that was allowed; with one rule it is one of a few."""
@@ -193,9 +196,9 @@ class Limits:
         self._spelling = Spelling(self.rules)
         if len(secret) > 64:
             raise ConfigError("A secret for limits has up to 64 bytes.")
-        self._common = {} if amounts else {operation: common for operation, rules in self.rules.items() if (common := _Common.of(rules))}
         self._limiter, self._amounts, self._secret, self._group, self._clock = cache.limiter, amounts, secret, group, clock
-        self._take_now = cache.limiter.take_now if isinstance(cache.limiter, TakesNow) else None
+        found = {} if amounts else {operation: _Common.of(rules, self._limiter, group) for operation, rules in self.rules.items()}
+        self._common = {operation: common for operation, common in found.items() if common is not None}
         self._keys: dict[tuple[Any, ...], str] = {}
         self._changed: dict[tuple[Limit, int], Limit] = {}
         self._local: Limiter | None = None
@@ -219,16 +222,15 @@ class Limits:
         if common is None or token or cost != 1:
             return await self._each(await self._asked(operation, subjects, cost, token))
         value = subjects.get(common.name)
-        takes = common.takes.get(value) if type(value) is str else None
-        if takes is None:
+        key = common.keys.get(value) if type(value) is str else None
+        if key is None:
             self._spelling.check(subjects)
-            takes = common.learn(value, self._key(operation, self.rules[operation][0], subjects))
+            key = common.learn(value, self._key(operation, self.rules[operation][0], subjects))
         try:
-            if self._take_now is not None:
-                taken = self._take_now(*takes, group=self._group)
-            else:
-                taken = await self._limiter.take(*takes, group=self._group)
+            answer = common.take(key)
+            taken = answer if isinstance(answer, Taken) else await answer
         except PalaverError as error:
+            takes = tuple([Take(limit, key) for limit in common.limits])
             return self._counted(await self._after(error, _Asked(self.rules[operation], common.limits, takes, "", False)))
         figures = self.figures
         figures.asked += 1

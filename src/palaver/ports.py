@@ -5,12 +5,12 @@ Optional powers are separate one-method protocols; an engine has them or not, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from palaver.caching import CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, Take, Taken
+from palaver.caching import CacheHealth, Heard, Held, Item, Limit, Missed, Present, Rebuild, Take, Taken
 from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
 from palaver.schema import Schema
 from palaver.values import KeyPart, Record, Scalar
@@ -368,6 +368,10 @@ class KeyValue(Protocol):
         ...
 
 
+Ready: TypeAlias = Callable[[str], Taken | Awaitable[Taken]]
+"""Charges a key, as `Limiter.take` does; what an engine in this process says need not be awaited."""
+
+
 class Limiter(Protocol):
     async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
         """Charge several limits in one atomic step: all of them or, when one says no, none.
@@ -376,6 +380,10 @@ class Limiter(Protocol):
         same key in another group is another key. With a `token` a call that is repeated within 60 s is counted once and
         answered as before. Raises Validation for one limit and key twice, or a cost below 1.
         """
+        ...
+
+    def ready(self, limits: Sequence[Limit], *, group: str = "") -> Ready:
+        """Return what takes one of each of these limits for a key: the call that is made all the time."""
         ...
 
     async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
@@ -388,13 +396,6 @@ class Limiter(Protocol):
 
     async def reset(self, *takes: Take, group: str = "") -> None:
         """Forget what was charged for these limits and keys."""
-        ...
-
-
-@runtime_checkable
-class TakesNow(Protocol):
-    def take_now(self, *takes: Take, group: str = "", token: str = "") -> Taken:
-        """Do what `take` does without awaiting anything, in any thread: an engine in this process can."""
         ...
 
 

@@ -13,7 +13,7 @@ from palaver.cache.memory import MemoryCache
 from palaver.cache.redis import RedisCache
 from palaver.caching import ABSENT, Item, Limit, Take
 from palaver.clock import EPOCH, ManualClock
-from palaver.testing.cache.limits import forward
+from palaver.testing.cache.limits import asked, forward
 from tests.engines.test_cache import url
 
 SEEDS = range(3)
@@ -48,8 +48,13 @@ async def test_of_limits(clock: ManualClock, seed: int) -> None:
             forward(clock, chance.choice([0, 0, 0, 0.001, 0.017, 0.4, 3, 17, 100, 4_000]))
             chosen = chance.sample(limits, chance.randint(1, 4))
             takes = [Take(limit, chance.choice("uvw"), chance.choice([1, 1, 1, 2, 5, 60])) for limit in chosen]
-            group, call = chance.choice(["", "g"]), chance.choice(["take"] * 6 + ["peek", "reset"])
-            expected, found = [await getattr(cache.limiter, call)(*takes, group=group) for cache in (memory, redis)]
+            group, call = chance.choice(["", "g"]), chance.choice(["take"] * 6 + ["ready"] * 4 + ["peek", "reset"])
+            if call == "ready":
+                if chance.random() < 0.5:
+                    chosen = [limit for limit in chosen if limit.kind == "bucket"] or chosen
+                expected, found = [await asked(cache.limiter.ready(chosen, group=group), takes[0].key) for cache in (memory, redis)]
+            else:
+                expected, found = [await getattr(cache.limiter, call)(*takes, group=group) for cache in (memory, redis)]
             assert expected == found, step
 
 

@@ -291,7 +291,19 @@ PLANTED = [
     Planted(
         "a limit never written",
         MANY,
-        ((redis_limits, "TAKE_BUCKET", without(redis_scripts.TAKE_BUCKET, "call('HSET', KEYS[1], ARGV[2], pack('<dd', after, since))")),),
+        ((redis_limits, "TAKE_BUCKET", without(redis_scripts.TAKE_BUCKET, "call('HSET', key, field, pack('<dd', after, since))")),),
+        "redis",
+    ),
+    Planted(
+        "several refused and charged",
+        "test_what_was_made_ready_counts_where_take_does",
+        (
+            (
+                redis_limits,
+                "TAKE_BUCKETS",
+                without(redis_scripts.TAKE_BUCKETS, "if waits then", "if waits then call('HSET', key, _G.unpack(kept))"),
+            ),
+        ),
         "redis",
     ),
     Planted(

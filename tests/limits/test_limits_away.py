@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from palaver.clock import ManualClock
 from palaver.connections.redis import encode
 from palaver.errors import ConfigError, OutcomeUnknown, RateLimited, StorageFull, Unavailable
 from palaver.limits import AWAY_RETRY_S, Ask, Decision, Limits, Rule
+from palaver.ports import Ready
 from tests.engines.redis_servers import answers, opened, own, until
 from tests.engines.test_cache import url
 
@@ -197,6 +199,9 @@ class LosesReplies:
             self.lost -= 1
             raise OutcomeUnknown("The reply was lost.")
         return taken
+
+    def ready(self, limits: Sequence[Limit], *, group: str = "") -> Ready:
+        return lambda key: self.take(*[Take(limit, key) for limit in limits], group=group)
 
     async def take_each(self, calls: Any, *, group: str = "") -> list[Taken]:
         return [await self.take(*takes, group=group) for takes in calls]

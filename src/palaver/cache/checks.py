@@ -9,7 +9,8 @@ from palaver.errors import EmptyKey, KeyTooLong, Validation
 
 LONGEST_KEY = 1_024
 _LONGEST_TTL_S = 100 * 366 * 86_400.0
-_LONGEST_SHORT_TEXT = LONGEST_KEY // 4
+LONGEST_PLAIN = LONGEST_KEY // 4
+"""Up to here no text is too long, whatever its characters take."""
 
 
 def checked_text(text: str) -> bytes:
@@ -25,7 +26,7 @@ def checked_text(text: str) -> bytes:
 
 def check_text(text: str) -> None:
     """Do the same where the bytes are not needed; plain text of no great length needs no look at its bytes."""
-    if len(text) > _LONGEST_SHORT_TEXT or not text.isascii():
+    if len(text) > LONGEST_PLAIN or not text.isascii():
         checked_text(text)
 
 

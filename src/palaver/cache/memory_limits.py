@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import TypeAlias
 
-from palaver.cache.checks import check_takes, check_text
+from palaver.cache.checks import LONGEST_PLAIN, check_takes, check_text
 from palaver.cache.limiting import State, charge, look, rests_at
 from palaver.caching import Limit, Take, Taken, Verdict, granted
 from palaver.errors import ConfigError
+from palaver.ports import Ready
 
 TOKEN_MS = 60_000
 _States: TypeAlias = dict[str | tuple[str, str], State]
@@ -49,9 +50,18 @@ class MemoryLimiter:
         """Do what `take` does, for threads without an event loop: nothing in this process needs to be awaited."""
         if token or len(takes) != 1:
             return self._call(takes, group, token, charges=True)
-        limit, key, cost = takes[0]
-        if cost < 1 or len(key) > 256 or not key.isascii():
-            check_takes(takes)
+        return self._take_one(*takes[0], group)
+
+    def ready(self, limits: Sequence[Limit], *, group: str = "") -> Ready:
+        check_takes([Take(limit, "") for limit in limits])
+        if len(limits) == 1:
+            [limit] = limits
+            return lambda key: self._take_one(limit, key, 1, group)
+        return lambda key: self._call([Take(limit, key) for limit in limits], group, "", charges=True)
+
+    def _take_one(self, limit: Limit, key: str, cost: int, group: str) -> Taken:
+        if cost < 1 or len(key) > LONGEST_PLAIN or not key.isascii():
+            check_takes([Take(limit, key, cost)])
             check_text(key)
         at = (group, key) if group else key
         with self._lock:
@@ -61,7 +71,7 @@ class MemoryLimiter:
                 states = self._of(limit)
             state = states.get(at)
             if state is None or limit.kind == "window":
-                return self._take_one(limit, states, at, state, now, cost)
+                return self._take_slowly(limit, states, at, state, now, cost)
             # What `look` and `charge` do for a bucket that was used before, in one go: the call that is made all the time.
             debt, since = state
             if now > since:
@@ -93,7 +103,7 @@ class MemoryLimiter:
                 if self._states.get(limit.family, {}).pop((group, key) if group else key, None) is not None:
                     self._count -= 1
 
-    def _take_one(self, limit: Limit, states: _States, at: str | tuple[str, str], state: State | None, now: int, cost: int) -> Taken:
+    def _take_slowly(self, limit: Limit, states: _States, at: str | tuple[str, str], state: State | None, now: int, cost: int) -> Taken:
         remaining, retry = look(limit, state, now, cost)
         if retry:
             return Taken(False, (_refused(remaining, retry),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from palaver.caching import CacheHealth
@@ -24,6 +24,9 @@ class _Away:
     touch = leave = present = count = among = last_seen = get
     read = push = begin = replace = get
     publish = get
+
+    def ready(self, *_: object, **__: object) -> Callable[..., NoReturn]:
+        return _away
 
     def listen(self, *_: object) -> _AwayListening:
         return _AwayListening()

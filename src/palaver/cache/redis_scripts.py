@@ -47,48 +47,95 @@ return 1
 
 # Limits of one key lie in one hash, a field each: three rules cost three calls of Redis and not seven. A hash lives twice as
 # long as it says anything, so that its expiry is seldom set; what rests in it counts as nothing. Tables and numbers in text
-# are what costs time in a script, so states and answers are packed, and one bucket has a script of its own.
-_NOW = """
-local call, floor, ceil, unpack, pack = redis.call, math.floor, math.ceil, struct.unpack, struct.pack
-local now, charges, at = unpack('<dd', ARGV[1])
+# are what costs time in a script, so states and answers are packed, and buckets that are charged one each, of one key, have scripts of
+# their own: they are what is asked all the time.
+TAKE_BUCKET = Script(
+    "take_bucket",
+    """
+local call, floor, unpack, pack = redis.call, math.floor, struct.unpack, struct.pack
+local now, period, amount, room = unpack('<dddd', ARGV[1])
 if now == 0 then
   local time = call('TIME')
   now = time[1] * 1000 + floor(time[2] / 1000)
 end
-"""
-
-TAKE_BUCKET = Script(
-    "take_bucket",
-    _NOW
-    + """
-local kind, period, amount, room, cost = unpack('<ddddd', ARGV[1], at)
-local state = call('HGET', KEYS[1], ARGV[2])
-local debt, since = 0, now
+local key, field = KEYS[1], ARGV[2]
+local state = call('HGET', key, field)
+local after, since = period, now
 if state then
+  local debt
   debt, since = unpack('<dd', state)
   if now > since then
     debt = debt - (now - since) * amount
     if debt < 0 then debt = 0 end
     since = now
   end
+  after = debt + period
 end
-local after = debt + cost * period
-if after <= room then
-  call('HSET', KEYS[1], ARGV[2], pack('<dd', after, since))
-  local lives = after / amount + since - now + 1
-  if call('PTTL', KEYS[1]) < lives then call('PEXPIRE', KEYS[1], ceil(lives * 2)) end
-  return floor((room - after) / period)
+if after > room then return pack('<i8i8i8', 0, 0, math.ceil((after - room) / amount)) end
+call('HSET', key, field, pack('<dd', after, since))
+local lives = after / amount + since - now + 1
+if call('PTTL', key) < lives then call('PEXPIRE', key, math.ceil(lives * 2)) end
+return floor((room - after) / period)
+""",
+)
+
+TAKE_BUCKETS = Script(
+    "take_buckets",
+    """
+local call, floor, unpack, pack = redis.call, math.floor, struct.unpack, struct.pack
+local asked, key, kept, left, lives, waits = ARGV[1], KEYS[1], {}, {}, 0, nil
+local now, at = unpack('<d', asked)
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + floor(time[2] / 1000)
 end
-local remaining = floor((room - debt) / period)
-if remaining < 0 then remaining = 0 end
-return pack('<i8i8i8', 0, remaining, cost * period > room and -1 or ceil((after - room) / amount))
+local states = call('HMGET', key, _G.unpack(ARGV, 2))
+for i = 1, #states do
+  local period, amount, room
+  period, amount, room, at = unpack('<ddd', asked, at)
+  local state = states[i]
+  local after, since = period, now
+  if state then
+    local debt
+    debt, since = unpack('<dd', state)
+    if now > since then
+      debt = debt - (now - since) * amount
+      if debt < 0 then debt = 0 end
+      since = now
+    end
+    after = debt + period
+  end
+  if after > room then
+    waits = waits or {}
+    waits[i] = math.ceil((after - room) / amount)
+  else
+    local life = after / amount + since - now + 1
+    if life > lives then lives = life end
+    kept[2 * i - 1], kept[2 * i] = ARGV[i + 1], pack('<dd', after, since)
+  end
+  left[i] = floor((room - after) / period)
+end
+if waits then
+  -- Nothing is charged, so what would have been left is still there.
+  local said = pack('<i8', 0)
+  for i = 1, #left do said = said .. pack('<i8i8', math.max(0, left[i] + 1), waits[i] or 0) end
+  return said
+end
+call('HSET', key, _G.unpack(kept))
+if call('PTTL', key) < lives then call('PEXPIRE', key, math.ceil(lives * 2)) end
+return pack('<' .. string.rep('i8', #left), _G.unpack(left))
 """,
 )
 
 TAKE = Script(
     "take",
-    _NOW
-    + f"""
+    f"""
+local call, floor, ceil, unpack, pack = redis.call, math.floor, math.ceil, struct.unpack, struct.pack
+local now, charges, at = unpack('<dd', ARGV[1])
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000 + floor(time[2] / 1000)
+end
 local asked, tokens, keys = ARGV[1], tonumber(ARGV[2]), #KEYS
 local count, token = #ARGV - 2, nil
 if tokens == 1 then
@@ -340,4 +387,4 @@ return 1
 """,
 )
 
-ALL = (SET, FENCE, TAKE_BUCKET, TAKE, TOUCH, PRESENT, AMONG, LAST_SEEN, PUSH, BEGIN, REPLACE)
+ALL = (SET, FENCE, TAKE_BUCKET, TAKE_BUCKETS, TAKE, TOUCH, PRESENT, AMONG, LAST_SEEN, PUSH, BEGIN, REPLACE)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from hashlib import blake2b
 
-from palaver.caching import CacheHealth, Heard, Held, Item, Missed, Present, Rebuild, Take, Taken
-from palaver.ports import Bus, Cache, KeyValue, Limiter, Listening, Presence, Window
+from palaver.caching import CacheHealth, Heard, Held, Item, Limit, Missed, Present, Rebuild, Take, Taken
+from palaver.ports import Bus, Cache, KeyValue, Limiter, Listening, Presence, Ready, Window
 
 
 class ScopedCache:
@@ -64,6 +64,10 @@ class _Limiter:
     async def take(self, *takes: Take, group: str = "", token: str = "") -> Taken:
         # A token is a request's, and two tenants may count their requests alike.
         return await self._limiter.take(*self._own(takes), group=self._head + group, token=token and self._head + token)
+
+    def ready(self, limits: Sequence[Limit], *, group: str = "") -> Ready:
+        take, head = self._limiter.ready(limits, group=self._head + group), self._head
+        return lambda key: take(head + key)
 
     async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:
         return await self._limiter.take_each([self._own(takes) for takes in calls], group=self._head + group)

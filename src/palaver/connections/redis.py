@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import random
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,10 +49,13 @@ class Script:
     def call(self, keys: Sequence[bytes], arguments: bytes, count: int) -> bytes:
         """Return the command: `arguments` are `count` encoded parts."""
         if len(keys) == 1:
-            key = keys[0]
-            return b"*%d\r\n%b$1\r\n1\r\n$%d\r\n%b\r\n%b" % (4 + count, self._evalsha, len(key), key, arguments)
+            return b"%b%d\r\n%b\r\n%b" % (self.head(count), len(keys[0]), keys[0], arguments)
         packed = b"".join(map(encoded_part, keys))
         return b"*%d\r\n%b%b%b%b" % (3 + len(keys) + count, self._evalsha, encoded_part(b"%d" % len(keys)), packed, arguments)
+
+    def head(self, count: int) -> bytes:
+        """Return how a call with one key and `count` arguments begins; the key's length follows."""
+        return b"*%d\r\n%b$1\r\n1\r\n$" % (4 + count, self._evalsha)
 
     def in_full(self, command: bytes) -> bytes:
         """Return the same call with the text in place of the hash."""
@@ -138,9 +141,12 @@ class RedisClient:
                     raise OutcomeUnknown("The connection to Redis ended after the command was sent.", engine="redis") from None
         raise Unavailable("The connection to Redis ended before the command was sent.", engine="redis")
 
-    async def run(self, script: Script, keys: Sequence[bytes], arguments: bytes, count: int, *, again: bool = False) -> Any:
+    def run(self, script: Script, keys: Sequence[bytes], arguments: bytes, count: int, *, again: bool = False) -> Coroutine[Any, Any, Any]:
         """Run a script; `again`: a lost reply may be asked for again, because running it twice is running it once."""
-        command = script.call(keys, arguments, count)
+        return self.run_made(script, script.call(keys, arguments, count), again=again)
+
+    async def run_made(self, script: Script, command: bytes, *, again: bool = False) -> Any:
+        """Do the same with the call as `Script.call` makes it."""
         for _ in range(2):
             wire = self._pick() or await self._connected()
             try:

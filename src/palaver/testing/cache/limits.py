@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from palaver.caching import SLICES, Limit, Take
+from palaver.caching import SLICES, Limit, Take, Taken
 from palaver.clock import ManualClock
-from palaver.errors import Validation
-from palaver.ports import Cache
+from palaver.errors import KeyTooLong, Validation
+from palaver.ports import Cache, Ready
 from palaver.testing.cache.base import HOSTILE, CacheBase
 
 BUCKET = Limit("bucket", 10, 60)
@@ -23,6 +23,11 @@ KINDS = [BUCKET, WINDOW]
 
 def forward(clock: ManualClock, seconds: float) -> None:
     clock.advance(timedelta(seconds=seconds))
+
+
+async def asked(ready: Ready, key: str) -> Taken:
+    said = ready(key)
+    return said if isinstance(said, Taken) else await said
 
 
 class LimiterTests(CacheBase):
@@ -117,6 +122,27 @@ class LimiterTests(CacheBase):
         await cache.limiter.take_each([[Take(BUCKET, "u")], [Take(HOUR, "u")]])
         left = await cache.limiter.peek(Take(BUCKET, "u"), Take(HOUR, "u"), Take(HOUR, "v"))
         assert [6, 13, 14] == [verdict.remaining for verdict in left.verdicts]
+
+    @pytest.mark.parametrize("limits", [[BUCKET], [WINDOW], [BUCKET, HOUR], [HOUR, WINDOW]], ids=len)
+    @pytest.mark.parametrize("group", ["", "g"])
+    async def test_what_was_made_ready_counts_where_take_does(self, cache: Cache, limits: list[Limit], group: str) -> None:
+        ready, takes = cache.limiter.ready(limits, group=group), [Take(limit, "ü" * 300) for limit in limits]
+        assert await asked(ready, "other") == await cache.limiter.take(*takes, group=group)
+        answers = await asyncio.gather(*(asked(ready, "ü" * 300) for _ in range(20)))
+        assert 9 == sum(answer.allowed for answer in answers)
+        left, again = await asked(ready, "ü" * 300), await cache.limiter.take(*takes, group=group)
+        assert [limit.amount - 10 for limit in limits] == [verdict.remaining for verdict in left.verdicts]
+        assert [verdict[:2] for verdict in left.verdicts] == [verdict[:2] for verdict in again.verdicts]
+        assert not left.allowed
+        assert (await cache.limiter.take(*takes, group="another")).allowed
+
+    async def test_what_is_made_ready_is_as_strict_as_take(self, cache: Cache) -> None:
+        with pytest.raises(Validation):
+            cache.limiter.ready([BUCKET, BUCKET])
+        with pytest.raises(Validation):
+            cache.limiter.ready([])
+        with pytest.raises(KeyTooLong):
+            await asked(cache.limiter.ready([BUCKET]), "k" * 1_025)
 
     async def test_calls_of_a_batch_are_each_by_themselves(self, cache: Cache) -> None:
         calls = [[Take(BUCKET, "u", 6)], [Take(BUCKET, "u", 6), Take(HOUR, "u")], [Take(HOUR, "u")], [Take(BUCKET, "u", 4)]]
