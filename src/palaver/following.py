@@ -34,6 +34,8 @@ PATIENCE_S = 10.0
 """How long a listener may take, and how long it may fail before it is told to start anew."""
 STOPPED_S = 60.0
 NOTED_EVERY_S = 1.0
+SLOW_S = 0.25
+"""A page of the feed that takes longer waits for something."""
 LOOK_S = 0.3
 """How often a feed that has to be copied first is looked at for what others copied."""
 COPY_S = 2.0
@@ -99,6 +101,11 @@ class Subscription:
         self._pause = RETRY_S
         self._failing_since: float | None = None
         self._begun, self._did_begin = asyncio.Event(), False
+
+    @property
+    def hears(self) -> bool:
+        """Whether what is committed now is told soon: the feed is read to its end, and the listener took what it was told."""
+        return self.position is not None and self.error is None and self._follower.reads_on
 
     def close(self) -> None:
         self._follower.part(self)
@@ -210,7 +217,14 @@ class Follower:
         self._waiting: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self._copy_at = 0.0
+        self._held_back = False
+        self._reads_since: float | None = None
         self.error: str | None = None
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether the feed is read, and nothing that was committed waits in it for a transaction that still runs."""
+        return self.error is None and not self._held_back and (self._reads_since is None or _now() - self._reads_since < SLOW_S)
 
     # --- who listens ------------------------------------------------------------------------------------------------
 
@@ -314,6 +328,7 @@ class Follower:
         if not due:
             return False
         start = min(each.position for each in due if each.position is not None)
+        self._reads_since = _now()
         try:
             page = await self._page(start)
         except Trimmed:
@@ -321,7 +336,10 @@ class Follower:
                 if each.position == start:
                     each.position = None
             return True
+        finally:
+            self._reads_since = None
         now = self._looked_at = _now()
+        self._held_back = not page.changes and page.last < page.head
         # One that moved its place while the page was read is told by the next.
         ready = [each for each in due if each.position is not None and each.position >= start and each in self._subscriptions]
         await asyncio.gather(*(each.take(page, now) for each in ready))

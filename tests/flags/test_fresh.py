@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
 import pytest
 
 import palaver
+from palaver.errors import Unavailable
 from palaver.flags import Flags
 from tests import servers
 from tests.engines.redis_servers import own
@@ -118,6 +120,51 @@ async def test_processes_on_dynamodb_whose_feed_comes_late(tmp_path: Path, monke
         monkeypatch.setenv(name, value)
     async with setter(url) as flags, observer(url) as one:
         within(await delays(flags, [one], range(1, 8)))
+
+
+async def test_without_a_feed_and_without_redis_a_change_is_seen_within_a_second(tmp_path: Path) -> None:
+    """The feed begins to fail while Redis is away: whoever watches looks at the records himself, and soon."""
+    with own() as redis:
+        url = f"{fresh('sqlite', tmp_path)}&cache={quote(redis.url, safe='')}"
+        async with (
+            setter(url) as flags,
+            palaver.open(url, schema=SCHEMA, maintain=False) as store,
+            Flags.open(store, FLAGS, FeatureFlag) as other,
+        ):
+            redis.kill_9()
+            feed = store.core.records.changes
+            store.core.records.changes = _fails  # type: ignore[method-assign]
+            within([await _seen(flags, other, value) for value in range(1, 5)])
+            store.core.records.changes = feed  # type: ignore[method-assign]
+            within([await _seen(flags, other, value) for value in range(5, 7)])
+            assert "ok" == other.health().status
+
+
+async def test_while_a_long_transaction_holds_the_feed_back_a_change_is_seen_within_a_second(tmp_path: Path) -> None:
+    url = f"{fresh('postgresql', tmp_path)}&cache=none"
+    async with (
+        setter(url) as flags,
+        palaver.open(url, schema=SCHEMA, maintain=False) as store,
+        Flags.open(store, FLAGS, FeatureFlag) as other,
+    ):
+        pool: Any = store.core.records.pool  # type: ignore[attr-defined]
+        async with pool.transaction() as connection:
+            await connection.fetchval("SELECT pg_current_xact_id()::text")
+            within([await _seen(flags, other, value) for value in range(1, 5)])
+
+
+async def _fails(after: int | None, limit: int) -> NoReturn:
+    raise Unavailable("The feed is away.")
+
+
+async def _seen(flags: Flags, other: Flags, value: int) -> float:
+    """Set a flag; return how long after the call began another store serves it."""
+    began = time.monotonic()
+    await flags.set(LENGTH, value, user="ann")
+    while other.value(LENGTH, user="ann") != value:
+        assert time.monotonic() < began + 20, "it was never seen"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - began
 
 
 async def test_processes_behind_a_pooler_where_nothing_can_listen(tmp_path: Path) -> None:

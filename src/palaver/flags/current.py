@@ -29,6 +29,7 @@ CACHED_S = 90.0
 WHOLE_S = 60.0
 """How often everything is read again, for what was written around the feed and around us."""
 POLL_S, POLL_UNFED_S = 5.0, 0.5
+"""How often the records are looked at, and how often where the feed comes late or not at all."""
 CACHE_S = 0.25
 """How long a cache that falls silent may hold us up."""
 CLOSE_S = 1.0
@@ -178,10 +179,7 @@ class Current:
     async def _stay_current(self) -> None:
         pause = RETRY_S
         while True:
-            with contextlib.suppress(TimeoutError):
-                # Not wait_for, which may take a cancellation for an answer.
-                async with asyncio.timeout(self._poll_s * random.uniform(0.8, 1.0)):
-                    await self._woken.wait()
+            await self._due()
             self._woken.clear()
             if await self._attempt(self._again):
                 pause = RETRY_S
@@ -189,6 +187,20 @@ class Current:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, SLOWEST_RETRY_S)
                 self._woken.set()
+
+    async def _due(self) -> None:
+        """Return when something was told, or it is time to look: soon while the feed does not tell."""
+        loop, share = asyncio.get_running_loop(), random.uniform(0.8, 1.0)
+        looked = loop.time()
+        while not self._woken.is_set():
+            fed = self._subscription is not None and self._subscription.hears
+            left = looked + share * (self._poll_s if fed else min(self._poll_s, POLL_UNFED_S)) - loop.time()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                # Not wait_for, which may take a cancellation for an answer.
+                async with asyncio.timeout(min(left, POLL_UNFED_S)):
+                    await self._woken.wait()
 
     async def _attempt(self, read: Callable[[], Coroutine[Any, Any, None]], *, starting: bool = False) -> bool:
         """Read, and keep what went wrong for `health`: what was known stays as it is, and the next attempt follows."""
