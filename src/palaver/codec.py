@@ -9,33 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from palaver.clock import from_us
 from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
 from palaver.entity import Entity
 from palaver.errors import ConfigError, ItemTooLarge, KeyTooLong, NumberRange, Validation
-from palaver.fields import Codec, Kind, build
+from palaver.fields import build
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION, Change_, Set
+from palaver.record_writing import FAULTS, compile_check, compile_key, compile_writer, types_of
 from palaver.sealing import VARIABLE, Sealed, Sealer, place_of
 from palaver.stored_json import loads, packed, settled
-from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, key_part_size, record_size, size, text_size
+from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, record_size, size
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "text": (str,),
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "number": (Decimal, int),
-    "bytes": (bytes,),
-}
 NO_ELEMENTS: frozenset[str] = frozenset()
 BLOB_MARK = "$blob"
-_INT_BOUND = 11
-_SHORT_PART = 256
-"""Texts up to this long fit every limit of a key part, whatever their characters."""
 TEN_YEARS_S = 10 * 366 * 86_400
 
 
@@ -73,16 +62,12 @@ class EntityCodec:
         self.name = declared.name
         self.sealer: Sealer | None = None
         apart = {spec.name for spec in (*declared.blobs, *declared.secrets)}
-        stored = [spec for spec in declared.fields.values() if spec.name not in apart]
-        # Texts that are stored as they are make up most records, so they have a loop of their own.
-        texts = [spec for spec in stored if spec.kind.column == "text" and spec.kind.encode is None]
-        self._texts = [(spec.name, spec.stored, len(spec.stored)) for spec in texts]
-        self._fields = [self._field(spec) for spec in stored if spec not in texts]
-        # No engine stores an empty set; where None is not allowed, its absence says that it is empty.
-        self._sets = {spec.name for spec in declared.fields.values() if spec.kind.form is frozenset and not spec.optional}
+        self._put_fields = compile_writer(self, [spec for spec in declared.fields.values() if spec.name not in apart])
         self._values = _reader(declared)
         self._key = declared.table.key
-        self._parts = _checked_parts(declared)
+        #: The values of a record's key, in order.
+        self.key_of = compile_key(self._key)
+        self._check_parts = compile_check(_checked_parts(declared))
         self._names = set(declared.fields)
         self._shadowed = bool(declared.shadows)
         self._fixed_size = 8 + len(REVISION)
@@ -91,45 +76,29 @@ class EntityCodec:
             rule = replace(rule, after=retention[declared.name])
         self.rule = rule
         self._expires = (declared.expires.name, declared.expires.stored, rule) if declared.expires and rule else None
-
-    def _field(self, spec: FieldSpec) -> tuple[str, str, Codec | None, tuple[type, ...] | None, int, bool, str]:
-        nested = spec.kind.column == "json"
-        return spec.name, spec.stored, spec.kind.encode, _types(spec.kind), len(spec.stored), nested, f"{self.name}.{spec.name}"
+        # Most entities are nothing but fields, and need not be asked for anything else with each record.
+        self._bare_fields = not (self._expires or declared.shadows or declared.sharded or apart)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def encode(self, entity: Entity, now_us: int, tenant: str | None) -> Encoded:
         """Return the record of an instance. Raises Validation with the field at fault, never with its value."""
-        values = entity.__dict__
         record: Record = {}
-        total = self._fixed_size
-        for name, stored, length in self._texts:
-            value = values[name]
-            if value is not None:
-                if type(value) is not str:
-                    raise self._unfit(name, value)
-                total += length + (len(value) if value.isascii() and "\0" not in value else text_size(value, f"{self.name}.{name}"))
-                record[stored] = value
-        for name, stored, encode, types, length, nested, what in self._fields:
-            value = values[name]
-            if value is None:
-                continue
-            if encode is not None:
-                value = self._encoded(name, encode, value)
-            kind = type(value)
-            if types is not None and kind not in types:
-                raise self._unfit(name, value)
-            if nested:
-                if kind is frozenset and not value and name in self._sets:
-                    continue
-                value, bound = settled(value, what)
-                total += length + bound
-            elif kind is int and MIN_INT <= value <= MAX_INT:
-                total += length + _INT_BOUND
-            else:
-                total += length + self._scalar_size(name, value)
-            record[stored] = value
-        total += self._finish(entity, record, now_us, tenant)
+        total = self._fixed_size + self._put_fields(entity.__dict__, record)
+        uploads: tuple[tuple[str, bytes], ...] = ()
+        if self._bare_fields:
+            self._check_parts(record)
+        else:
+            total += self._finish(entity, record, now_us, tenant)
+            uploads, apart = self._put_apart(entity, record, tenant)
+            total += apart
+        if total > MAX_ENTRY:
+            total = self._within(total, record)
+        return Encoded(record, total, uploads)
+
+    def _put_apart(self, entity: Entity, record: Record, tenant: str | None) -> tuple[tuple[tuple[str, bytes], ...], int]:
+        """Put in what may lie in objects and what is sealed; return the objects to upload and a bound on the size."""
+        total = 0
         uploads: tuple[tuple[str, bytes], ...] = ()
         if self.declared.blobs:
             uploads = self._split_blobs(entity, record, tenant)
@@ -137,10 +106,14 @@ class EntityCodec:
                 len(spec.stored) + settled(record[spec.stored], self.name)[1] for spec in self.declared.blobs if spec.stored in record
             )
         for spec in self.declared.secrets:
-            value = values[spec.name]
+            value = entity.__dict__[spec.name]
             if value is not None:
                 sealed = record[spec.stored] = value.data if type(value) is Sealed else self.sealed(spec, self._bare(spec, value), record)
                 total += len(spec.stored) + len(sealed)
+        return uploads, total
+
+    def _within(self, total: int, record: Record) -> int:
+        """Check a record that is not small against the limits; return a bound on its size."""
         if total > MAX_RECORD:
             total = record_size(record, self.name) + self._fixed_size
             if total > MAX_RECORD:
@@ -151,25 +124,31 @@ class EntityCodec:
                 )
         if total > MAX_ENTRY:
             self.check_entries(record)
-        return Encoded(record, total, uploads)
+        return total
 
     def _encoded(self, name: str, encode: Callable[[Any], Any], value: Any) -> Any:
         try:
             return encode(value)
-        except (AttributeError, TypeError, ValueError, KeyError, ArithmeticError):
-            raise Validation(
-                f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.",
-                hint="model_copy() does not validate; use patch, or build the instance anew.",
-                entity=self.name,
-                field=name,
-            ) from None
+        except FAULTS:
+            raise self.unencodable(name, value) from None
 
-    def _unfit(self, name: str, value: object) -> Validation:
+    def unencodable(self, name: str, value: object) -> Validation:
+        """Return the error for a value that its field's encoder does not take."""
+        return Validation(
+            f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.",
+            hint="model_copy() does not validate; use patch, or build the instance anew.",
+            entity=self.name,
+            field=name,
+        )
+
+    def unfit(self, name: str, value: object) -> Validation:
+        """Return the error for a value that is of no type its field may have."""
         return Validation(
             f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.", entity=self.name, field=name
         )
 
-    def _scalar_size(self, name: str, value: Any) -> int:
+    def scalar_size(self, name: str, value: Any) -> int:
+        """Return a bound on the size of a field's scalar. Raises NumberRange for an integer of over 64 bits."""
         if type(value) is int:
             raise NumberRange(
                 f"{self.name}.{name} does not fit a 64-bit integer.", hint="Declare it as Decimal.", entity=self.name, field=name
@@ -186,14 +165,11 @@ class EntityCodec:
             shadows = shadow_values(declared, record, entity)
             record.update(shadows)
             added += sum(len(name) + (len(part) if type(part) is str else 8) for name, part in shadows.items())
-        for column, what, most, required in self._parts:
-            held = record.get(column)
-            if not ((type(held) is str and 0 < len(held) <= _SHORT_PART) or type(held) is int) and (required or held is not None):
-                key_part_size(held, what, most)
+        self._check_parts(record)
         if declared.sharded:
-            key = tuple(record[name] for name in self._key)
+            key = self.key_of(record)
             for path in declared.sharded:
-                record[path.shard_column] = shard_of(key, path.shards)  # type: ignore[arg-type]
+                record[path.shard_column] = shard_of(key, path.shards)
                 added += 8
         return added
 
@@ -264,13 +240,13 @@ class EntityCodec:
         assert kind is not None
         if kind.encode is not None:
             value = self._encoded(spec.name, kind.encode, value)
-        types = _types(kind)
+        types = types_of(kind)
         if types is not None and type(value) not in types:
-            raise self._unfit(spec.name, value)
+            raise self.unfit(spec.name, value)
         if kind.column == "json":
             return settled(value, f"{self.name}.{spec.name}")[0]
         if type(value) is not int or not MIN_INT <= value <= MAX_INT:
-            self._scalar_size(spec.name, value)
+            self.scalar_size(spec.name, value)
         return value  # type: ignore[no-any-return]
 
     def sealed(self, spec: FieldSpec, bare: Value, record: Mapping[str, Any]) -> bytes:
@@ -396,12 +372,6 @@ def _default(spec: FieldSpec) -> Callable[[], Any] | None:
         decode = spec.kind.decode
         return frozenset if decode is None else lambda: decode(NO_ELEMENTS)
     return spec.default
-
-
-def _types(kind: Kind) -> tuple[type, ...] | None:
-    if kind.column != "json":
-        return _TYPES[kind.column]
-    return None if kind.form is None else (kind.form,)
 
 
 def expiry_seconds(start: datetime, rule: Expires) -> int:

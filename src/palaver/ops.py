@@ -374,7 +374,7 @@ def position(table: Table, index: str | None, record: Mapping[str, Value]) -> tu
     else:
         spec = table.index(index)
         names = spec.partition + spec.sort + table.key
-    return tuple(record[name] for name in names)  # type: ignore[misc]
+    return tuple([record[name] for name in names])  # type: ignore[misc]
 
 
 # --- the feed -------------------------------------------------------------------------------------------------------
