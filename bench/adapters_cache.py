@@ -8,13 +8,16 @@ plain call, and, as "palaver-memory-await", through the port.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
+import palaver
+from palaver import Schema
 from palaver.cache.memory import MemoryCache
 from palaver.cache.redis import RedisCache
 from palaver.caching import Limit, Take
-from palaver.identity.sessions import Sessions
+from palaver.identity.sessions import SessionRecord, Sessions
 from palaver.limits import Limits, Rule
 
 BUCKET = Limit("minute", 60, 60)
@@ -103,6 +106,25 @@ class RedisSessions:
 
     async def close(self) -> None:
         await self.cache.aclose()
+
+
+class Login(SessionRecord, table="sessions"):
+    pass
+
+
+class RecordedSessions(RedisSessions):
+    name = "palaver-sessions-recorded"
+    notes = "the same with records as the truth: a read is one trip to Redis, and compared with what this process knows of endings"
+
+    async def open(self, port: int) -> None:
+        url = quote(f"redis://127.0.0.1:{port}", safe="")
+        self.store = await palaver.open(f"memory:?cache={url}", schema=Schema("bench", [Login]))
+        self.sessions = Sessions(self.store.cache, store=self.store, entity=Login)
+        self.tokens: dict[str, str] = {}
+
+    async def close(self) -> None:
+        await self.sessions.aclose()
+        await self.store.aclose()
 
 
 class MemoryLimits:
