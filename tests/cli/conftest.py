@@ -68,6 +68,20 @@ def demo(demo_file: Path, elsewhere: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("agent") / "agent.db"
+    assert 0 == run(["demo", "--blueprint", "simple_agent", "--path", str(path), "--quiet"])
+    return path
+
+
+@pytest.fixture
+def agent(agent_file: Path, elsewhere: Path) -> Path:
+    """A copy of the demonstration of people on several channels where commands find it by themselves."""
+    shutil.copy(f"{agent_file}.keys", elsewhere / "palaver-demo.db.keys")
+    return Path(shutil.copy(agent_file, elsewhere / "palaver-demo.db"))
+
+
 @pytest.fixture
 def palaver(capfd: pytest.CaptureFixture[str]) -> Palaver:
     def ran(*tokens: object) -> Ran:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from palaver.cli import run
 from tests.cli.conftest import Palaver
 
+pytestmark = pytest.mark.usefixtures("agent")
 ANY = ("--where", "timestamp>=2000-01-01")
-
-
-@pytest.fixture(scope="module")
-def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("agent") / "agent.db"
-    assert 0 == run(["demo", "--blueprint", "simple_agent", "--path", str(path), "--quiet"])
-    return path
-
-
-@pytest.fixture(autouse=True)
-def agent(agent_file: Path, elsewhere: Path) -> Path:
-    shutil.copy(f"{agent_file}.keys", elsewhere / "palaver-demo.db.keys")
-    return Path(shutil.copy(agent_file, elsewhere / "palaver-demo.db"))
 
 
 def stored(query: str) -> list[tuple[object, ...]]:

@@ -206,7 +206,7 @@ class Context:
             raise Stop(
                 Exit.USAGE, "not_confirmed", f"{what} needs --yes where nobody can be asked.", hint="Look at it first with --dry-run."
             )
-        sys.stderr.write(f"{what}\nType {name} to go on: ")
+        sys.stderr.write(f"{what}.\nType {name} to go on: ")
         sys.stderr.flush()
         if sys.stdin.readline().strip() != name:
             raise Stop(Exit.FAILURE, "not_confirmed", "Nothing was done: another name was typed.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
@@ -13,7 +14,7 @@ from palaver.cli.exits import Exit
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
-    from palaver.lifecycle.erase import Erased
+    from palaver.lifecycle.purge import Purged
     from palaver.store import Store
 
 
@@ -44,62 +45,63 @@ async def purge(
     if (subject is None) == (inactive_since is None):
         raise Stop(Exit.USAGE, "usage", "Purge takes one person, or --inactive-since.", hint="palaver purge 2010 --dry-run")
     async with here.open() as store:
-        people = [subject] if subject is not None else await _inactive(here, store, str(inactive_since))
-        counted = await _erase_all(here, store, people, asked_for=subject is not None, dry_run=True)
-        if not counted.total:
-            if subject is not None:
-                raise Stop(Exit.NOT_FOUND, "not_found", "Nothing is stored about this person.", hint="Check the identifier.")
-            return _tell(here, len(people), counted, dry_run, None)
-        if dry_run:
-            return _tell(here, len(people), counted, True, None)
-        what = f"{counted.total:,} records, objects and documents of {len(people):,} people will be erased."
-        here.confirm(what, subject if subject is not None else f"{len(people)}")
-        erased = await _erase_all(here, store, people, asked_for=subject is not None, dry_run=False)
+        erasing = await _erasing(here, store, subject, inactive_since)
+        counted = await erasing(True)
+        if subject is not None and not counted.erased.total:
+            raise Stop(Exit.NOT_FOUND, "not_found", "Nothing is stored about this person.", hint="Check the identifier.")
+        if dry_run or not counted.erased.total:
+            return _tell(here, counted, dry_run, None)
+        people = f"{counted.persons:,} {'person' if counted.persons == 1 else 'people'}"
+        what = f"Erasing {counted.erased.total:,} records, objects and documents of {people}"
+        here.confirm(what, subject if subject is not None else f"{counted.persons}")
+        erased = await erasing(False)
         made = store.clock.now().astimezone(UTC).isoformat(timespec="seconds")
     if receipt is not None:
-        _write(receipt, _receipt(len(people), erased, made))
-    return _tell(here, len(people), erased, False, made)
+        _write(receipt, _receipt(erased, made))
+    return _tell(here, erased, False, made)
 
 
-async def _inactive(here: Context, store: Store, since: str) -> list[str]:
-    """Return who was not seen since then, as the blueprint knows it."""
-    from palaver.cli.transcripts import transcripts_of
+async def _erasing(here: Context, store: Store, subject: str | None, since: str | None) -> Callable[[bool], Awaitable[Purged]]:
+    """Return what erases one person, or everybody inactive as the module of the schema knows it; called with True it only counts."""
     from palaver.cli.typed import moment
+    from palaver.lifecycle.erase import erase
+    from palaver.lifecycle.personal import Policy
+    from palaver.lifecycle.purge import MASK, Purged, purge_inactive
 
-    start = moment(since, store.clock.now())
-    transcripts: Any = await transcripts_of(here, store)
-    if not hasattr(transcripts, "inactive_users"):
-        raise Stop(Exit.USAGE, "inactive", "This schema does not say who is inactive.", hint="Purge one person at a time.")
-    return [user async for user in transcripts.inactive_users(start)]
+    home = await here.home()
+    if subject is not None:
+        # Who asks to be erased is erased; what is purged for want of activity may be kept without the person in it.
+        policy = getattr(home, "ERASURE", Policy())
+
+        async def one(dry_run: bool) -> Purged:
+            return Purged(1, await erase(store, subject, policy=policy, dry_run=dry_run))
+
+        return one
+    find = getattr(home, "users_inactive_since", None)
+    if find is None:
+        hint = "Beside the schema: def users_inactive_since(moment) -> Query; or purge one person at a time."
+        raise Stop(Exit.USAGE, "inactive", f"{home.__name__} does not say who is inactive.", hint=hint)
+    inactive = find(moment(str(since), store.clock.now()))
+
+    async def many(dry_run: bool) -> Purged:
+        with here.out.progress("people") as progress:
+            return await purge_inactive(store, inactive, policy=getattr(home, "PURGE", MASK), dry_run=dry_run, advance=progress.advance)
+
+    return many
 
 
-async def _erase_all(here: Context, store: Store, people: list[str], *, asked_for: bool, dry_run: bool) -> Erased:
-    from palaver.lifecycle.erase import Erased, erase, scrubbed
-
-    # Who asks to be erased is erased; what is purged for want of activity may be kept without the person in it.
-    policy: Any = getattr(await here.home(), "ERASURE" if asked_for else "PURGE", None)
-    options = {} if policy is None else {"policy": policy}
-    total = Erased()
-    with here.out.progress("people", len(people)) as progress:
-        for person in people:
-            total += await erase(store, person, dry_run=dry_run, scrub=False, **options)
-            progress.advance()
-    if not dry_run and people:
-        await scrubbed(store)
-    return total
-
-
-def _receipt(people: int, erased: Erased, made: str | None) -> dict[str, Any]:
-    return {"people": people, "total": erased.total, "at": made, **asdict(erased)}
+def _receipt(purged: Purged, made: str | None) -> dict[str, Any]:
+    return {"people": purged.persons, "total": purged.erased.total, "at": made, **asdict(purged.erased)}
 
 
 def _write(path: Path, receipt: dict[str, Any]) -> None:
     path.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
-def _tell(here: Context, people: int, erased: Erased, dry_run: bool, made: str | None) -> int:
+def _tell(here: Context, purged: Purged, dry_run: bool, made: str | None) -> int:
+    people, erased = purged.persons, purged.erased
     if here.out.json:
-        here.out.emit("purge", {"dry_run": dry_run, **_receipt(people, erased, made)})
+        here.out.emit("purge", {"dry_run": dry_run, **_receipt(purged, made)})
         return Exit.OK
     verb = "would be erased" if dry_run else "erased"
     rows: list[tuple[str, str, int]] = []

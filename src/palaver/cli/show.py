@@ -37,10 +37,11 @@ async def show(id: str, /, *, user: str | None = None, full: bool = False, md: b
     from palaver.cli.transcripts import place_of, transcripts_of
 
     async with here.open() as store:
-        owner, conversation, is_message = await place_of(store, id, user)
-        transcripts = await transcripts_of(here, store)
+        place = await place_of(store, id, user)
+        transcripts = await transcripts_of(here, store, place.tenant)
+        owner, conversation = place.owner, place.conversation
         said = [each async for each in transcripts.transcript(owner, conversation, last=last)]
-    if is_message:
+    if place.message:
         said = _around(said, id)
     if not said:
         raise Stop(Exit.NOT_FOUND, "not_found", "The conversation has no such message any more.", hint="It may have expired.")
@@ -49,7 +50,7 @@ async def show(id: str, /, *, user: str | None = None, full: bool = False, md: b
     elif here.out.json:
         here.out.emit("transcript", {"user_id": owner, "conversation_id": conversation, "messages": [_plain(each) for each in said]})
     else:
-        _print(here.out, owner, conversation, said, full or is_message)
+        _print(here.out, owner, conversation, said, full or place.message)
     return Exit.OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,11 +33,13 @@ async def purge_inactive(
     dry_run: bool = False,
     most: int | None = None,
     timeout: float = 60.0,
+    advance: Callable[[], object] = lambda: None,
 ) -> Purged:
     """Purge everybody a query finds: `Activity.by_last_seen().before(three_months_ago)`.
 
     The query is over an entity whose records say when a person was last seen; that record goes as well, so nobody is
     found twice, and whoever was seen again meanwhile is left alone. `most` bounds one run; the next one goes on.
+    `advance` is called after each person.
     """
     declared = store.schema.of(inactive.entity)
     if declared.subject is None:
@@ -52,6 +55,7 @@ async def purge_inactive(
         subject = str(getattr(entity, declared.subject.name))
         total += await erase(store, subject, policy=chosen, archive=archive, dry_run=dry_run, scrub=False, timeout=timeout)
         persons += 1
+        advance()
     if persons and not dry_run:
         await scrubbed(store)
     return Purged(persons, total)

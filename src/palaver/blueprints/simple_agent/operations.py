@@ -6,6 +6,7 @@ What only reads one access pattern is in `patterns`; a store runs those values d
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -60,6 +61,10 @@ class SimpleAgent(Reading):
         self.channels = Channels(store, tenant=self.settings.tenant)
         self.reports = Reports(store)
         self.directory = Directory(store, self.people, ids, self.settings, running)
+
+    def for_tenant(self, tenant: str) -> SimpleAgent:
+        """Return the same agent for the people and conversations of another tenant."""
+        return SimpleAgent(self.store, self.running, settings=replace(self.settings, tenant=tenant))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
