@@ -90,4 +90,5 @@ class S3Backdoor:
 
     async def count(self) -> int:
         pages = self.bucket.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name, Prefix=self.prefix + "/")
-        return sum(page.get("KeyCount", 0) for page in pages)
+        uploads = self.bucket.client.list_multipart_uploads(Bucket=self.bucket.name, Prefix=self.prefix + "/").get("Uploads", [])
+        return len(uploads) + sum(int(page.get("KeyCount", 0)) for page in pages)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from botocore.session import Session  # type: ignore[import-untyped]
 
-from palaver.blobs.s3 import PART, S3Blobs
+from palaver.blobs.pieces import PART
+from palaver.blobs.s3 import S3Blobs
 from palaver.blobs.s3_bucket import BucketSettings, check_bucket, provision_bucket
 from palaver.connections.aws_credentials import Credentials
 from palaver.errors import (

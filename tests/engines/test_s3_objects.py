@@ -15,7 +15,8 @@ from contextlib import suppress
 import pytest
 
 from palaver.blobs.paths import path_of
-from palaver.blobs.s3 import PART, S3Blobs
+from palaver.blobs.pieces import PART
+from palaver.blobs.s3 import S3Blobs
 from palaver.errors import ConfigError, KeyTooLong, Validation
 from palaver.ports import CreatesObjects, Presigned, Presigns
 from palaver.testing.blobs import addressed, keys_of

@@ -1,1 +1,1 @@
-"""Blob stores: one adapter over `obstore` for a folder, memory and object storage."""
+"""Blob stores: a folder and memory, and object storage through `obstore`."""

@@ -5,6 +5,7 @@ Written aside, fsynced, renamed, and the folders fsynced: a name is never on the
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
@@ -50,12 +51,14 @@ class Folder:
             incoming.discard()
 
     def incoming(self) -> Incoming:
-        """Begin an object that comes in pieces."""
+        """Begin an object that comes in pieces. Nothing is on the disk before its first one, so this does not block."""
+        return Incoming(self, self.root / INCOMING / uuid4().hex)
+
+    def open_aside(self, aside: Path) -> int:
         if not self._is_there:
             self._make_root()
-        aside = self.root / INCOMING / uuid4().hex
         aside.parent.mkdir(mode=0o700, exist_ok=True)
-        return Incoming(self, aside)
+        return os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def get(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         with open(self.root / path, "rb") as file:
@@ -161,40 +164,44 @@ class Incoming:
     def __init__(self, folder: Folder, aside: Path) -> None:
         self._folder, self._aside = folder, aside
         self._turn = Lock()
-        self._handle: int | None = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._is_aside = True
+        self._handle: int | None = None
+        self._ended = False
 
     def write(self, piece: bytes) -> None:
         with self._turn:
+            handle = self._opened()
             left = memoryview(piece)
-            # Ended: nobody waits for this call any more.
-            while left and self._handle is not None:
-                left = left[os.write(self._handle, left) :]
+            while left:
+                left = left[os.write(handle, left) :]
 
     def publish(self, path: str) -> None:
         """Make what was written the object of this path, durable when this returns."""
         with self._turn:
-            if self._handle is None:
-                return
-            wrote_ns = _fsynced(self._handle)
-            self._close()
+            handle = self._opened()
+            wrote_ns = _fsynced(handle)
+            self._handle = None
+            os.close(handle)
             target = self._folder.root / path
             _publish(self._aside, target)
-            self._is_aside = False
+            self._ended = True
             self._folder.fsync_upward(target, wrote_ns)
 
     def discard(self) -> None:
         with self._turn:
-            self._close()
-            if self._is_aside:
-                self._is_aside = False
+            if self._handle is not None:
+                os.close(self._handle)
+            if not self._ended:
+                self._handle, self._ended = None, True
                 with suppress(OSError):  # an error before this one is the one to report
                     self._aside.unlink(missing_ok=True)
 
-    def _close(self) -> None:
-        if self._handle is not None:
-            handle, self._handle = self._handle, None
-            os.close(handle)
+    def _opened(self) -> int:
+        if self._ended:
+            # It was discarded while this call waited for its turn; nobody waits for its answer.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if self._handle is None:
+            self._handle = self._folder.open_aside(self._aside)
+        return self._handle
 
 
 def _fsynced(handle: int) -> int:

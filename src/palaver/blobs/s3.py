@@ -13,14 +13,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from palaver.blobs.objects import HASH, ObjectBlobs
 from palaver.blobs.paths import path_of
+from palaver.blobs.pieces import PART
+from palaver.blobs.remote import Remote, needs_obstore
+from palaver.blobs.s3_parts import upload
 from palaver.connections.aws_credentials import Credentials
 from palaver.connections.s3 import Bucket
-from palaver.connections.s3_errors import Doing, from_obstore, lost, refused
+from palaver.connections.s3_errors import Doing, from_obstore, refused, without_namespaces
 from palaver.connections.s3_place import place
 from palaver.errors import ConfigError, NotFound, NotProvisioned, Unauthenticated, Validation
 from palaver.observing import Finding
@@ -30,11 +32,8 @@ if TYPE_CHECKING:
     from obstore import Attributes
     from obstore.store import ObjectStore
 
-PART = 8 * 1024 * 1024
     from palaver.blobs.s3_bucket import BucketSettings, Part
     from palaver.schema import Schema
-
-"""What is larger goes and comes in parts of this size, some of them at once."""
 
 LARGEST = 5 * 1024 * 1024 * 1024
 """What one request may store."""
@@ -50,8 +49,10 @@ class S3Blobs(ObjectBlobs):
 
     def __init__(self, url: str, *, credentials: Credentials | None = None, environ: Mapping[str, str] | None = None) -> None:
         """Open `s3://bucket/prefix?…`; see `palaver.connections.s3_place`. Raises ConfigError."""
+        needs_obstore()
         self.place = place(url, os.environ if environ is None else environ)
         self.bucket = Bucket(self.place, credentials=credentials, environ=environ)
+        self._place = InParts(self)
         self._was_there = False
 
     def __repr__(self) -> str:
@@ -130,9 +131,6 @@ class S3Blobs(ObjectBlobs):
         url = await self.bucket.presigned(method, path, expires_s=expires_s, headers=headers, query=query)
         return Presigned(method, url, headers)
 
-    async def diagnose(self) -> list[Finding]:
-        # It builds on this file.
-        from palaver.blobs.s3_doctor import Doctor
     # --- the bucket -------------------------------------------------------------------------------------------------
 
     @property
@@ -167,6 +165,9 @@ class S3Blobs(ObjectBlobs):
 
         return BucketSettings(bucket_rules(schema, prefix=self.place.prefix))
 
+    async def diagnose(self) -> list[Finding]:
+        # It builds on this file.
+        from palaver.blobs.s3_doctor import Doctor
 
         return await Doctor(self).diagnose()
 
@@ -225,18 +226,22 @@ class S3Blobs(ObjectBlobs):
         return {}, {"response-content-disposition": told, "response-content-type": content_type or "application/octet-stream"}
 
     def _for_put(self, key: str, content_type: str | None) -> tuple[dict[str, str], dict[str, str]]:
-        at, headers = self.place, dict[str, str]()
+        headers = self.as_stored()
         if expected := HASH.search(key):
             headers["x-amz-checksum-sha256"] = b64encode(bytes.fromhex(expected[1])).decode()
         if content_type is not None:
             headers["content-type"] = content_type
-        if at.sse:
-            headers["x-amz-server-side-encryption"] = at.sse
-        if at.kms_key:
-            headers["x-amz-server-side-encryption-aws-kms-key-id"] = at.kms_key
-        if at.storage_class:
-            headers["x-amz-storage-class"] = at.storage_class
         return headers, {}
+
+    def as_stored(self) -> dict[str, str]:
+        """Return the headers that say how an object is encrypted and classed, as the URL has it."""
+        at = self.place
+        told = {
+            "x-amz-server-side-encryption": at.sse,
+            "x-amz-server-side-encryption-aws-kms-key-id": at.kms_key,
+            "x-amz-storage-class": at.storage_class,
+        }
+        return {name: value for name, value in told.items() if value}
 
     # --- versions ---------------------------------------------------------------------------------------------------
 
@@ -306,16 +311,23 @@ class S3Blobs(ObjectBlobs):
         raise found from None
 
 
+class InParts(Remote):
+    """The objects of a bucket, whose uploads in parts leave nothing behind."""
+
+    def __init__(self, blobs: S3Blobs) -> None:
+        super().__init__(lambda: blobs._store)
+        self._blobs = blobs
+
+    async def put_parts(self, path: str, parts: AsyncIterator[bytes], size: int) -> None:
+        import obstore
+
+        if size > PART:
+            await upload(self._blobs.bucket, path, parts, size, self._blobs.as_stored())
+            return
+        data = b"".join([part async for part in parts])
+        await obstore.put_async(self._store(), path, data, attributes=self._blobs._attributes())
+
+
 def _code_in(body: bytes) -> str:
     start = body.find(b"<Code>") + 6
     return body[start : body.find(b"</Code>", start)].decode("ascii", "replace") if start > 5 else ""
-
-
-def without_namespaces(body: bytes) -> ElementTree.Element:
-    try:
-        root = ElementTree.fromstring(body)
-    except ElementTree.ParseError:
-        raise lost("read", "garbled", sent=True) from None
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-    return root

@@ -8,10 +8,9 @@ from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from palaver.blobs.s3 import without_namespaces
 from palaver.bucket_rules import Rule, as_xml, rule_of
 from palaver.connections.s3 import Answer, Bucket
-from palaver.connections.s3_errors import Doing, refused
+from palaver.connections.s3_errors import Doing, refused, without_namespaces
 from palaver.errors import ConfigError
 
 _SPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'

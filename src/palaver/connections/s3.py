@@ -83,20 +83,27 @@ class Bucket:
         return f"{self.place.origin}{at}?{told}"
 
     async def ask(
-        self, method: str, query: Mapping[str, str], *, body: bytes = b"", headers: Mapping[str, str] | None = None, doing: Doing = "read"
+        self,
+        method: str,
+        query: Mapping[str, str],
+        *,
+        path: str = "",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        doing: Doing = "read",
     ) -> Answer:
-        """Make a request about the bucket itself and return the answer, whatever it says; connection failures are tried again.
+        """Make a request about the bucket, or the object of a path, and return the answer, whatever it says; lost ones are repeated.
 
         Every request made this way may be repeated. Raises Unavailable or OutcomeUnknown, or Throttled after the last attempt.
         """
         source = await self._signer()
         told = dict(headers or {})
-        if body:
+        if body and not path:
             told |= {"x-amz-checksum-sha256": b64encode(sha256(body).digest()).decode(), "content-type": "application/xml"}
         for attempt in range(_ATTEMPTS):
             last = attempt == _ATTEMPTS - 1
             try:
-                answer = await asyncio.to_thread(self._sent, method, query, told, body, source.current())
+                answer = await asyncio.to_thread(self._sent, method, path, query, told, body, source.current())
             except (OSError, http.client.HTTPException) as error:
                 if last:
                     raise lost(doing, type(error).__name__, sent=not isinstance(error, ConnectionRefusedError)) from None
@@ -157,10 +164,12 @@ class Bucket:
             "expires_at": None if fixed else datetime.now(UTC) + _LOOK_AGAIN,
         }
 
-    def _sent(self, method: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, credentials: Credentials) -> Answer:
+    def _sent(
+        self, method: str, of: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, credentials: Credentials
+    ) -> Answer:
         origin = urlsplit(self.place.origin)
         assert origin.hostname is not None
-        path = self.place.path.rstrip("/") or "/"
+        path = self.place.key_path(of) if of else self.place.path.rstrip("/") or "/"
         named = {"host": origin.netloc, **headers}
         told = signed_headers(method, path, query, named, body, credentials=credentials, region=self.place.region, second=int(time.time()))
         timeout = self.place.timeout_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal
+from xml.etree import ElementTree
 
 from palaver.errors import (
     ConfigError,
@@ -123,3 +124,14 @@ def from_obstore(error: Exception, doing: Doing) -> PalaverError:
     if name in ("PermissionDeniedError", "UnauthenticatedError"):
         return Unauthenticated("S3 did not take the credentials.", reason=name)
     return lost(doing, name, sent=True)
+
+
+def without_namespaces(body: bytes) -> ElementTree.Element:
+    """Return an answer's XML with bare names. Raises Unavailable for what is none."""
+    try:
+        root = ElementTree.fromstring(body)
+    except ElementTree.ParseError:
+        raise lost("read", "garbled", sent=True) from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root

@@ -18,6 +18,7 @@ from palaver.blobs.orphans import orphans
 from palaver.clock import EPOCH, ManualClock, use
 from palaver.errors import ConfigError, Corruption, KeyTooLong, NotFound, PalaverError, Validation
 from palaver.ports import BlobInfo, BlobStore
+from palaver.testing.blob_streams import BlobStreamTests
 
 HOSTILE_KEYS = [
     "", ".", "..", "/", "//", "a/", "/a", "a//b", "../../etc/passwd", "a/../b", "a/./b", "..\\..\\x", "C:\\x", "\\\\host\\share", "~/x",
@@ -40,7 +41,7 @@ class BlobBackdoor(Protocol):
     async def write(self, key: str, data: bytes) -> None: ...
 
     async def count(self) -> int:
-        """Return how many files or objects the storage holds, of whatever kind."""
+        """Return how many files, objects or uploads under way the storage holds, of whatever kind."""
         ...
 
 
@@ -52,7 +53,7 @@ def in_byte_order(keys: list[str]) -> list[str]:
     return sorted(keys, key=lambda key: key.encode())
 
 
-class BlobStoreTests:
+class BlobStoreTests(BlobStreamTests):
     tick_s = 0.02
     """How far apart two puts must be for their ages to differ: a second in S3."""
 
