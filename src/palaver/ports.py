@@ -5,7 +5,7 @@ Optional powers are separate one-method protocols; an engine has them or not, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -156,6 +156,21 @@ class BlobStore(Protocol):
 
     async def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         """Return the bytes, or a range of them; raises NotFound."""
+        ...
+
+    async def put_stream(self, key: str, pieces: AsyncIterable[bytes], size: int) -> None:
+        """Store an object of `size` bytes as its pieces come, without ever holding it whole; else as `put`.
+
+        Nothing of it is visible before it is whole, and nothing stays where this fails or is cancelled. Raises Validation where the
+        pieces are not of that size, or not of the hash the key ends in; what `pieces` raises goes through as it is.
+        """
+        ...
+
+    def get_stream(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes, or a range of them, in pieces of some MB; raises NotFound before the first.
+
+        Raises Corruption in place of the last piece of a whole object that does not have the hash its key ends in.
+        """
         ...
 
     async def head(self, key: str) -> BlobInfo | None: ...
