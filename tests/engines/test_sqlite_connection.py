@@ -85,6 +85,8 @@ async def together(database: Database, *jobs: Callable[[apsw.Connection], Any], 
     """Run jobs in one group and return each result or error."""
     async with Gate(database):
         tasks = [asyncio.ensure_future(database.write(job, savepoint=savepoint)) for job in jobs]
+        # One turn in which they ask, and its end, when they are handed over.
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
     return await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -50,7 +50,7 @@ class Database:
         self._closed: asyncio.Future[None] | None = None
         self._put = 0
         self._put_bytes = 0
-        self._alone: Batch | None = None
+        self._asked: list[Batch] = []
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._watchers: set[asyncio.Future[None]] = set()
         self._poller: asyncio.TimerHandle | None = None
@@ -122,42 +122,39 @@ class Database:
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
         self._put_bytes += cost
-        batch = Batch(job, future, cost, savepoint, deadline, False, together)
-        if self._alone is not None:
-            self._join()
-            writer.put(batch)
-        elif short and self._put - writer.taken == 1:
-            # Whatever is ready to run in this turn of the loop runs first: what asks for a write now shares the commit.
-            self._alone = batch
-            self._loop.call_soon(self._write_alone, writer)
-        else:
-            writer.put(batch)
+        self._ask(Batch(job, future, cost, savepoint, deadline, False, together, short))
         return await future
 
-    def _write_alone(self, writer: Writer) -> None:
-        """Write the only batch of this turn of the loop here and now, or hand it to the writer's thread."""
-        batch, self._alone = self._alone, None
-        if batch is None:
+    def _ask(self, batch: Batch) -> None:
+        # Whatever is ready to run in this turn of the loop runs first: what asks for a write now is handed over with this one.
+        if not self._asked:
+            self._loop.call_soon(self._hand_over)
+        self._asked.append(batch)
+
+    def _hand_over(self) -> None:
+        """Give the batches of this turn of the loop to the writer's thread; write one that is short and alone here and now."""
+        batches, self._asked, writer = self._asked, [], self._writer
+        if not batches or writer is None:
             return
-        answers = writer.at_once(batch)
+        alone = len(batches) == 1 and batches[0].short and self._put - writer.taken == 1
+        answers = writer.at_once(batches[0]) if alone else None
         if answers is None:
-            writer.put(batch)
+            writer.put(batches)
         else:
             self._deliver(answers)
 
-    def _join(self) -> None:
-        """Give the batch that waits for the end of this turn to the writer's thread."""
-        if self._alone is not None and self._writer is not None:
-            self._writer.put(self._alone)
-            self._alone = None
+    def _hand_over_now(self) -> None:
+        """Give what was asked for to the writer's thread without waiting for the end of this turn."""
+        if self._asked and self._writer is not None:
+            self._writer.put(self._asked)
+            self._asked = []
 
     async def write_plain(self, job: Job[T], *, deadline: float | None = None) -> T:
         """Run a job in the writer thread outside any transaction: VACUUM, a checkpoint, a pragma."""
-        writer = await self._wait_for_writer(0, deadline)
+        await self._wait_for_writer(0, deadline)
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
-        self._join()
-        writer.put(Batch(job, future, 0, False, deadline, plain=True))
+        self._ask(Batch(job, future, 0, False, deadline, plain=True))
         return await future
 
     async def _wait_for_writer(self, cost: int, deadline: float | None) -> Writer:
@@ -373,7 +370,7 @@ class Database:
             return
         self._closed = self._loop.create_future()
         self._closing = True
-        self._join()
+        self._hand_over_now()
         if self._poller is not None:
             self._poller.cancel()
         self._wake_watchers()

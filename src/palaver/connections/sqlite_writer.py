@@ -11,6 +11,7 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ Together = Callable[[apsw.Connection, list[Job[Any]]], "list[Any] | None"]
 
 
 class Batch(NamedTuple):
-    """One job in the queue. `plain`: it runs outside any transaction, alone. `together`: how it runs with others of its kind."""
+    """One job in the queue. `plain`: it runs outside any transaction, alone. `together`: how it runs with others of its kind.
+
+    `short`: where it is alone, the thread that asks may run it.
+    """
 
     job: Job[Any]
     future: Any
@@ -50,6 +54,7 @@ class Batch(NamedTuple):
     deadline: float | None
     plain: bool = False
     together: Together | None = None
+    short: bool = False
 
 
 # The future, its result, its error; a plain tuple, because one is made for every batch.
@@ -85,7 +90,7 @@ class _Lost(Exception):
 class Writer:
     """Drains a queue of jobs into transactions, one at a time, whichever thread runs it.
 
-    All methods but `put`, `close` and `at_once` run in its own thread.
+    Batches are put many at once: each time costs a wake-up. All methods but `put`, `close` and `at_once` run in its own thread.
     """
 
     def __init__(
@@ -98,7 +103,8 @@ class Writer:
         self._pace = pace
         self._deliver = deliver
         self._clock = clock
-        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Batch] | None] = queue.SimpleQueue()
+        self._waiting: deque[Batch] = deque()
         self._group: list[Batch] = []
         self._stopping = False
         self._writing = threading.Lock()
@@ -155,30 +161,53 @@ class Writer:
         return apsw.SQLITE_OK
 
     def _run(self) -> None:
-        take = self._queue.get
-        while not self._stopping:
-            batch = take()
-            if batch is None:
-                break
+        while self._waiting or self._fetch():
             with self._writing:
                 started = time.perf_counter()
                 try:
-                    answers = self._plain(batch) if batch.plain else self._transact(batch)
+                    answers = self._plain(self._waiting.popleft()) if self._waiting[0].plain else self._transact()
                 except BaseException:
                     # Nothing may end this thread: callers would wait for ever.
                     _log.exception("the writer of a SQLite file failed outside a job")
                     lost = OutcomeUnknown("The writer failed outside a job.")
-                    answers = [(left.future, None, lost) for left in (batch, *self._group)]
+                    answers = [(left.future, None, lost) for left in self._group or self._dropped()]
                 self._quick = len(self._group) > 1 or time.perf_counter() - started < QUICK_S
             self._deliver(answers)
             if self._log_pages >= self._checkpoint_at:
                 with self._writing:
                     self._checkpoint()
 
+    def _fetch(self) -> bool:
+        """Wait for batches to be put; return False where there will be none."""
+        while not self._waiting and not self._stopping:
+            self._accept(self._queue.get())
+        return bool(self._waiting)
+
+    def _look(self) -> bool:
+        """Take over what was put meanwhile; say whether anything waits."""
+        while not self._queue.empty():
+            self._accept(self._queue.get())
+        return bool(self._waiting)
+
+    def _accept(self, batches: list[Batch] | None) -> None:
+        if batches is None:
+            self._stopping = True
+        else:
+            self._waiting.extend(batches)
+
+    def _dropped(self) -> list[Batch]:
+        """Give up the batch that is next, so that what cannot even begin is not begun for ever."""
+        batch = self._waiting.popleft()
+        self._take(batch)
+        return [batch]
+
     def _take(self, batch: Batch) -> Answer | None:
         """Count a batch as taken; return an answer for one that must not run any more."""
         self.taken += 1
         self.taken_bytes += batch.cost
+        return self._skipped(batch)
+
+    def _skipped(self, batch: Batch) -> Answer | None:
         if batch.future.done():
             return (batch.future, None, None)
         if batch.deadline is not None and self._clock() > batch.deadline:
@@ -189,62 +218,53 @@ class Writer:
         self.taken -= 1
         self.taken_bytes -= batch.cost
 
-    def _transact(self, first: Batch) -> list[Answer]:
+    def _transact(self) -> list[Answer]:
         """Run what is queued in one transaction and return every answer; durable when this returns."""
         done: list[Answer] = []
         group = self._group = []
         answers: list[Answer] = []
-        after: Batch | None = None
         try:
             self._begin()
         except apsw.Error as error:
-            return self._refuse_queued(first, error)
+            return self._refuse_queued(error)
         try:
-            after = self._drain(first, group, answers, done)
+            self._drain(group, answers, done)
             done += self._commit(group, answers)
         except _Lost:
             self._abandon()
             done += [self._alone(batch) for batch in group]
-        if after is not None:
-            done += self._plain(after)
         return done
 
-    def _drain(self, first: Batch, group: list[Batch], answers: list[Answer], done: list[Answer]) -> Batch | None:
-        """Run what is queued, neighbours of one kind together; return a batch that has to run outside the transaction."""
+    def _drain(self, group: list[Batch], answers: list[Answer], done: list[Answer]) -> None:
+        """Run what is queued, neighbours of one kind together, until the group is full or a batch has to run outside it."""
         pace, started, size = self._pace, time.perf_counter(), 0
-        run: list[Batch] = []
-        batch: Batch | None = first
-        while batch is not None:
-            if (skipped := self._take(batch)) is not None:
-                done.append(skipped)
-            else:
-                group.append(batch)
-                size += batch.cost
-                if run and (batch.together is None or run[0].together is not batch.together):
-                    answers += self._answers(run)
-                    run = []
-                run.append(batch)
+        # Others may come while these run.
+        while (self._waiting or self._look()) and not self._waiting[0].plain:
+            run, cost = self._next_run(pace.batches - len(group), pace.bytes - size, done)
+            size += cost
+            group += run
+            answers += self._answers(run)
             if len(group) >= pace.batches or size >= pace.bytes or time.perf_counter() - started > pace.seconds:
                 break
-            found, batch = self._next()
-            if not found and run:
-                answers += self._answers(run)
-                run = []
-                # Others may have come while these ran.
-                found, batch = self._next()
-            if found and batch is None:
-                self._stopping = True
-            elif batch is not None and batch.plain:
-                answers += self._answers(run)
-                return batch
-        answers += self._answers(run)
-        return None
 
-    def _next(self) -> tuple[bool, Batch | None]:
-        try:
-            return True, self._queue.get_nowait()
-        except queue.Empty:
-            return False, None
+    def _next_run(self, most: int, most_bytes: int, done: list[Answer]) -> tuple[list[Batch], int]:
+        """Take the next batches of one kind, or one that has none; return them and what they hold in memory."""
+        waiting, taken, held = self._waiting, 0, 0
+        run: list[Batch] = []
+        together = waiting[0].together
+        while waiting and len(run) < most and held < most_bytes and waiting[0].together is together and not waiting[0].plain:
+            batch = waiting.popleft()
+            taken += 1
+            held += batch.cost
+            if (skipped := self._skipped(batch)) is not None:
+                done.append(skipped)
+                continue
+            run.append(batch)
+            if together is None:
+                break
+        self.taken += taken
+        self.taken_bytes += held
+        return run, held
 
     def _begin(self) -> None:
         """Take the file's write lock; several processes may want it, so waiting is short, random and ours."""
@@ -365,17 +385,12 @@ class Writer:
             cause = error.__cause__ or error if isinstance(error, _Lost) else error
             return (batch.future, None, translate_commit(cause)[0] if committing else translate(cause))
 
-    def _refuse_queued(self, first: Batch, error: BaseException) -> list[Answer]:
+    def _refuse_queued(self, error: BaseException) -> list[Answer]:
         """Answer everything queued with an error: each waiting its own turn would add their waits up."""
         answers: list[Answer] = []
-        batch: Batch | None = first
-        while batch is not None:
+        while self._waiting or self._look():
+            batch = self._waiting.popleft()
             answers.append(self._take(batch) or (batch.future, None, translate(error)))
-            try:
-                batch = self._queue.get_nowait()
-            except queue.Empty:
-                return answers
-        self._stopping = True
         return answers
 
     def _plain(self, batch: Batch) -> list[Answer]:
