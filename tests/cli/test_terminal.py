@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -128,6 +130,57 @@ def test_a_reader_that_has_seen_enough_is_no_failure(demo: Path) -> None:
 
     assert b"" == err
     assert Exit.OK == writer.returncode
+
+
+def unread(*tokens: str) -> tuple[int, str]:
+    """Run a command whose output nobody reads any more; return its exit code and what it said."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([*PALAVER, *tokens], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    return ran.returncode, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("show", "talk-0007"),
+        ("show", "talk-0007", "--human"),
+        ("stats", "database", "--human"),
+        ("schema", "show", "--human"),
+        ("work", "--help"),
+    ],
+)
+def test_nobody_reading_is_no_failure_in_any_form(tokens: tuple[str, ...]) -> None:
+    assert (Exit.OK, "") == unread(*tokens)
+
+
+def test_what_is_said_and_not_heard_stops_nothing(elsewhere: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([*PALAVER, "export", "-o", "all"], stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False)
+    os.close(writer)
+
+    assert Exit.OK == ran.returncode
+    assert {"export"} == {json.loads(ran.stdout)["kind"]}
+    assert (elsewhere / "all" / "manifest.json").exists()
+
+
+def test_streams_that_came_closed_are_nobodys() -> None:
+    """Without somewhere for them to go, the database would be opened under the number of stdout, and be written into."""
+    command = shlex.join([*PALAVER, "health", "--human"])
+
+    silent = subprocess.run(["bash", "-c", f"{command} >&-"], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    helped = subprocess.run(
+        ["bash", "-c", f"{shlex.join([*PALAVER, '--help'])} >&-"], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    alone = subprocess.run(["bash", "-c", f"{command} <&- >&- 2>&-"], timeout=60, check=False)
+    deaf = subprocess.run(["bash", "-c", f"{shlex.join([*PALAVER, 'nonsense'])} 2>&-"], stdout=subprocess.PIPE, timeout=60, check=False)
+
+    assert (Exit.OK, "") == (silent.returncode, silent.stderr)
+    assert (Exit.OK, "") == (helped.returncode, helped.stderr)
+    assert Exit.OK == alone.returncode
+    assert (Exit.USAGE, b"") == (deaf.returncode, deaf.stdout)
 
 
 @pytest.mark.parametrize("tokens", [[], ["--help"], ["-h"], ["--version"]])

@@ -51,7 +51,20 @@ def _at_once(tokens: Sequence[str]) -> str | None:
 
 def main() -> int:
     """Run the command line of this process."""
+    _reopen()
     return run(sys.argv[1:])
+
+
+def _reopen() -> None:
+    """Give the standard streams that came closed somewhere to go: a database must not be opened under the number of one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one, because those below it are open by now.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as the process lives
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,9 @@ def call(tokens: Sequence[str]) -> int:
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            # What rich prints for people ends so where nobody reads on.
+            raise BrokenPipeError from None
         return ended.code if isinstance(ended.code, int) else Exit.FAILURE
     except Exception as error:
         from palaver.cli.problems import report, usage

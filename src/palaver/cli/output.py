@@ -34,6 +34,16 @@ def _steers(char: str) -> bool:
     return char < " " or "\x7f" <= char <= "\x9f" or char in _DIRECTION
 
 
+def talk(text: str) -> None:
+    """Write to stderr. Where nobody hears it, what is being done goes on all the same."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        # The interpreter would fail at its end with what could not be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Output:
     """Where one command writes to, and in which form."""
 
@@ -98,7 +108,7 @@ class Output:
     def say(self, text: str) -> None:
         """Tell people something beside the data; silent with --quiet."""
         if not self.quiet:
-            print(harmless(text), file=sys.stderr, flush=True)
+            talk(harmless(text) + "\n")
 
     def progress(self, what: str, total: int | None = None) -> Progress:
         from palaver.cli.progress import Progress

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from difflib import get_close_matches
 from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
 
 from palaver.cli.exits import Exit, exit_of
-from palaver.cli.output import CONTRACT, harmless
+from palaver.cli.output import CONTRACT, harmless, talk
 from palaver.errors import PalaverError
 
 ANCHOR = "reference/errors.html#"
@@ -41,8 +40,7 @@ class Problem:
     anchor: str = ""
 
     def tell(self, *, as_json: bool) -> None:
-        sys.stderr.write((self.json() if as_json else self.text()) + "\n")
-        sys.stderr.flush()
+        talk((self.json() if as_json else self.text()) + "\n")
 
     def json(self) -> str:
         body = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from palaver.cli.output import talk
+
 
 class Progress:
     """How far something is, on stderr: a line that rewrites itself on a terminal, one line every ten seconds elsewhere.
@@ -25,8 +27,7 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         if self._drawn and self._terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            talk("\r\x1b[K")
 
     def advance(self, n: int = 1) -> None:
         self._done += n
@@ -35,8 +36,7 @@ class Progress:
         if self._quiet or now - self._started < self.FIRST_S or now - self._last < wait:
             return
         self._last, self._drawn = now, True
-        sys.stderr.write(f"\r{self._line(now)}\x1b[K" if self._terminal else f"{self._line(now)}\n")
-        sys.stderr.flush()
+        talk(f"\r{self._line(now)}\x1b[K" if self._terminal else f"{self._line(now)}\n")
 
     def _line(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)
