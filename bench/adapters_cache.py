@@ -175,13 +175,14 @@ class MemoryPalaver:
 
     async def open(self, port: int) -> None:
         self.cache = MemoryCache()
-        self.take = self.cache.limiter.take_now
+        self.fixed = self.cache.limiter.ready([BUCKET])
+        self.sliding = self.cache.limiter.ready([WINDOW])
 
     def mem_fixed(self, user: str) -> bool:
-        return self.take(Take(BUCKET, user)).allowed
+        return self.fixed(user).allowed
 
     def mem_sliding(self, user: str) -> bool:
-        return self.take(Take(WINDOW, user)).allowed
+        return self.sliding(user).allowed
 
     async def close(self) -> None:
         await self.cache.aclose()

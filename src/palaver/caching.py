@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -109,13 +110,18 @@ class Taken(NamedTuple):
         return max(verdict.retry_after_s for verdict in self.verdicts)
 
 
-def granted(*remaining: int) -> Taken:
-    """Return the answer of limits that all allowed it."""
+def granted(remaining: int) -> Taken:
+    """Return the answer of one limit that allowed it; the same object each time, since most answers are one of a few."""
+    return _GRANTED[remaining] if remaining < len(_GRANTED) else Taken(True, (Verdict(True, remaining, 0.0),))
+
+
+def all_granted(remaining: Iterable[int]) -> Taken:
+    """Return the answer of several limits that all allowed it."""
     return tuple.__new__(Taken, (True, tuple(map(_yes, remaining))))
 
 
 class _Verdicts(dict[int, Verdict]):
-    """Verdicts that allow. Most are one of a few, and making one costs more than finding it."""
+    """Verdicts that allow: making one costs more than finding it."""
 
     def __missing__(self, remaining: int) -> Verdict:
         verdict = Verdict(True, remaining, 0.0)
@@ -125,6 +131,7 @@ class _Verdicts(dict[int, Verdict]):
 
 
 _yes = _Verdicts().__getitem__
+_GRANTED = tuple(Taken(True, (_yes(remaining),)) for remaining in range(1_024))
 
 
 # --- presence -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from palaver.cache.checks import LONGEST_PLAIN, check_takes, check_text
 from palaver.cache.limiting import State, charge, look, rests_at
 from palaver.caching import Limit, Take, Taken, Verdict, granted
 from palaver.errors import ConfigError
-from palaver.ports import Ready
 
 TOKEN_MS = 60_000
 _States: TypeAlias = dict[str | tuple[str, str], State]
@@ -50,9 +49,10 @@ class MemoryLimiter:
         """Do what `take` does, for threads without an event loop: nothing in this process needs to be awaited."""
         if token or len(takes) != 1:
             return self._call(takes, group, token, charges=True)
-        return self._take_one(*takes[0], group)
+        limit, key, cost = takes[0]
+        return self._take_one(limit, key, cost, group)
 
-    def ready(self, limits: Sequence[Limit], *, group: str = "") -> Ready:
+    def ready(self, limits: Sequence[Limit], *, group: str = "") -> Callable[[str], Taken]:
         check_takes([Take(limit, "") for limit in limits])
         if len(limits) == 1:
             [limit] = limits

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 
 from palaver.cache.checks import LONGEST_PLAIN, check_takes, check_text, checked_text
 from palaver.cache.redis_scripts import TAKE, TAKE_BUCKET, TAKE_BUCKETS
-from palaver.caching import Limit, Take, Taken, Verdict, granted
+from palaver.caching import Limit, Take, Taken, Verdict, all_granted, granted
 from palaver.clock import Clock, to_ms
 from palaver.connections.redis import RedisClient, Script, encode, encoded_part
 from palaver.ports import Ready
@@ -139,7 +139,7 @@ class _Form:
         if type(answer) is int:
             return granted(answer)
         several = self._granted
-        return granted(*several.unpack(answer)) if several is not None and len(answer) == several.size else _taken(answer)
+        return all_granted(several.unpack(answer)) if several is not None and len(answer) == several.size else _taken(answer)
 
 
 def _tagged(group: str) -> str:
@@ -152,7 +152,7 @@ def _taken(answer: bytes) -> Taken:
     size = len(answer)
     values = _ANSWERS[size](answer) if size in _ANSWERS else struct.unpack(f"<{size // 8}q", answer)
     if values[0]:
-        return granted(*values[1::2])
+        return all_granted(values[1::2])
     pairs = zip(values[1::2], values[2::2], strict=True)
     return Taken(False, tuple([Verdict(retry == 0, remaining, _seconds(retry)) for remaining, retry in pairs]))
 
