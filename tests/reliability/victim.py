@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
-import obstore.store  # noqa: F401
 
 import palaver
 import palaver.blobpath
