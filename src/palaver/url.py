@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from palaver.entity import did_you_mean
@@ -15,6 +17,10 @@ _OPTIONS = {
     "postgresql": ("schema", "pool", "pooler", "timeout", "wait", "connect_timeout", "rls", "create", "blobs", "cache", *_TLS),
     "dynamodb": ("endpoint", "pool", "timeout", "recovery", "encryption", "protection", "expiry", "create", "blobs", "search", "cache"),
 }
+_URL = re.compile(r"memory:|[A-Za-z][A-Za-z0-9+.-]*://")
+_CACHE = "Redis is the cache of a stack: sqlite:///bot.db?cache=redis://host:6379/0."
+_INSTEAD = {"redis": _CACHE, "rediss": _CACHE, "mysql": "There are: dynamodb, memory, postgresql, sqlite."}
+"""What people mean by schemes whose nearest name is not it."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,12 @@ def parse_url(url: str) -> Url:
     """
     if not url:
         raise ConfigError("There is no URL.", hint="Write sqlite:///bot.db, or set PALAVER_URL.")
-    if "://" not in url and not url.startswith("memory:"):
-        return Url("sqlite", url, {})
+    if not _URL.match(url):
+        return _file(url)
     parts = urlsplit(url)
     scheme = "postgresql" if parts.scheme == "postgres" else parts.scheme
     if scheme not in _OPTIONS:
-        raise ConfigError(f"No stack is called {scheme}.", hint=did_you_mean(scheme, _OPTIONS))
+        raise ConfigError(f"No stack is called {scheme}.", hint=_INSTEAD.get(scheme) or did_you_mean(scheme, _OPTIONS))
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
         if name not in _OPTIONS[scheme]:
@@ -59,11 +65,22 @@ def parse_url(url: str) -> Url:
         if parts.netloc:
             raise ConfigError("A SQLite URL has three slashes, four for an absolute path.", hint="Write sqlite:///bot.db.")
         path = path[1:]
-        if not path:
+        if not PurePath(path).name:
             raise ConfigError("The SQLite URL names no file.", hint="Write sqlite:///bot.db.")
     if scheme == "dynamodb" and not parts.netloc:
         raise ConfigError("The DynamoDB URL names no region.", hint="Write dynamodb://eu-central-1/prefix.")
     return Url(scheme, path, options)
+
+
+def _file(path: str) -> Url:
+    """Return what a bare path names. One that looks like a URL is refused: it would be a file with a name nobody meant."""
+    if "?" in path:
+        raise ConfigError("A path to a file takes no options.", hint="Write the URL, with its three slashes: sqlite:///bot.db?cache=none.")
+    if path.partition(":")[0] in (*_OPTIONS, "postgres"):
+        raise ConfigError("The URL has no slashes behind its colon.", hint="Write sqlite:///bot.db, or postgresql://host/database.")
+    if not PurePath(path).name:
+        raise ConfigError("The path names a folder.", hint="Name a file in it, such as bot.db.")
+    return Url("sqlite", path, {})
 
 
 def _postgresql(parts: SplitResult, options: dict[str, str]) -> Url:
