@@ -145,6 +145,34 @@ HOLD = (
 )
 
 
+@pytest.mark.parametrize(
+    ("source", "detail"),
+    [
+        ("class Note(Entity)\n    pass\n", "app_{n} cannot be imported: SyntaxError in app_{n}.py, line 1."),
+        ("\nraise ValueError('hunter2')\n", "app_{n} cannot be imported: ValueError in app_{n}.py, line 2."),
+        ("import json\n\n\njson.loads('hunter2')\n", "app_{n} cannot be imported: JSONDecodeError in app_{n}.py, line 4."),
+        ("import no_such_thing\n", "There is no module no_such_thing."),
+        ("SCHEMATA = 1\n", "app_{n} has no Schema called SCHEMA."),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_its_line(
+    palaver: Palaver, elsewhere: Path, source: str, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Modules are kept by their names, so each has its own.
+    name = f"app_{abs(hash(source))}"
+    monkeypatch.syspath_prepend(str(elsewhere))
+    (elsewhere / f"{name}.py").write_text(source, encoding="utf-8")
+
+    ran, debugged = (
+        palaver("schema", "check", "--schema", f"{name}:SCHEMA"),
+        palaver("schema", "check", "--schema", f"{name}:SCHEMA", "--debug"),
+    )
+
+    assert (Exit.USAGE, detail.replace("app_{n}", name)) == (ran.code, ran.problem["detail"])
+    assert "hunter2" not in ran.err
+    assert "Traceback" in debugged.err
+
+
 def test_a_locked_file_can_be_tried_again(palaver: Palaver, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from palaver.connections import sqlite
 

@@ -221,6 +221,7 @@ def schema_module(name: str, folder: Path | None = None) -> ModuleType:
     from importlib import import_module
 
     from palaver.entity import did_you_mean
+    from palaver.errors import PalaverError
     from palaver.schema import Schema
 
     module_name, _, attribute = name.partition(":")
@@ -232,12 +233,31 @@ def schema_module(name: str, folder: Path | None = None) -> ModuleType:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        hint = "Run it from the folder your package is in." if error.name == module_name else "It imports something that is not installed."
+        own = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
+        hint = "Run it from the folder your package is in." if own else f"{module_name} imports it, and it is not installed."
         raise Stop(Exit.USAGE, "schema_name", f"There is no module {error.name}.", hint=hint) from error
+    except PalaverError:
+        raise
+    except Exception as error:
+        # What an exception says may hold values; of which kind it is and where it came from does not.
+        what = f"{module_name} cannot be imported: {type(error).__name__} in {_line_of(error, folder or Path.cwd())}."
+        raise Stop(Exit.USAGE, "schema_module", what, hint="Mend it; with --debug the whole traceback is shown.") from error
     if not isinstance(getattr(module, attribute, None), Schema):
         known = [key for key, value in vars(module).items() if isinstance(value, Schema)]
         raise Stop(Exit.USAGE, "schema_name", f"{module_name} has no Schema called {attribute}.", hint=did_you_mean(attribute, known))
     return module
+
+
+def _line_of(error: Exception, folder: Path) -> str:
+    """Return the line an import failed at: the one that cannot be read, or the last one that ran of what lies in the folder."""
+    from traceback import extract_tb
+
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    ran = extract_tb(error.__traceback__)
+    own = [frame for frame in ran if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename]
+    last = (own or ran)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 def blueprint(name: str) -> ModuleType:
