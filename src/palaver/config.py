@@ -199,7 +199,10 @@ async def _refuse_half_a_copy(records: RecordEngine) -> None:
     record = (await records.get((system("copy", "into"),)))[0]
     body: Any = record["body"] if record else {}
     if body and body["state"] != "finished":
-        raise NotProvisioned("A copy into this database has not ended.", hint="Run the same `palaver copy` again; it goes on where it was.")
+        raise NotProvisioned(
+            "A copy into this database has not ended.",
+            hint="Run the same `palaver copy` again; it goes on. Where its source is lost for good, add --promote.",
+        )
 
 
 async def _holds_records(core: Core, searching: SearchProjection) -> bool:

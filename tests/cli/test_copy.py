@@ -120,7 +120,7 @@ PALAVER = [sys.executable, "-c", f"{LISTENING}; from palaver.cli import main; sy
 def follow(target: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*PALAVER, "copy", "palaver-demo.db", target, "--follow", "--human", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -154,3 +154,28 @@ def test_following_shows_its_lag_stops_on_ctrl_c_and_ends_at_the_cut_over(palave
     assert ended.json["copied"]["finished"]
     preferences = next(row for row in ended.json["verified"]["entities"] if row["entity"] == "UserPreferences")
     assert 10 == preferences["source"] == preferences["target"]
+
+
+def test_a_target_whose_source_is_lost_is_opened_with_what_it_has(palaver: Palaver, elsewhere: Path) -> None:
+    following = follow("b.db")
+    said(following, "lag 0")
+    following.kill()
+    following.communicate()
+    for file in elsewhere.glob("palaver-demo.db*"):
+        if file.is_file():
+            file.unlink()
+    again = palaver("copy", "palaver-demo.db", "b.db")
+    assert (3, "no_database") == (again.code, again.problem["code"])
+    assert "--promote" in again.problem["hint"]
+    assert 7 == palaver("show", "talk-0007", "-u", "b.db").code
+
+    for words in (("--promote", "--follow"), ("--allow-data-loss", "Message")):
+        assert (2, "usage") == ((wrong := palaver("copy", "palaver-demo.db", "b.db", *words)).code, wrong.problem["code"])
+    assert "another source" in palaver("copy", "elsewhere.db", "b.db", "--promote").problem["detail"]
+    assert 3 == palaver("copy", "palaver-demo.db", "nowhere.db", "--promote").code
+    done = palaver("copy", "palaver-demo.db", "b.db", "--promote", "--human")
+    assert 0 == done.code, done.err
+    assert "carried over: every write up to " in done.out
+    assert 0 == palaver("show", "talk-0007", "-u", "b.db").code
+    assert 0 == palaver("doctor", "-u", "b.db").code
+    assert "database of its own" in palaver("copy", "palaver-demo.db", "b.db", "--promote").problem["detail"]

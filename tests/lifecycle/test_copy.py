@@ -16,6 +16,7 @@ from palaver.clock import ManualClock
 from palaver.errors import ConfigError, Conflict, Duplicate, NotProvisioned, ReadOnly, StorageFull, Unavailable
 from palaver.lifecycle import copy_pace
 from palaver.lifecycle.copy import Copied, Copy, Watch
+from palaver.lifecycle.copy_clashes import Clash
 from palaver.lifecycle.copy_ends import INTO, End, identity
 from palaver.lifecycle.copy_progress import LEASE_MS, Progress
 from palaver.lifecycle.copy_verify import Verified, verify
@@ -539,6 +540,73 @@ async def test_into_existing_keeps_what_is_newer_and_removes_nothing(two: Two) -
     found = await verify(two.source, two.target)
     notes = next(row for row in found.tables if row.entity == "Note")
     assert (0, 1, 1) == (notes.missing, notes.different, notes.extra)
+
+
+async def test_unique_values_that_clash_are_named_before_anything_is_written(two: Two) -> None:
+    target = Store(two.target.core)
+    users = [user for n in range(30) if (user := await two.store.find(User.at(f"u1-{n}"))) is not None]
+    for n in range(2):
+        await target.create(User(user_id=f"there {n}", email=users[n].email, name="x"))
+    # The same record on both sides is no clash, nor is a value its holder in the source gave up since.
+    await target.create(User(user_id=users[2].user_id, email=users[2].email))
+    before = await dump(two.target)
+    named: list[Clash] = []
+
+    class Told(Watch):
+        def clash(self, clash: Clash) -> None:
+            named.append(clash)
+
+    with pytest.raises(Conflict, match=r"User\.by_email \(email\): 2\. Nothing was copied") as refused:
+        await two.copy(into_existing=True, watch=Told())
+    assert not any(user.email in f"{refused.value.message} {refused.value.hint}" for user in users)
+    assert {((users[n].user_id,), (f"there {n}",)) for n in range(2)} == {(each.source, each.target) for each in named}
+    assert before == await dump(two.target)
+    assert (None,) == tuple(await two.target.records.get((INTO,)))
+
+    for n in range(2):
+        await target.delete(User.at(f"there {n}"))
+    assert (await two.copy(into_existing=True)).finished
+    with pytest.raises(Duplicate):
+        await target.create(User(user_id="another", email=users[0].email))
+
+
+async def test_a_value_whose_holder_here_is_newer_and_gave_it_up_is_no_clash(two: Two) -> None:
+    clock = ManualClock(two.source.core.clock.now())
+    clock.advance(palaver.clock.days(1))
+    two.target.core.clock = clock
+    target = Store(two.target.core)
+    users = [user for n in range(30) if (user := await two.store.find(User.at(f"u1-{n}"))) is not None]
+    # Here the first has another address by now, and somebody else the one it has there.
+    await target.create(User(user_id=users[0].user_id, email="moved@example.org"))
+    await target.create(User(user_id="heir", email=users[0].email))
+    assert (await two.copy(into_existing=True)).finished
+    with pytest.raises(Duplicate):
+        await target.create(User(user_id="another", email=users[0].email))
+    await target.delete(User.at("heir"))
+    await target.create(User(user_id="next", email=users[0].email))
+
+
+async def test_a_clash_that_writers_made_meanwhile_ends_it_unfinished(files: Two) -> None:
+    await Store(files.target.core).create(User(user_id="there", email="late@example.org"))
+
+    class Late(Watch):
+        made = False
+
+        def lag(self, positions: int, seconds: float) -> None:
+            if not self.made:
+                self.made = True
+                tasks.append(asyncio.create_task(files.store.create(User(user_id="late", email="late@example.org"))))
+            elif not positions and tasks[0].done():
+                stop.set()
+
+    tasks: list[asyncio.Task[User]] = []
+    stop = asyncio.Event()
+    await files.copy(into_existing=True, watch=Late(), follow=True, stop=stop)
+    with pytest.raises(Conflict, match=r"While this was copied.*User\.by_email: 1") as refused:
+        await files.copy(into_existing=True)
+    assert "at the source" in refused.value.hint
+    await files.store.delete(User.at("late"))
+    assert (await files.copy(into_existing=True)).finished
 
 
 # --- telling differences ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,9 +22,11 @@ from palaver.cli.problems import Stop
 if TYPE_CHECKING:
     from palaver.cli.progress import Progress
     from palaver.lifecycle.copy import Copied
+    from palaver.lifecycle.copy_clashes import Clash
     from palaver.lifecycle.copy_ends import End
     from palaver.lifecycle.copy_sums import Difference
     from palaver.lifecycle.copy_verify import Verified
+    from palaver.values import KeyPart
 
 LAG_EVERY_S = 1.0
 
@@ -41,6 +43,8 @@ async def copy(
     differences: Path | None = None,
     migrate: bool = False,
     into_existing: bool = False,
+    promote: bool = False,
+    allow_data_loss: Annotated[list[str] | None, Parameter(name="--allow-data-loss", consume_multiple=False)] = None,
     here: Here,
 ) -> int:
     """Copy a whole stack into another one: records, images, objects, jobs, and the place in the feed; all tenants.
@@ -62,50 +66,68 @@ async def copy(
     verify_only
         Compare, and copy nothing.
     differences
-        Write the keys that differ into this file, which must not exist. Keys may name people.
+        Write the keys that differ, or with --into-existing those that clash, into this file, which must not exist. Keys may name people.
     migrate
         Add to the target what it lacks of the schema; an empty database is given all of it anyway.
     into_existing
         Copy into a target that holds something: what is newer there stays, and nothing is removed from it.
+    promote
+        Open the target of an unfinished copy whose source is lost, and say what it lacks; the source is not asked.
+    allow_data_loss
+        With --promote, where the first pass had not ended: an entity that may lack records. Give it once for each.
     """
-    if differences is not None and not (verify or verify_only):
+    if allow_data_loss and not promote:
+        raise Stop(Exit.USAGE, "usage", "A copy loses nothing.", hint="--allow-data-loss goes with --promote.")
+    if promote:
+        if follow or until_caught_up or verify or verify_only or migrate or into_existing:
+            raise Stop(Exit.USAGE, "usage", "Promoting copies nothing.", hint="Leave the other options away.")
+        return await _promote(here, source, target, allow_data_loss or ())
+    if differences is not None and not (verify or verify_only or into_existing):
         raise Stop(Exit.USAGE, "usage", "Differences are found by comparing.", hint="Add --verify or --verify-only.")
     if verify and follow and not until_caught_up:
         raise Stop(Exit.USAGE, "usage", "What is followed is never the same for long.", hint="Add --until-caught-up, or verify afterwards.")
     began, copied, verified = time.monotonic(), None, None
-    async with _ends(here, source, target) as (one, other):
-        if not verify_only:
-            copied = await _copy(here, one, other, follow or until_caught_up, until_caught_up, migrate, into_existing)
-        if verify_only or (verify and copied is not None and copied.finished):
-            verified = await _verify(here, one, other, differences)
+    with _Differences(differences) as found:
+        async with _ends(here, source, target) as (one, other):
+            if not verify_only:
+                copied = await _copy(here, one, other, found, follow or until_caught_up, until_caught_up, migrate, into_existing)
+            if verify_only or (verify and copied is not None and copied.finished):
+                verified = await _verify(here, one, other, found)
     _tell(here, copied, verified, time.monotonic() - began)
     return Exit.OK if verified is None or verified.same else Exit.FAILURE
 
 
 @asynccontextmanager
 async def _ends(here: Context, source: str, target: str) -> AsyncIterator[tuple[End, End]]:
+    from palaver.lifecycle.copy import LOST
     from palaver.lifecycle.copy_ends import End, identity
 
     if identity(source) == identity(target):
         raise Stop(Exit.USAGE, "same_database", "The source and the target are the same database.", hint="Name two.")
     from_ = replace(here, url=source)
-    from_.must_exist()
+    try:
+        from_.must_exist()
+    except Stop as stop:
+        stop.problem = replace(stop.problem, hint=f"{stop.problem.hint} {LOST}")
+        raise
     schema = await from_.schema()
     made = getattr(await from_.home(), "PROJECTIONS", ())
     async with End.open(source, schema, projections=made, read_only=True) as one, End.open(target, schema, projections=made) as other:
         yield one, other
 
 
-async def _copy(here: Context, one: End, other: End, follow: bool, until_caught_up: bool, migrate: bool, into_existing: bool) -> Copied:
+async def _copy(
+    here: Context, one: End, other: End, found: _Differences, follow: bool, until_caught_up: bool, migrate: bool, into_existing: bool
+) -> Copied:
     from palaver.lifecycle.copy import Copy
 
     stop = asyncio.Event()
     with here.out.progress("records") as progress, _stopping(stop if follow else None):
-        copying = Copy(one, other, into_existing=into_existing, provision=migrate, watch=_watch(here, progress))
+        copying = Copy(one, other, into_existing=into_existing, provision=migrate, watch=_watch(here, progress, found))
         return await copying.run(follow=follow, until_caught_up=until_caught_up, stop=stop)
 
 
-def _watch(here: Context, progress: Progress) -> Any:
+def _watch(here: Context, progress: Progress, found: _Differences) -> Any:
     from palaver.lifecycle.copy import Watch
 
     class Shown(Watch):
@@ -116,6 +138,9 @@ def _watch(here: Context, progress: Progress) -> Any:
 
         def objects(self, count: int) -> None:
             progress.advance(count)
+
+        def clash(self, clash: Clash) -> None:
+            found.write(clash.table, clash.source, "clash", target=clash.target, unique=clash.unique)
 
         def lag(self, positions: int, seconds: float) -> None:
             now = time.monotonic()
@@ -143,35 +168,59 @@ class _stopping:
                 asyncio.get_running_loop().remove_signal_handler(number)
 
 
+async def _promote(here: Context, source: str, target: str, allow: Collection[str]) -> int:
+    from palaver.lifecycle.copy_ends import End, identity
+    from palaver.lifecycle.copy_promote import in_words, promote
+
+    to = replace(here, url=target)
+    to.must_exist()
+    schema, made = await to.schema(), getattr(await to.home(), "PROJECTIONS", ())
+    async with End.open(target, schema, projections=made) as other:
+        report = await promote(other, identity(source), allow=allow)
+    if here.out.json:
+        here.out.emit("copy_promote", asdict(report))
+    else:
+        for line in in_words(report):
+            here.out.print(line)
+        here.out.say("the target is a database of its own now; point the application to it")
+    return Exit.OK
+
+
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-async def _verify(here: Context, one: End, other: End, differences: Path | None) -> Verified:
+async def _verify(here: Context, one: End, other: End, differences: _Differences) -> Verified:
     from palaver.lifecycle.copy_verify import verify
 
-    file = None if differences is None else _created(differences)
-    try:
-        with here.out.progress("compared") as progress:
+    def write(found: Difference) -> None:
+        differences.write(found.table, found.key, found.kind)
 
-            def write(found: Difference) -> None:
-                if file is not None:
-                    file.write(json.dumps(_line(found), ensure_ascii=False) + "\n")
-
-            return await verify(one, other, found=write, records=progress.advance, objects=progress.advance)
-    finally:
-        if file is not None:
-            file.close()
+    with here.out.progress("compared") as progress:
+        return await verify(one, other, found=write, records=progress.advance, objects=progress.advance)
 
 
-def _created(path: Path) -> Any:
-    # Keys may name people: nobody else on this machine need read them.
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
+class _Differences:
+    """The file that keys are written into, one JSON object a line; nothing where none was asked for."""
 
+    def __init__(self, path: Path | None) -> None:
+        # Keys may name people: nobody else on this machine need read them.
+        self._file = None if path is None else os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
 
-def _line(found: Difference) -> dict[str, Any]:
-    from palaver.system import plain_key
+    def __enter__(self) -> _Differences:
+        return self
 
-    return {"table": found.table, "key": plain_key(found.key), "kind": found.kind}
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(
+        self, table: str, key: tuple[KeyPart, ...], kind: str, *, target: tuple[KeyPart, ...] | None = None, unique: str = ""
+    ) -> None:
+        from palaver.system import plain_key
+
+        if self._file is not None:
+            more = {} if target is None else {"unique": unique, "target_key": plain_key(target)}
+            self._file.write(json.dumps({"table": table, "key": plain_key(key), "kind": kind, **more}, ensure_ascii=False) + "\n")
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from palaver.errors import ConfigError, Conflict
+from palaver.errors import ConfigError, Conflict, PalaverError, Unavailable
 from palaver.lifecycle.copy_blobs import Objects
+from palaver.lifecycle.copy_clashes import Clash, refuse_clashes, settle_claims
 from palaver.lifecycle.copy_ends import (
     INTO,
     End,
@@ -30,6 +31,7 @@ from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_records import FirstPass
 
 ROUNDS = 3
+LOST = "If it is lost for good, `palaver copy FROM TO --promote` says what the target has, and opens it."
 
 
 class Watch:
@@ -40,6 +42,9 @@ class Watch:
 
     def objects(self, count: int) -> None:
         """So many more objects are."""
+
+    def clash(self, clash: Clash) -> None:
+        """Two records would hold one unique value; nothing is copied."""
 
     def lag(self, positions: int, seconds: float) -> None:
         """The target is so many feed positions behind; the newest change it has is so old."""
@@ -85,10 +90,16 @@ class Copy:
         self.report.resumed = progress.resumed
         stop = stop or asyncio.Event()
         async with progress.held():
-            follower = Follower(self._source, self._target, progress)
             objects = Objects(self._source, self._target, progress, self._watch.objects)
+            follower = Follower(self._source, self._target, progress, objects)
             try:
                 await self._through(progress, follower, objects, follow, until_caught_up, stop)
+            except PalaverError as error:
+                if not self._source.pace.gave_up:
+                    raise
+                raise Unavailable(
+                    f"The source did not answer for a minute: {error.message}", hint=f"Run the copy again when it is back. {LOST}"
+                ) from error
             finally:
                 self._note(follower)
         return self.report
@@ -137,6 +148,8 @@ class Copy:
                 "The target is not empty.",
                 hint="Name an empty one; --into-existing adds to what is there, newer records staying as they are.",
             )
+        if self._into_existing:
+            await refuse_clashes(source, target, self._watch.clash)
         begun = Progress(target, fingerprint(source.name), schema=schema, into_existing=self._into_existing)
         if found is not None:
             begun.replaces(found)
@@ -155,6 +168,8 @@ class Copy:
             return True
         if self._into_existing:
             return False
+        if found.promoted_ms:
+            raise Conflict("The target was promoted: it is a database of its own.", hint="Name an empty one.")
         if same and not found.into_existing and await self._head() == found.target_head:
             found.state = "following"
             return True
@@ -210,7 +225,9 @@ class Copy:
             if not late:
                 break
         await follower.refuse_another_schema(begun)
-        if not progress.into_existing:
+        if progress.into_existing:
+            await self._refuse_shared()
+        else:
             await follower.make_searchable()
         await follower.position(positions)
         self.report.settled = not late
@@ -218,6 +235,16 @@ class Copy:
         progress.target_head = await self._head()
         await progress.save()
         self.report.finished = True
+
+    async def _refuse_shared(self) -> None:
+        """Make the claims of what two databases held together; stop where writers made two records share a value meanwhile."""
+        shared = await settle_claims(self._target)
+        if shared:
+            told = "; ".join(f"{name}: {count:,}" for name, count in sorted(shared.items()))
+            raise Conflict(
+                f"While this was copied, records came to hold unique values that others of the target hold: {told}.",
+                hint="Change or delete them at the source, and run the copy again.",
+            )
 
     def _note(self, follower: Follower) -> None:
         self.report.records = dict(self._counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -83,6 +83,16 @@ class Objects:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
         return self.moved
+
+    async def bring(self, keys: Sequence[str]) -> None:
+        """Move those of these objects that are not there yet."""
+
+        async def one(key: str) -> None:
+            if await self._target.ask(partial(self._target.core.blobs.head, key)) is None:
+                await self._move(key)
+
+        for start in range(0, len(keys), AT_ONCE):
+            await asyncio.gather(*map(one, keys[start : start + AT_ONCE]))
 
     def _due(self, pair: Pair) -> Coroutine[Any, Any, None] | None:
         match pair:

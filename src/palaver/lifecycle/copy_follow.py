@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from palaver.clock import to_us
+from palaver.clock import to_ms
 from palaver.errors import Conflict, Trimmed
 from palaver.feed import Projection, Runner
+from palaver.lifecycle.copy_blobs import Objects
 from palaver.lifecycle.copy_ends import End, in_order, is_followed, schema_kept
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_sums import differences, got, sums
@@ -31,13 +32,13 @@ IDLE_S = 1.0
 class Follower:
     """Brings a target up to its source, change by change."""
 
-    def __init__(self, source: End, target: End, progress: Progress) -> None:
+    def __init__(self, source: End, target: End, progress: Progress, objects: Objects | None = None) -> None:
         self._source, self._target, self._progress = source, target, progress
         self._engine: Any = target.records
         self._levels = [name for level in in_order(source.tables) for name in level]
+        self._objects = objects
         self.applied = 0
         self.repaired = 0
-        self.newest_us = 0
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
@@ -49,6 +50,7 @@ class Follower:
         begins = min([page.head, *(oldest if each is None else max(each, oldest) for each in positions)])
         progress = self._progress
         progress.head, progress.begins, progress.seen = page.head, begins, begins
+        progress.began_ms = self._heard(0)
         if not progress.into_existing:
             await self._target.ask(lambda: self._engine.continue_feed((), begins, gap=True))
 
@@ -72,6 +74,7 @@ class Follower:
                 await self._apply(page.changes)
             if page.changes or page.last > self._progress.seen:
                 await self._append(page.changes, page.last)
+            self._heard(page.head - page.last)
             moved += len(page.changes)
             if not page.changes or page.last >= page.head:
                 return moved
@@ -87,7 +90,8 @@ class Follower:
     async def wait(self) -> None:
         """Return when something new may be there, after a second at most."""
         if isinstance(self._source.records, Wakes):
-            await self._source.records.wait_for_change(self._progress.seen, IDLE_S)
+            engine = self._source.records
+            await self._source.pace.patiently(lambda: engine.wait_for_change(self._progress.seen, IDLE_S))
         else:
             await asyncio.sleep(IDLE_S)
 
@@ -95,12 +99,17 @@ class Follower:
         """Return how many positions the target is behind, and how many seconds the newest change it has is old."""
         head = (await self._source.ask(lambda: self._source.records.changes(None, 0))).head
         behind = max(0, head - self._progress.seen)
-        now_us = to_us(self._source.core.clock.now())
-        return behind, max(0, now_us - self.newest_us) / 1_000_000 if behind and self.newest_us else 0.0
+        now_us, newest_us = self._heard(behind) * 1_000, self._progress.newest_us
+        return behind, max(0, now_us - newest_us) / 1_000_000 if behind and newest_us else 0.0
+
+    def _heard(self, ahead: int) -> int:
+        """Note that the source answered now, and how far ahead it is; return the instant in milliseconds."""
+        self._progress.heard_ms, self._progress.ahead = to_ms(self._source.core.clock.now()), max(0, ahead)
+        return self._progress.heard_ms
 
     async def _apply(self, changes: Sequence[Change]) -> None:
         """Bring over what changes name, as it is now. What the first pass still had before it needs no second reading."""
-        self.newest_us = changes[-1].revision
+        self._progress.newest_us = changes[-1].revision
         named = (change for change in changes if change.position > self._progress.head and change.table in self._source.tables)
         addresses = list(dict.fromkeys(Address(change.table, change.key) for change in named))
         records = await got(self._source, addresses)
@@ -114,6 +123,7 @@ class Follower:
         if self._progress.into_existing:
             absent = await self._older(absent, {Address(change.table, change.key): change.revision for change in changes})
         for table in self._levels:
+            await self._bring(table, present.get(table, ()))
             await self._store(table, present.get(table, ()))
         for table in reversed(self._levels):
             await self._remove(table, absent.get(table, ()))
@@ -122,6 +132,13 @@ class Follower:
                 if isinstance(projection, SearchProjection):
                     await self._target.ask(partial(projection.apply, changes))
         self.applied += len(addresses)
+
+    async def _bring(self, table: str, records: Sequence[Record]) -> None:
+        """Bring the objects over that these records refer to, before them: whoever loses the source then has them."""
+        declared = self._source.core.schema.tables.get(table)
+        if self._objects is not None and declared is not None and declared.blobs:
+            codec = self._source.core.planner.codec(declared.entity)
+            await self._objects.bring([key for record in records for key in codec.references(record)])
 
     async def _store(self, table: str, records: Sequence[Record]) -> None:
         if not records:

@@ -28,6 +28,7 @@ class Pace:
         self._allowed, self._busy, self._smooth = most, 0, 0
         self._free = asyncio.Condition()
         self.throttled = 0
+        self.gave_up = False
 
     @property
     def allowed(self) -> int:
@@ -56,6 +57,7 @@ class Pace:
                 if not error.retryable and error.code != "outcome_unknown":
                     raise
                 if loop.time() - began > self._patience_s:
+                    self.gave_up = True
                     raise
                 if isinstance(error, Throttled):
                     self.throttled += 1

@@ -51,6 +51,11 @@ class Progress:
     missed: int = 0
     searchable: bool = False
     target_head: int = 0
+    began_ms: int = 0
+    heard_ms: int = 0
+    ahead: int = 0
+    newest_us: int = 0
+    promoted_ms: int = 0
     tables: dict[str, list[Segment]] = field(default_factory=dict)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: bool = False
@@ -193,7 +198,10 @@ class Progress:
         return self.tables[table]
 
 
-_PLAIN = ("source", "state", "schema", "into_existing", "begins", "head", "seen", "missed", "searchable", "target_head", "nonce")
+_PLAIN = (
+    *("source", "state", "schema", "into_existing", "nonce", "searchable", "target_head"),
+    *("begins", "head", "seen", "missed", "began_ms", "heard_ms", "ahead", "newest_us", "promoted_ms"),
+)
 
 
 def _lives(pid: int) -> bool:

@@ -25,9 +25,17 @@ class Claims:
     """The reservations of one unique set of one entity."""
 
     def __init__(
-        self, planner: Planner, records: RecordEngine, clock: Clock, now_us: Callable[[], int], tell: Callable[[str, int], None]
+        self,
+        planner: Planner,
+        records: RecordEngine,
+        clock: Clock,
+        now_us: Callable[[], int],
+        tell: Callable[[str, int], None],
+        clash: Callable[[str], None] | None = None,
     ) -> None:
+        """With `clash` a value two records hold stays the first one's, and is told."""
         self._planner, self._records, self._clock, self._now_us, self._tell = planner, records, clock, now_us, tell
+        self._clash = clash
 
     async def reserve(self, declared: Declared, unique: UniqueSpec, state: dict[str, Any], keep: Keep) -> None:
         """Reserve what every live record holds, then free what none holds. Raises Duplicate where two hold one value."""
@@ -78,6 +86,8 @@ class Claims:
             if held is not None and _says(held, at, record, declared):
                 return
             if held is not None and await self._holds(declared, unique, held, claim, at):
+                if self._clash is not None:
+                    return self._clash(f"{declared.name}.{unique.name}")
                 raise Duplicate(
                     f"{declared.name}.{unique.name}: two stored records hold one value.",
                     hint="Change one of them, and apply the migration again.",
