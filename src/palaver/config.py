@@ -105,6 +105,7 @@ def open(
         from palaver import seal_keys
 
         planner = Planner(schema)
+        seal_keys.refuse_unsealable(schema, parsed)
         stack = await open_stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
         try:
             refuse_incomplete(schema, stack, parsed)

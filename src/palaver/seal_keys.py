@@ -31,6 +31,12 @@ def has_secrets(schema: Schema) -> bool:
     return any(declared.secrets for declared in schema.entities.values())
 
 
+def refuse_unsealable(schema: Schema, url: Url) -> None:
+    """Say what is not installed before anything is made; who only looks may do without it."""
+    if has_secrets(schema) and not _is_read_only(url):
+        sealer_of([new_key()])
+
+
 async def sealer_for(schema: Schema, url: Url, records: RecordEngine, *, required: bool = True, migrating: bool = False) -> Sealer | None:
     """Return what the secrets of a schema are sealed with on a stack; None for a schema that has none.
 
