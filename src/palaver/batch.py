@@ -105,6 +105,11 @@ class Batch:
         """Require that a record exists, and that `when` is true of it, without writing it."""
         return Batch((*self.ops, Check(at(target), when)))
 
+    def created(self) -> list[Entity] | None:
+        """Return the instances of a batch that only creates; None for any other."""
+        created = [op.entity for op in self.ops if type(op) is Create]
+        return created if len(created) == len(self.ops) else None
+
     def __add__(self, other: Batch) -> Batch:
         return Batch(self.ops + other.ops)
 

@@ -64,6 +64,7 @@ class EntityCodec:
         apart = {spec.name for spec in (*declared.blobs, *declared.secrets)}
         self._put_fields = compile_writer(self, [spec for spec in declared.fields.values() if spec.name not in apart])
         self._values = _reader(declared)
+        self.table = declared.table.name
         self._key = declared.table.key
         #: The values of a record's key, in order.
         self.key_of = compile_key(self._key)

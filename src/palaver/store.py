@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -232,7 +232,10 @@ class Store:
 
     async def create(self, entity: E, *, token: str | None = None) -> E:
         """Store a new record; raise AlreadyExists where its key is taken. Returns it with its revision and expiry."""
-        return (await self.write(Batch().create(entity), token=token))[0]  # type: ignore[return-value]
+        self._here()
+        if token is None and (made := await self._created((entity,))) is not None:
+            return made[0]
+        return (await self._decided(Batch().create(entity), token))[0]  # type: ignore[return-value]
 
     async def put(self, entity: E, *, when: When = None, token: str | None = None) -> E:
         """Store the record whether or not one with its key exists; the old one is replaced whole."""
@@ -275,13 +278,25 @@ class Store:
         self._here()
         if not batch.ops:
             return ()
-        if token is None and (plan := self._planner.creates(batch, self._core, self._actor)) is not None:
-            result = await self._records.write(plan.writes)
-            if isinstance(result, Written):
-                if self._core.follower is not None:
-                    await self._core.follower.wrote(plan.writes, result)
-                return tuple([stamped(made, revision or 0) for made, revision in zip(plan.made, result.revisions, strict=True) if made])
-            # Somebody's record is in the way; the general way finds out whose.
+        if token is None and (new := batch.created()) is not None and (made := await self._created(new)) is not None:
+            return made
+        return await self._decided(batch, token, returning)
+
+    async def _created(self, entities: Sequence[E]) -> tuple[E, ...] | None:
+        """Store new records of which nothing needs to be known; None where that is not all, or somebody's record is in the way."""
+        planned = self._planner.creates(entities, self._core, self._actor)
+        if planned is None:
+            return None
+        writes, made = planned
+        result = await self._records.write(writes)
+        if not isinstance(result, Written):
+            return None
+        if self._core.follower is not None:
+            await self._core.follower.wrote(writes, result)
+        return tuple([stamped(each, revision or 0) for each, revision in zip(made, result.revisions, strict=True)])
+
+    async def _decided(self, batch: Batch, token: str | None, returning: bool = True) -> tuple[Entity | None, ...]:
+        """Write any batch, and say of one that is refused why."""
         held = self._planner.held(batch, self._tenant)
         try:
             if not held:
