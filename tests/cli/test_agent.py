@@ -72,3 +72,13 @@ def test_what_is_not_confirmed_is_said_in_a_sentence(palaver: Palaver, agent: Pa
     assert Exit.USAGE == refused.code
     assert "people needs" not in refused.problem["detail"]
     assert refused.problem["detail"].endswith("of 1 person needs --yes where nobody can be asked.")
+
+
+def test_a_tenant_that_is_a_field_is_asked_for_as_a_field(palaver: Palaver, agent: Path) -> None:
+    user, _, _ = of_another_tenant(agent)
+
+    bound = palaver("query", "User", "--tenant", "acme")
+
+    assert (Exit.USAGE, "no_tenants") == (bound.code, bound.problem["code"])
+    assert "--where tenant=acme" in bound.problem["hint"]
+    assert [user] == [each["user_id"] for each in palaver("query", "User", "--where", "tenant=acme").json["data"]]

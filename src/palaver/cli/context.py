@@ -140,15 +140,31 @@ class Context:
     async def open(self, *, maintain: bool = False, migrate: bool = False) -> AsyncIterator[Store]:
         """Open the database for a command; it must exist, and is bound to a tenant where one is set."""
         from palaver.config import open as open_store
+        from palaver.errors import TenantMismatch
 
         self.must_exist()
         schema = await self.schema()
+        tenant = self._tenant_of(schema)
         build = getattr(await self.home(), "PROJECTIONS", ())
         async with open_store(
             self.where, schema=schema, projections=build, maintain=maintain, migrate=migrate, actor="cli", create=False
         ) as store:
-            tenant = self.settings["tenant"].value
-            yield store.for_tenant(tenant) if tenant else store
+            try:
+                yield store.for_tenant(tenant) if tenant else store
+            except TenantMismatch as error:
+                if tenant:
+                    raise
+                hint = "Name one: --tenant acme, PALAVER_TENANT, or tenant in palaver.toml."
+                raise Stop(Exit.USAGE, "no_tenant", f"Schema {schema.name} has tenants, and this needs one.", hint=hint) from error
+
+    def _tenant_of(self, schema: Schema) -> str | None:
+        """Return the tenant that is set. Refuses one where stores of the schema have none."""
+        tenant = self.settings["tenant"].value
+        if tenant and not schema.tenanted:
+            fields = any("tenant" in declared.fields for declared in schema.entities.values())
+            hint = "Its records have a field of that name: --where tenant=acme." if fields else "Leave --tenant out."
+            raise Stop(Exit.USAGE, "no_tenants", f"Schema {schema.name} has no tenants to be bound to.", hint=hint)
+        return tenant
 
     @asynccontextmanager
     async def running(self, part: str) -> AsyncIterator[tuple[Store, Any]]:
