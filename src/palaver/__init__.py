@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from palaver.expr import F
     from palaver.ids import new_id
     from palaver.keys import History, Index, Key, Partitioned, Ref, Unique
+    from palaver.large_object import LargeObject
     from palaver.markers import (
         Backfill,
         Blob,
@@ -52,6 +53,7 @@ _HOMES = {
     "palaver.expr": "F",
     "palaver.ids": "new_id",
     "palaver.keys": "History Index Key Partitioned Ref Unique",
+    "palaver.large_object": "LargeObject",
     "palaver.markers": (
         "Backfill Blob Expires Expiry InstantMs InstantText Json Personal RenamedFrom"
         " Searchable Secret Sentinel Snowflake Stored Subject Tenant"
@@ -79,6 +81,7 @@ __all__ = [
     "InstantText",
     "Json",
     "Key",
+    "LargeObject",
     "ManualClock",
     "Page",
     "PalaverError",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from palaver.entity import Entity
 from palaver.errors import Validation
 from palaver.expr import Condition
+from palaver.large_object import LargeObject
 from palaver.query import At
 
 
@@ -145,6 +146,8 @@ def given(value: Any) -> object:
     if isinstance(value, SecretStr | SecretBytes):
         # It would show the same for every value.
         return repr(value.get_secret_value())
+    if isinstance(value, LargeObject):
+        return [value.sha256, value.size]
     if isinstance(value, BaseModel):
         return [type(value).__name__, sorted((name, repr(given(getattr(value, name)))) for name in value.model_fields_set)]
     if is_dataclass(value):

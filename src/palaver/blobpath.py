@@ -43,7 +43,7 @@ def subject_prefix(tenant: str | None, subject: str | None) -> str:
     return f"{segment(tenant) if tenant else NOBODY}/{segment(subject) if subject else NOBODY}/"
 
 
-def blob_key(declared: Declared, marker: Blob, entity: Entity, data: bytes, tenant: str | None) -> str:
+def blob_key(declared: Declared, marker: Blob, entity: Entity, digest: str, tenant: str | None) -> str:
     subject: Any = getattr(entity, declared.subject.name) if declared.subject else None
     values = {name: segment(value) if isinstance(value, str) else value for name, value in entity.__dict__.items()}
     try:
@@ -54,4 +54,4 @@ def blob_key(declared: Declared, marker: Blob, entity: Entity, data: bytes, tena
             hint="It may name only fields that have a value.",
             entity=declared.name,
         ) from None
-    return f"{subject_prefix(tenant, None if subject is None else str(subject))}{path}/{sha256(data).hexdigest()}"
+    return f"{subject_prefix(tenant, None if subject is None else str(subject))}{path}/{digest}"

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from palaver.clock import from_us
 from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
-from palaver.entity import Entity
+from palaver.entity import E, Entity
 from palaver.errors import ConfigError, ItemTooLarge, KeyTooLong, NumberRange, Validation
-from palaver.fields import build
+from palaver.fields import LARGE, build
+from palaver.large_object import LargeObject
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION, Change_, Set
 from palaver.record_writing import FAULTS, compile_check, compile_key, compile_writer, types_of
@@ -51,7 +53,7 @@ class Encoded(NamedTuple):
 
     record: Record
     size: int
-    uploads: tuple[tuple[str, bytes], ...]
+    uploads: tuple[tuple[str, bytes | LargeObject], ...]
 
 
 class EntityCodec:
@@ -61,6 +63,7 @@ class EntityCodec:
         self.declared = declared
         self.name = declared.name
         self.sealer: Sealer | None = None
+        self.large = [spec for spec in declared.blobs if spec.kind is LARGE]
         apart = {spec.name for spec in (*declared.blobs, *declared.secrets)}
         self._put_fields = compile_writer(self, [spec for spec in declared.fields.values() if spec.name not in apart])
         self._values = _reader(declared)
@@ -86,7 +89,7 @@ class EntityCodec:
         """Return the record of an instance. Raises Validation with the field at fault, never with its value."""
         record: Record = {}
         total = self._fixed_size + self._put_fields(entity.__dict__, record)
-        uploads: tuple[tuple[str, bytes], ...] = ()
+        uploads: tuple[tuple[str, bytes | LargeObject], ...] = ()
         if self._bare_fields:
             self._check_parts(record)
         else:
@@ -97,10 +100,10 @@ class EntityCodec:
             total = self._within(total, record)
         return Encoded(record, total, uploads)
 
-    def _put_apart(self, entity: Entity, record: Record, tenant: str | None) -> tuple[tuple[tuple[str, bytes], ...], int]:
+    def _put_apart(self, entity: Entity, record: Record, tenant: str | None) -> tuple[tuple[tuple[str, bytes | LargeObject], ...], int]:
         """Put in what may lie in objects and what is sealed; return the objects to upload and a bound on the size."""
         total = 0
-        uploads: tuple[tuple[str, bytes], ...] = ()
+        uploads: tuple[tuple[str, bytes | LargeObject], ...] = ()
         if self.declared.blobs:
             uploads = self._split_blobs(entity, record, tenant)
             total += sum(
@@ -206,15 +209,23 @@ class EntityCodec:
 
     # --- blobs ------------------------------------------------------------------------------------------------------
 
-    def _split_blobs(self, entity: Entity, record: Record, tenant: str | None) -> tuple[tuple[str, bytes], ...]:
+    def _split_blobs(self, entity: Entity, record: Record, tenant: str | None) -> tuple[tuple[str, bytes | LargeObject], ...]:
         from palaver.blobpath import blob_key
 
-        uploads: list[tuple[str, bytes]] = []
+        uploads: list[tuple[str, bytes | LargeObject]] = []
         for spec in self.declared.blobs:
             value = entity.__dict__[spec.name]
             if value is None:
                 continue
             marker: Blob = spec.marker(Blob)
+            if spec.kind is LARGE:
+                if type(value) is not LargeObject:
+                    raise self.unfit(spec.name, value)
+                key = value.key or blob_key(self.declared, marker, entity, value.sha256, tenant)
+                record[spec.stored] = BlobRef(key, value.size, "bytes").stored()
+                if value.key is None:
+                    uploads.append((key, value))
+                continue
             if isinstance(value, BlobRef):
                 record[spec.stored] = value.stored()
                 continue
@@ -228,10 +239,19 @@ class EntityCodec:
             if len(data) <= marker.inline and not (type(plain) is dict and BLOB_MARK in plain):
                 record[spec.stored] = plain
             else:
-                key = blob_key(self.declared, marker, entity, data, tenant)
+                key = blob_key(self.declared, marker, entity, sha256(data).hexdigest(), tenant)
                 record[spec.stored] = BlobRef(key, len(data), codec).stored()
                 uploads.append((key, data))
         return tuple(uploads)
+
+    def filled(self, entity: E, record: Record) -> E:
+        """Return an instance that becomes this record, with its computed expiry, and with large objects as they are stored."""
+        spec = self.declared.expires
+        added: dict[str, Any] = {spec.name: _large(record[spec.stored]) for spec in self.large if spec.stored in record}
+        if spec is not None and entity.__dict__[spec.name] is None and record.get(spec.stored) is not None:
+            assert spec.kind.decode is not None
+            added[spec.name] = spec.kind.decode(record[spec.stored])
+        return entity.model_copy(update=added) if added else entity
 
     # --- secrets ----------------------------------------------------------------------------------------------------
 
@@ -290,6 +310,22 @@ class EntityCodec:
         found = (blob_ref(record.get(spec.stored)) for spec in self.declared.blobs)
         return tuple(ref.key for ref in found if ref is not None)
 
+    def check_held(self, record: Record, uploads: Sequence[tuple[str, Any]], old: Record | None) -> None:
+        """Raise Validation for a large object that neither goes up with a record nor belongs to the one it replaces."""
+        if not self.large:
+            return
+        held = {key for key, _ in uploads}
+        held.update(() if old is None else self.references(old))
+        for spec in self.large:
+            ref = blob_ref(record.get(spec.stored))
+            if ref is not None and ref.key not in held:
+                raise Validation(
+                    f"{self.name}.{spec.name} names an object that this record does not hold.",
+                    hint="Stage its bytes: `async with LargeObject.staged(store.stream(…))`.",
+                    entity=self.name,
+                    field=spec.name,
+                )
+
     def released(self, old: Record | None, new: Record) -> tuple[str, ...]:
         """Return the keys of the objects a record no longer refers to."""
         if old is None or not self.declared.blobs:
@@ -336,7 +372,7 @@ def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]
         default, decode = _default(spec), spec.kind.decode
         present, absent = "v", "None"
         if spec.name in blobs:
-            scope[f"decode{number}"] = _blob_decoder(decode)
+            scope[f"decode{number}"] = _large if spec.kind is LARGE else _blob_decoder(decode)
             present = f"decode{number}(v)"
         elif decode is not None:
             scope[f"decode{number}"] = decode
@@ -351,6 +387,11 @@ def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]
     parts.append(f"'_revision': record[{REVISION!r}]")
     exec(f"def read(record):\n get = record.get\n return {{{', '.join(parts)}}}\n", scope)
     return scope["read"]  # type: ignore[no-any-return]
+
+
+def _large(value: Any) -> LargeObject:
+    key = value[BLOB_MARK]
+    return LargeObject(key[-64:], value["size"], key)
 
 
 def _blob_decoder(decode: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -14,6 +14,7 @@ from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import BatchShape, ConfigError, NotProvisioned, TenantMismatch
 from palaver.expr import OPERANDS, Path, evaluate
+from palaver.large_object import LargeObject
 from palaver.ops import (
     MARK,
     REVISION,
@@ -43,7 +44,7 @@ class Plan:
     """What a batch becomes: objects to upload first, one write set, and what each asked op made."""
 
     writes: WriteSet
-    uploads: tuple[tuple[str, bytes], ...]
+    uploads: tuple[tuple[str, bytes | LargeObject], ...]
     made: tuple[Entity | None, ...]
     main: tuple[int | None, ...]
     jobs: bool = False
@@ -67,7 +68,7 @@ class Draft:
     closed: Collection[Address] = ()
     ops: list[Op] = field(default_factory=list)
     size: int = 0
-    uploads: list[tuple[str, bytes]] = field(default_factory=list)
+    uploads: list[tuple[str, bytes | LargeObject]] = field(default_factory=list)
     at: dict[Address, int] = field(default_factory=dict)
     checks: dict[Address, list[Guard]] = field(default_factory=dict)
     jobs: bool = False

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from palaver.declared import Declared, declare
 from palaver.errors import Expression, SchemaError
 from palaver.expr import Compare, Condition, Exists, In, Path, map_paths, parse_path
-from palaver.fields import Kind, inside, unwrap
+from palaver.fields import Kind, build, inside, unwrap
 from palaver.keys import History, Index, Key, Partitioned, Ref, Unique, address
 from palaver.markers import Secret
 from palaver.query import At
@@ -231,3 +231,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def kind_names(spec: Any, rest: list[str | int]) -> list[str]:
     model = spec.kind.model
     return list(model.model_fields) if model is not None and len(rest) == 1 else []
+
+
+E = TypeVar("E", bound=Entity)
+
+
+def stamped(entity: E, revision: int) -> E:
+    """Return the same instance content with a revision."""
+    copy: E = build(type(entity), {**entity.__dict__, "_revision": revision}, entity.model_fields_set)
+    return copy

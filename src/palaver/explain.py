@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from palaver.draft import Plan
+from palaver.large_object import bytes_of
 from palaver.ops import Address, Delete, Put, Read, Update, WriteSet
 from palaver.query import Query
 
@@ -75,7 +76,7 @@ def explain_query(core: Core, query: Query[Any], reads: Sequence[Read]) -> Expla
 
 def explain_batch(core: Core, premises: Sequence[Address], plan: Plan) -> Explanation:
     steps = [f"see {at.table} first, because policy depends on what is stored" for at in premises]
-    steps += [f"upload {len(data):,} bytes" for _, data in plan.uploads]
+    steps += [f"upload {bytes_of(data):,} bytes" for _, data in plan.uploads]
     for op in plan.writes.ops:
         guards = ", ".join(guard.origin.role for guard in op.guards)
         verb = "expire" if isinstance(op, Delete) and op.expired else type(op).__name__.lower()

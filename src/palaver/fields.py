@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from palaver.clock import EPOCH, from_ms, to_ms
 from palaver.errors import SchemaError
+from palaver.large_object import LargeObject
 from palaver.markers import Blob, Digits, Instant
 from palaver.ops import KINDS
 from palaver.values import canonical
@@ -55,6 +56,7 @@ class Kind:
 TEXT, INT, FLOAT, BYTES = Kind("text"), Kind("int"), Kind("float"), Kind("bytes")
 BOOL = Kind("bool")
 OPEN = Kind("json", open=True)
+LARGE = Kind("json", form=LargeObject)
 
 
 def _decimal(number: Decimal) -> Decimal:
@@ -172,9 +174,11 @@ def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
         if isinstance(marker, Digits):
             return DIGITS
         if isinstance(marker, Blob):
-            return _blob(kind_of(bare))
+            return LARGE if bare is LargeObject else _blob(kind_of(bare))
     if bare in _SCALARS:
         return _SCALARS[bare]
+    if bare is LargeObject:
+        raise SchemaError("A LargeObject lies in an object by itself.", hint='Mark the field Blob("…"), with the path of its objects.')
     if bare in _WRAPPED:
         raise SchemaError(
             f"A {bare.__name__} would be stored for everybody to read.",

@@ -224,7 +224,7 @@ class Planner:
             record, bound, _ = codec.encode(entity, now_us, None)
             size += bound
             ops.append(Put(Address(codec.table, codec.key_of(record)), record, guards))
-            made.append(self.filled(codec, entity, record) if codec.rule is not None else entity)
+            made.append(codec.filled(entity, record) if codec.rule is not None else entity)
         if size > LIMITS.bytes or (len(ops) > 1 and len({op.at for op in ops}) < len(ops)):
             return None
         return WriteSet(ops, now_us, NOBODY if actor is None else Cause(actor)), made
@@ -255,6 +255,7 @@ class Planner:
         old = None if create else draft.seen.get(at)
         guards = [] if create or at not in draft.seen else [premise(number, old)]
         fresh = create or not is_live(declared.table, old, draft.now_us)
+        codec.check_held(record, encoded.uploads, None if fresh else old)
         if fresh:
             guards += self._absent(declared, number, old, create=create)
         if when is not None:
@@ -263,7 +264,7 @@ class Planner:
         index = draft.write(Put(at, record, tuple(guards), released), declared.name, encoded.size)
         draft.uploads.extend(encoded.uploads)
         self._around(draft, number, declared, at, old, record, "created" if fresh else "updated")
-        return index, self.filled(codec, entity, record)
+        return index, codec.filled(entity, record)
 
     def _absent(self, declared: Declared, number: int, old: Record | None, *, create: bool) -> list[Guard]:
         """Return what a new record demands of its address: no live record, and none whose children are still there."""
@@ -271,14 +272,6 @@ class Planner:
         if self.cascades(declared):
             return [Guard(NOTHING, origin)]
         return [Guard(ABSENT, origin)] if create or (old is not None and old.get(MARK) is not None) else []
-
-    def filled(self, codec: EntityCodec, entity: E, record: Record) -> E:
-        """Return the instance with the expiry the planner computed."""
-        spec = codec.declared.expires
-        if spec is None or entity.__dict__[spec.name] is not None or record.get(spec.stored) is None:
-            return entity
-        assert spec.kind.decode is not None
-        return entity.model_copy(update={spec.name: spec.kind.decode(record[spec.stored])})
 
     def _patch(self, draft: Draft, number: int, op: asked.Patch) -> int:
         codec = self.codec(op.at.entity)
@@ -298,6 +291,7 @@ class Planner:
         encoded = codec.encode(self._patched(codec, at, op, old), draft.now_us, draft.tenant)
         unknown = {name: value for name, value in old.items() if name not in declared.by_stored and not name.startswith("_")}
         record = {**unknown, **encoded.record}
+        codec.check_held(record, encoded.uploads, old)
         draft.uploads.extend(encoded.uploads)
         index = draft.write(Put(at, record, tuple(guards), codec.released(old, record)), declared.name, encoded.size)
         self._around(draft, number, declared, at, old, record, "updated", patched=True)

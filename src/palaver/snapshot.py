@@ -14,7 +14,7 @@ from uuid import UUID
 
 from palaver.clock import from_ms
 from palaver.declared import Declared
-from palaver.fields import _INSTANTS, _SCALARS, DIGITS, Kind, kind_of, stored_name, unwrap
+from palaver.fields import _INSTANTS, _SCALARS, DIGITS, LARGE, Kind, kind_of, stored_name, unwrap
 from palaver.keys import Part
 from palaver.markers import Blob
 from palaver.structure import Belt, Column, IndexSpec, Ranges, Table
@@ -122,6 +122,8 @@ def form(kind: Kind, inside: tuple[type[BaseModel], ...] = ()) -> Any:
         return {"model": dict(_parts(kind.model, (*inside, kind.model)))}
     if kind.element is not None:
         return {"set" if kind.form is frozenset else "map" if kind.open else "list": form(kind.element, inside)}
+    if kind is LARGE:
+        return "object"
     if kind.column == "json":
         return "any" if kind.encode is None else "union"
     if kind.decode is None or isinstance(kind.decode, EnumMeta):

@@ -13,7 +13,7 @@ from palaver.batch import Batch, Patch, When, asked_at
 from palaver.clock import Clock, us_of
 from palaver.core import Core
 from palaver.draft import Plan, premise
-from palaver.entity import Entity
+from palaver.entity import Entity, stamped
 from palaver.errors import (
     ConditionFailed,
     ConfigError,
@@ -30,8 +30,8 @@ from palaver.evolve import Migration
 from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
-from palaver.fields import build
 from palaver.following import Following
+from palaver.large_object import LargeObject
 from palaver.loading import CHUNK, load
 from palaver.migrating import Migrator
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
@@ -42,6 +42,7 @@ from palaver.reading import Page, filled, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
+from palaver.streaming import streamed, upload
 from palaver.system import SYSTEM, blob_address, key_from_plain, token_address
 from palaver.upkeep import Swept, Upkeep
 from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
@@ -228,6 +229,12 @@ class Store:
         held = self._planner.reservation(declared, unique, record, self._tenant)
         return held == self._planner.claim(declared, unique, target.values, self._tenant)
 
+    async def stream(self, value: LargeObject, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes of a large object, or of a range, in pieces; raise NotFound where its record no longer has it."""
+        self._here()
+        async for piece in streamed(self._core.blobs, value, self._tenant, start, length):
+            yield piece
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def create(self, entity: E, *, token: str | None = None) -> E:
@@ -339,7 +346,7 @@ class Store:
         """
         jobs = [blob_address(key) for key, _ in plan.uploads]
         seen = dict(zip(jobs, await self._records.get(jobs), strict=True))
-        await asyncio.gather(*(self._core.blobs.put(key, data) for key, data in plan.uploads))
+        await asyncio.gather(*(upload(self._core.blobs, key, data) for key, data in plan.uploads))
         ops = [op._replace(guards=(*op.guards, premise(0, seen[op.at]))) if op.at in seen else op for op in plan.writes.ops]
         return plan.writes._replace(ops=ops)
 
@@ -504,10 +511,4 @@ class Store:
             raise ConfigError("The store was opened before this process was forked.", hint="Open a store after forking.")
 
 
-def stamped(entity: E, revision: int) -> E:
-    """Return the same instance content with a revision."""
-    copy: E = build(type(entity), {**entity.__dict__, "_revision": revision}, entity.model_fields_set)
-    return copy
-
-
-__all__ = ["Core", "Page", "Store", "stamped"]
+__all__ = ["Core", "Page", "Store"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from typing_extensions import TypeVar
@@ -16,6 +16,7 @@ from palaver.entity import Entity
 from palaver.errors import ConfigError
 from palaver.evolve import Migration
 from palaver.explain import Explanation
+from palaver.large_object import LargeObject
 from palaver.loading import CHUNK
 from palaver.query import At, Query, UniqueAt
 from palaver.reading import Page
@@ -54,10 +55,16 @@ class SyncStore:
 
     def query(self, query: Query[E]) -> Iterator[E]:
         """Yield the records of a query."""
-        items = self._store.query(query)
+        return self._each(self._store.query(query))
+
+    def stream(self, value: LargeObject, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes of a large object, or of a range of it."""
+        return self._each(self._store.stream(value, start=start, length=length))
+
+    def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
         assert isinstance(items, AsyncGenerator)
 
-        async def following() -> tuple[bool, E | None]:
+        async def following() -> tuple[bool, T | None]:
             try:
                 return True, await anext(items)
             except StopAsyncIteration:

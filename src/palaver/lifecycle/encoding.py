@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from palaver.codec import BlobRef
 from palaver.declared import Declared
 from palaver.fields import stored_name
+from palaver.large_object import LargeObject
 
 
 def columns(declared: Declared) -> list[str]:
@@ -45,7 +46,7 @@ def json_value(value: Any) -> Any:
     if value is None or kind is str or kind is int or kind is float or kind is bool:
         return value
     match value:
-        case BlobRef():
+        case BlobRef() | LargeObject():
             return {"$object": value.key, "bytes": value.size}
         case BaseModel():
             fields = type(value).model_fields
