@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
@@ -17,7 +17,6 @@ from palaver.cursor import Signer
 from palaver.environment import value_of
 from palaver.errors import ConfigError, NotProvisioned
 from palaver.feed import Projection
-from palaver.migrating.opening import Provisioned, provision, rebuilt
 from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
 from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine, SearchIndex
@@ -27,6 +26,10 @@ from palaver.store import Store
 from palaver.system import system
 from palaver.upkeep import Released
 from palaver.url import Url, parse_url
+
+if TYPE_CHECKING:
+    from palaver.migrating.noticing import SchemaWatch
+from palaver.migrating.opening import Provisioned
 
 ProjectionFactory = Callable[[Store], Projection]
 
@@ -150,6 +153,9 @@ async def _assemble(
     actor: str | None,
 ) -> Store:
     changing = stack.embedded if migrate is None else migrate
+    # A program that declares and never opens needs nothing of migrating.
+    from palaver.migrating.opening import provision
+
     found = await provision(planner, stack.records, clock, changing=changing)
     await _refuse_half_a_copy(stack.records)
     if planner.sealer is not None:
@@ -171,6 +177,8 @@ async def _assemble(
     )
     store = Store(core, actor=actor)
     await _project(store, projections, found)
+    if url.scheme != "memory":
+        core.watch = SchemaWatch(core, found.fingerprint)
     if (stack.embedded if maintain is None else maintain) and not found.older:
         store.runner().start()
     return store
@@ -190,6 +198,8 @@ async def _project(store: Store, projections: Iterable[ProjectionFactory], found
     core.projections.extend(make(store) for make in projections)
     if found.rebuild and searching is not None:
         await store.runner().rebuild("search")
+        from palaver.migrating.opening import rebuilt
+
         await rebuilt(core.records, core.clock)
     elif fill and searching is not None:
         await (store.runner().rebuild("search") if await _holds_records(core, searching) else searching.activate())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeVar
 
@@ -14,16 +14,17 @@ from palaver.clock import Clock
 from palaver.config import ProjectionFactory, open as open_async
 from palaver.entity import Entity
 from palaver.errors import ConfigError
-from palaver.evolve import Migration
-from palaver.explain import Explanation
 from palaver.large_object import LargeObject
-from palaver.loading import CHUNK
 from palaver.query import At, Query, UniqueAt
 from palaver.reading import Page
 from palaver.schema import Schema
 from palaver.searching import Results
 from palaver.store import Store
 from palaver.upkeep import Swept
+
+if TYPE_CHECKING:
+    from palaver.evolve import Migration
+    from palaver.explain import Explanation
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
@@ -117,8 +118,8 @@ class SyncStore:
     def write(self, batch: Batch, *, token: str | None = None, returning: bool = True) -> tuple[Entity | None, ...]:
         return self.run(self._store.write(batch, token=token, returning=returning))
 
-    def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = CHUNK) -> int:
-        return self.run(self._store.bulk(entities, chunk=chunk))
+    def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity]) -> int:
+        return self.run(self._store.bulk(entities))
 
     def search(self, index: str, text: str = "", **options: Any) -> Results:
         return self.run(self._store.search(index, text, **options))
