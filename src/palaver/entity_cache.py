@@ -11,17 +11,15 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from palaver.caching import HIGHEST_REVISION, Held
+from palaver.caching import Held
 from palaver.clock import us_of
 from palaver.core import Core
 from palaver.entity import Entity
 from palaver.errors import ConfigError, PalaverError, Validation
-from palaver.following import Subscription, Wrote
-from palaver.in_step import InStep
-from palaver.ops import Address, Change, Table, is_live, position, revision_of
+from palaver.in_step import Kept
+from palaver.ops import Address, is_live, position, revision_of
 from palaver.query import At, UniqueAt
 from palaver.reading import filled
-from palaver.remember import Remember
 from palaver.store import Store
 from palaver.stored_json import dumps, loads, packed
 from palaver.system import key_from_plain, plain_key
@@ -71,19 +69,19 @@ class EntityCache(Generic[E]):
 
     async def ready(self) -> None:
         """Return when the cache is in use; before that the records answer. Waits for as long as the cache is away."""
-        self._shelf.follow(self._store)
+        self._shelf.follow(self._store.following.add_for_all)
         await self._shelf.ready()
 
     async def get(self, target: At[E] | UniqueAt[E]) -> E | None:
         """Return the record, None where there is none. Raises what `find` raises, and nothing because of the cache."""
-        self._shelf.follow(self._store)
+        self._shelf.follow(self._store.following.add_for_all)
         if isinstance(target, UniqueAt):
             return await self._by_unique(target)
         return await self._whole(await self._shelf.record(self._address(target)))
 
     async def get_many(self, targets: Sequence[At[E]]) -> list[E | None]:
         """Return records in the order asked, not of one instant: one trip for what is kept, and as few as may be for the rest."""
-        self._shelf.follow(self._store)
+        self._shelf.follow(self._store.following.add_for_all)
         records = await self._shelf.records([self._address(target) for target in targets])
         if self._declared.blobs:
             return list(await asyncio.gather(*map(self._whole, records)))
@@ -122,37 +120,34 @@ class EntityCache(Generic[E]):
         return found
 
 
-class _Shelf:
-    """What one store keeps of one entity, and its listener to changes."""
+class _Shelf(Kept):
+    """What one store keeps of one entity, for all tenants together."""
 
     def __init__(self, core: Core, entity: type[Entity], ttl_s: float, at_most: int) -> None:
-        self.entities: Sequence[type[Entity]] = (entity,)
+        super().__init__(core, core.cache, _kind(entity.__name__), entity, self._load, ttl_s=ttl_s, at_most=at_most)
         self.asked = 0
-        self._core, self._ttl_s = core, ttl_s
-        self._table = core.schema.of(entity).table
-        self._subscription: Subscription | None = None
-        values, fingerprint = core.cache.values(_kind(entity.__name__)), _fingerprint(self._table)
-        self._in_step = InStep(values, fingerprint, self._doubted, lambda: core.cache.made)
-        self.remember = Remember(self._in_step, self._load, ttl_s=ttl_s, at_most=at_most, clock=core.clock)
+        self._ttl_s = ttl_s
         self._wanted: list[tuple[Address, asyncio.Future[Record | None]]] = []
         self._reading: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Let loads under way end."""
-        await self.remember.aclose()
+        await super().aclose()
         await asyncio.gather(*self._reading)
+
+    def _named(self, key: Sequence[KeyPart]) -> str:
+        return dumps(plain_key(key))
 
     # --- looking up -------------------------------------------------------------------------------------------------
 
     async def record(self, at: Address) -> Record | None:
         """Return a live record, None where there is none."""
         self.asked += 1
-        key = self._key(at.key)
+        key = self._key(self._named(at.key))
         return self._live(await self._sound(at, key, await self.remember.get(key)))
 
     async def records(self, at: Sequence[Address]) -> list[Record | None]:
         self.asked += len(at)
-        keys = [self._key(each.key) for each in at]
+        keys = [self._key(self._named(each.key)) for each in at]
         found = await self.remember.get_many(keys)
         return [self._live(await self._sound(*each)) for each in zip(at, keys, found, strict=True)]
 
@@ -177,9 +172,6 @@ class _Shelf:
         except (ValueError, TypeError, KeyError):
             return None
         return record if whole else None
-
-    def _key(self, key: Sequence[KeyPart]) -> str:
-        return self._in_step.key(dumps(plain_key(key)))
 
     # --- reading the records ----------------------------------------------------------------------------------------
 
@@ -220,7 +212,7 @@ class _Shelf:
     async def pointed(self, claim: Address) -> tuple[KeyPart, ...] | None:
         """Return the key of the record that held a unique value when it was last looked for; it may not any more."""
         try:
-            held = await self._in_step.get(self._key(("unique", *claim.key)))
+            held = await self._in_step.get(self._key(self._named(("unique", *claim.key))))
             return None if held is None else key_from_plain(loads(held.value.decode()))
         except (PalaverError, ValueError, TypeError, KeyError):
             return None
@@ -228,51 +220,10 @@ class _Shelf:
     async def point(self, claim: Address, key: Sequence[KeyPart]) -> None:
         """Note which record holds a unique value. Needs no revision: whoever follows it looks whether it still does."""
         with contextlib.suppress(PalaverError):
-            await self._in_step.set(self._key(("unique", *claim.key)), packed(plain_key(key)), ttl_s=self._ttl_s)
-
-    # --- hearing of changes -----------------------------------------------------------------------------------------
-
-    def follow(self, store: Store) -> None:
-        """Begin to listen, for everybody: what is told here is in the cache that all tenants share."""
-        following = store.following
-        if self._subscription is None:
-            self._subscription = following.add_for_all(self)
-
-    async def ready(self) -> None:
-        assert self._subscription is not None
-        await self._subscription.ready()
-
-    def _doubted(self) -> None:
-        if self._subscription is not None:
-            self._subscription.miss()
-
-    async def wrote(self, writes: Sequence[Wrote]) -> None:
-        """Forget what this process wrote, before the write returns. While the cache is away, nobody here believes it."""
-        await self._told([(each.at, HIGHEST_REVISION if each.revision is None else each.revision) for each in writes])
-
-    async def changed(self, changes: Sequence[Change]) -> None:
-        await self._told([(Address(change.table, change.key), change.revision) for change in changes if change.table == self._table.name])
-
-    async def missed(self) -> None:
-        if self._core.cache_at == "none":
-            return
-        await self._in_step.catch_up(self._core.records, self.changed)
-
-    async def reached(self, position: int) -> None:
-        if self._in_step.believes:
-            await self._in_step.reached(position)
-
-    async def _told(self, forgotten: Sequence[tuple[Address, int]]) -> None:
-        await asyncio.gather(*(self.remember.changed(self._key(at.key), revision) for at, revision in forgotten))
+            await self._in_step.set(self._key(self._named(("unique", *claim.key))), packed(plain_key(key)), ttl_s=self._ttl_s)
 
 
 def _kind(name: str) -> str:
     """Return the kind of values a cache has for an entity: its bounds in memory are this entity's alone."""
     kind = f"entity.{name}"
     return kind if kind.isascii() and len(kind) <= 40 else f"entity.{blake2b(name.encode(), digest_size=8).hexdigest()}"
-
-
-def _fingerprint(table: Table) -> str:
-    """Return what tells apart programs that read a record of this table differently."""
-    shape = (table.name, [(column.name, column.kind) for column in table.columns], table.key, table.expires)
-    return blake2b(repr(shape).encode(), digest_size=8).hexdigest()

@@ -8,18 +8,24 @@ nothing until it has told the cache all changes since the mark; where that is no
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from palaver.caching import ABSENT, Held
+from palaver.cache.none import NO_CACHE
+from palaver.caching import ABSENT, HIGHEST_REVISION, Held
 from palaver.clock import SystemClock, us_of
+from palaver.core import Core
+from palaver.entity import Entity
 from palaver.errors import Conflict, PalaverError, Trimmed, Unavailable
-from palaver.following import settled_head
-from palaver.ops import Change, Guard, Origin, Put, Unchanged, WriteSet
-from palaver.ports import KeyValue, RecordEngine
+from palaver.following import Listener, Subscription, Wrote, settled_head
+from palaver.ops import Change, Guard, Origin, Put, Table, Unchanged, WriteSet
+from palaver.ports import Cache, RecordEngine
+from palaver.remember import Load, Remember
 from palaver.system import system
+from palaver.values import KeyPart
 
 _MARK_TTL_S = 7 * 86_400.0
 _CHUNK = 500
@@ -36,14 +42,11 @@ class InStep:
     While it does not believe, every get and set raises Unavailable.
     """
 
-    def __init__(self, values: KeyValue, fingerprint: str, doubted: Callable[[], None], made: Callable[[], int] = lambda: 0) -> None:
-        """`fingerprint` is of what the values look like; `doubted` is called when belief ends, and `catch_up` is to be called then.
-
-        `made` counts the connections to the cache: over a new one it may have lost what it was told over the one before.
-        """
-        self._values = values
-        self._count_made, self._made = made, 0
-        self._fingerprint = fingerprint
+    def __init__(self, cache: Cache, kind: str, table: Table, doubted: Callable[[], None]) -> None:
+        """The values are of records of `table`; `doubted` is called when belief ends, and `catch_up` is to be called then."""
+        self._cache, self._values = cache, cache.values(kind)
+        self._made = 0
+        self._fingerprint = _fingerprint(table)
         self._mark = ""
         self._doubted = doubted
         self._generation: str | None = None
@@ -58,19 +61,29 @@ class InStep:
     # --- values -----------------------------------------------------------------------------------------------------
 
     async def get(self, key: str, *, extend_s: float | None = None) -> Held | None:
-        return (await self.get_many((key,)))[0]
+        name, believed = self._name(key), (self.term, self._generation, self._floor)
+        if extend_s is None:
+            mark, found = await self._values.get_many((self._mark, name))
+        else:
+            # In this order and in one write: a mark that is read afterwards is never of a younger memory than the value.
+            found, mark = await asyncio.gather(self._values.get(name, extend_s=extend_s), self._values.get(self._mark))
+        self._check(mark, *believed)
+        return found
 
     async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
-        names = [self._name(key) for key in keys]
-        term, generation, floor = self.term, self._generation, self._floor
+        names, believed = [self._name(key) for key in keys], (self.term, self._generation, self._floor)
         mark, *found = await self._values.get_many((self._mark, *names))
+        self._check(mark, *believed)
+        return found
+
+    def _check(self, mark: Held | None, term: int, generation: str | None, floor: int) -> None:
+        """Doubt a cache that shows another mark than what was known when it was asked."""
         # Asked after the answer: it may have come over a connection that is newer than what is known.
-        anew = self._count_made() != self._made
+        anew = self._cache.made != self._made
         if anew or mark is None or mark.value.decode(errors="replace") != generation or mark.revision < floor:
             if term == self.term:
                 self.doubt()
             raise Unavailable("The cache has lost what it was told.")
-        return found
 
     async def set(self, key: str, value: bytes, *, ttl_s: float, revision: int = 0, expected: int | None = None) -> bool:
         return await self._values.set(self._name(key), value, ttl_s=ttl_s, revision=revision, expected=expected)
@@ -102,12 +115,14 @@ class InStep:
 
     async def catch_up(self, records: RecordEngine, tell: Tell) -> None:
         """Tell the cache what it was not told, or begin a new generation; believe it from then on. Raises what keeps it from that."""
+        if self._cache.health().error == NO_CACHE:
+            return
         # Several databases, and programs with several versions of a declaration, may share a cache.
         self._mark = self._mark or f"@{await _identity(records)}:{self._fingerprint}"
         for _ in range(_ATTEMPTS):
             await self._values.get(self._mark)
             # By now there is a connection; all that follows has to go over it.
-            self._made = self._count_made()
+            self._made = self._cache.made
             mark = await self._values.get(self._mark)
             # From here on what is heard of is told at once, and what was committed before is below the head that is read next.
             self._generation = mark.value.decode(errors="replace") if mark else None
@@ -122,7 +137,7 @@ class InStep:
             else:
                 self._floor = mark.revision
                 await self.reached(head)
-            if self._generation is not None and self._count_made() == self._made:
+            if self._generation is not None and self._cache.made == self._made:
                 self.believes = True
                 self.term += 1
                 return
@@ -157,7 +172,7 @@ class InStep:
         generation, floor = self._generation, position + 1
         if generation is None or floor <= self._floor:
             return
-        if self._count_made() != self._made:
+        if self._cache.made != self._made:
             # What was told up to here may be lost, and the mark must not say that it was told.
             self.doubt()
             return
@@ -167,7 +182,7 @@ class InStep:
                 if before >= floor:
                     return
                 if await self._values.set(self._mark, generation.encode(), ttl_s=_MARK_TTL_S, revision=floor, expected=before):
-                    if self._count_made() != self._made:
+                    if self._cache.made != self._made:
                         # It may say of an older memory that it was told: only a new generation helps.
                         await self._values.delete(self._mark)
                         break
@@ -185,6 +200,72 @@ class InStep:
             self.doubt()
 
 
+class Kept:
+    """What is made of the records of one entity, read through a cache that is told of all their changes."""
+
+    def __init__(
+        self,
+        core: Core,
+        cache: Cache,
+        kind: str,
+        entity: type[Entity],
+        load: Load,
+        *,
+        ttl_s: float,
+        at_most: int,
+        fence_s: float = 60.0,
+    ) -> None:
+        self.entities: Sequence[type[Entity]] = (entity,)
+        self._core, self._clock, self._table = core, core.clock, core.schema.of(entity).table
+        self._in_step = InStep(cache, kind, self._table, self._doubted)
+        self.remember = Remember(self._in_step, load, ttl_s=ttl_s, fence_s=fence_s, at_most=at_most, clock=core.clock)
+        self._subscription: Subscription | None = None
+
+    def _named(self, key: Sequence[KeyPart]) -> str:
+        """Return what is kept of the record with this key under."""
+        raise NotImplementedError
+
+    def _key(self, name: str) -> str:
+        return self._in_step.key(name)
+
+    def follow(self, add: Callable[[Listener], Subscription]) -> None:
+        """Begin to listen."""
+        if self._subscription is None:
+            self._subscription = add(self)
+
+    async def ready(self) -> None:
+        assert self._subscription is not None
+        await self._subscription.ready()
+
+    async def aclose(self) -> None:
+        """Stop listening, and let loads under way end."""
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
+        await self.remember.aclose()
+
+    def _doubted(self) -> None:
+        if self._subscription is not None:
+            self._subscription.miss()
+
+    async def wrote(self, writes: Sequence[Wrote]) -> None:
+        """Forget what this process wrote, before the write returns. While the cache is away, nobody here believes it."""
+        await self._forget([(each.at.key, HIGHEST_REVISION if each.revision is None else each.revision) for each in writes])
+
+    async def changed(self, changes: Sequence[Change]) -> None:
+        await self._forget([(change.key, change.revision) for change in changes if change.table == self._table.name])
+
+    async def missed(self) -> None:
+        await self._in_step.catch_up(self._core.records, self.changed)
+
+    async def reached(self, position: int) -> None:
+        if self._in_step.believes:
+            await self._in_step.reached(position)
+
+    async def _forget(self, changed: Sequence[tuple[Sequence[KeyPart], int]]) -> None:
+        await asyncio.gather(*(self.remember.changed(self._key(self._named(key)), revision) for key, revision in changed))
+
+
 async def _identity(records: RecordEngine) -> str:
     """Return the name a database has for itself, given to it when it is first asked for."""
     at = system("cache", "identity")
@@ -196,6 +277,12 @@ async def _identity(records: RecordEngine) -> str:
         named: Any = {"scope": "cache", "name": "identity", "body": {"name": secrets.token_hex(8)}}
         await records.write(WriteSet((Put(at, named, (Guard(Unchanged(None), Origin(0, "identity")),)),), us_of(SystemClock())))
     raise Conflict("The database did not keep the name it was given.")
+
+
+def _fingerprint(table: Table) -> str:
+    """Return what tells apart programs that read a record of this table differently."""
+    shape = (table.name, [(column.name, column.kind) for column in table.columns], table.key, table.expires)
+    return blake2b(repr(shape).encode(), digest_size=8).hexdigest()
 
 
 def _named(generation: str, key: str) -> str:

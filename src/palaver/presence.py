@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
+from palaver.cache.bounded import Newest
 from palaver.caching import Present, checked_name
 from palaver.clock import Clock, SystemClock
 from palaver.errors import ConfigError, PalaverError, Validation
@@ -60,7 +60,7 @@ class Presence:
         self._cache, self._port, self._ttl_s = cache, cache.presence, ttl_s
         self._declared = None if channels is None else tuple(dict.fromkeys(channels))
         self._secret, self._head, self._clock = hashed_with, checked_name(name), clock or SystemClock()
-        self._sent: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._sent: Newest[tuple[str, str], float] = Newest(_MOST_RECENT)
         self._made = 0
         self.figures = Figures()
 
@@ -78,7 +78,7 @@ class Presence:
         now = self._clock.monotonic()
         for channel in due:
             # Before it is sent, so that others who come at the same moment are spared.
-            self._remember((member, channel), now)
+            self._sent[member, channel] = now
         stays = self._ttl_s + self._every_s
         try:
             there = self._port.touch(self._named(member), [self._at(channel) for channel in due], ttl_s=stays)
@@ -135,7 +135,7 @@ class Presence:
         """Return what lists the channels as such, where they were not declared and it was not done lately."""
         new = [channel for channel in channels if self._declared is None and self._is_due("", channel)]
         for channel in new:
-            self._remember(("", channel), now)
+            self._sent["", channel] = now
         return [self._port.touch(channel, [self._listed], ttl_s=stays) for channel in new]
 
     # --- names and times --------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Presence:
             raise Validation("This channel was not declared.", hint=f"There are: {', '.join(self._declared)}.")
 
     def _is_due(self, member: str, channel: str) -> bool:
-        made = self._cache.health().made
+        made = self._cache.made
         if made != self._made:
             # The server may have forgotten what it was told over earlier connections.
             if self._made:
@@ -168,12 +168,6 @@ class Presence:
             self._made = made
         sent = self._sent.get((member, channel))
         return sent is None or self._clock.monotonic() - sent >= self._every_s
-
-    def _remember(self, pair: tuple[str, str], now: float) -> None:
-        self._sent[pair] = now
-        self._sent.move_to_end(pair)
-        if len(self._sent) > _MOST_RECENT:
-            self._sent.popitem(last=False)
 
 
 def _check_name(what: str, given: object) -> None:

@@ -62,12 +62,13 @@ class Remember:
         self._loading: set[asyncio.Task[Held | None]] = set()
         self.figures = Remembered()
 
-    async def get(self, key: str, *, at_least: int = 0) -> Held | None:
+    async def get(self, key: str, *, at_least: int = 0, extend_s: float | None = None) -> Held | None:
         """Return the value, None where the truth has none; raises only what `load` raises.
 
-        Who knows that a revision exists names it in `at_least`, and gets nothing older that is kept or being loaded.
+        Who knows that a revision exists names it in `at_least`, and gets nothing older that is kept or being loaded. `extend_s`:
+        what is kept lives on for so long.
         """
-        kept, found = await self._kept(key, at_least)
+        kept, found = await self._kept(key, at_least, extend_s)
         return found if kept else await self._loaded(key, at_least)
 
     async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
@@ -101,10 +102,10 @@ class Remember:
         while self._loading:
             await asyncio.wait(self._loading)
 
-    async def _kept(self, key: str, at_least: int) -> tuple[bool, Held | None]:
+    async def _kept(self, key: str, at_least: int, extend_s: float | None) -> tuple[bool, Held | None]:
         """Return whether the cache answers, and its answer."""
         try:
-            held = await self._values.get(key)
+            held = await self._values.get(key, extend_s=extend_s)
         except PalaverError:
             self.figures.away += 1
             return False, None
@@ -155,12 +156,12 @@ class Remember:
             # From here on nobody joins: who comes later may know of a change that this load does not.
             self._forget(key, asyncio.current_task())
             # Past its time a fence no longer tells that what was read has changed since.
-            if self._clock.monotonic() - begun >= self._fence_s / 2 or await self._keep(key, found):
+            if self._clock.monotonic() - begun >= self._fence_s / 2 or await self.keep(key, found):
                 break
         return found
 
-    async def _keep(self, key: str, found: Held | None) -> bool:
-        """Store what was loaded; return False where the cache knows of something newer, so that it is worth loading again."""
+    async def keep(self, key: str, found: Held | None) -> bool:
+        """Store what was loaded or just written; return False where the cache knows of something newer: it is worth loading again."""
         if found is None:
             data, revision, ttl_s = _ABSENT, _OLDEST, self._absent_ttl_s
         else:

@@ -50,7 +50,7 @@ async def each_for_himself(self: Rebuilding[Any], key: str, holding: str | None,
 
 
 async def only_forgets_its_debt(self: ContextWindow[Any], key: str, debt: int) -> None:
-    self._trust.paid(key, debt)
+    self._trust.told(key, debt)
 
 
 def takes_all(self: ContextWindow[Any], items: Sequence[Item], most: int, budget: int | None, whole: bool) -> Any:

@@ -42,3 +42,18 @@ async def process(url: str, cache: str = "memory", clock: Clock | None = None, *
         await sessions.ready()
         yield store, sessions
         await sessions.aclose()
+
+
+def cached(sessions: Sessions, id: str) -> str:
+    """Return the key under which the cache has a session now."""
+    kept = sessions._recorded
+    assert kept is not None
+    return kept._in_step._name(kept._key(id))
+
+
+async def in_use(sessions: Sessions, token: str) -> bool:
+    """Read a session twice; say whether the cache answered."""
+    await sessions.read(token)
+    hits = sessions.figures.hits
+    await sessions.read(token)
+    return sessions.figures.hits > hits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,34 +12,31 @@ from unittest.mock import patch
 import pytest
 
 from palaver.clock import ManualClock
-from palaver.identity.session_records import RecordedSessions
-from palaver.identity.session_values import Session
+from palaver.identity.session_records import RecordedSessions, SessionRecord
+from palaver.in_step import InStep
+from palaver.remember import Remember
 from tests.identity import test_recorded_sessions as recorded, test_sessions_away as away
-from tests.identity.accounts import process
+from tests.identity.accounts import cached, process
 
 
-async def _one_epoch(self: RecordedSessions) -> bool:
-    self._epoch, self._made = "always the same", self._cache.made
-    return True
-
-
-async def _forgets_nothing(self: RecordedSessions, id: str, revision: int) -> None:
+def _believes_all(self: InStep, *_: Any) -> None:
     return None
 
 
-def _joins_what_is_being_read(self: RecordedSessions, id: str, session: Session | None) -> Any:
-    return self._loading.get(id) or _begin(self, id, session)
+async def _forgets_nothing(self: RecordedSessions, changed: Any) -> None:
+    return None
 
 
-async def _touches_nothing(self: RecordedSessions, session: Session) -> Session:
-    return session
+async def _joins_what_is_being_read(self: Remember, key: str, revision: int) -> None:
+    await self._values.delete(key, revision=revision, fence_s=600)
 
 
-async def _owes_nothing(self: RecordedSessions, id: str, revision: int) -> None:
-    await self._told(self._values.delete(id))
+async def _touches_nothing(self: RecordedSessions, record: SessionRecord, now: datetime) -> SessionRecord:
+    return record
 
 
-_begin = RecordedSessions._begin
+async def _fences_nothing(self: InStep, key: str, *, revision: int = 0, fence_s: float = 60.0) -> None:
+    await self._values.delete(self._name(key))
 
 
 async def _ended(folder: Path) -> None:
@@ -58,7 +56,7 @@ async def _raced(folder: Path) -> None:
     """A load that read the record before the ending puts it into the cache after it."""
     async with process("memory:") as (store, sessions):
         started = await sessions.start("ann")
-        await store.cache.values("session").delete(started.session.id)
+        await store.cache.values("session").delete(cached(sessions, started.session.id))
         read, go_on, find = asyncio.Event(), asyncio.Event(), store.find
 
         async def paused(target: Any, **options: Any) -> Any:
@@ -77,24 +75,20 @@ async def _raced(folder: Path) -> None:
         assert await sessions.read(started.token) is None
 
 
-BUGS: dict[str, tuple[str, Any, Callable[[Path], Awaitable[None]]]] = {
-    "every copy is believed": (
-        "_begin_epoch",
-        _one_epoch,
-        away.test_a_lost_connection_alone_makes_a_process_doubt_what_it_finds,
-    ),
-    "an ending is not told to the cache": ("_forget", _forgets_nothing, _ended),
-    "who asks joins a load under way": ("_begin", _joins_what_is_being_read, _joined),
-    "a session in use is not touched": ("_touched", _touches_nothing, _idle),
-    "an ending leaves no fence": ("_forget", _owes_nothing, _raced),
+BUGS: dict[str, tuple[type, str, Any, Callable[[Path], Awaitable[None]]]] = {
+    "every copy is believed": (InStep, "_check", _believes_all, away.test_an_older_memory_is_not_believed_though_no_connection_ended),
+    "an ending is not told to the cache": (RecordedSessions, "_forget", _forgets_nothing, _ended),
+    "who asks joins a load under way": (Remember, "changed", _joins_what_is_being_read, _joined),
+    "a session in use is not touched": (RecordedSessions, "_touched", _touches_nothing, _idle),
+    "an ending leaves no fence": (InStep, "delete", _fences_nothing, _raced),
 }
 
 
 @pytest.mark.parametrize("bug", list(BUGS))
 async def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
-    name, wrong, fact = BUGS[bug]
+    owner, name, wrong, fact = BUGS[bug]
     for folder in ("right", "wrong"):
         (tmp_path / folder).mkdir()
     await fact(tmp_path / "right")
-    with patch.object(RecordedSessions, name, wrong), pytest.raises(AssertionError):
+    with patch.object(owner, name, wrong), pytest.raises(AssertionError):
         await fact(tmp_path / "wrong")

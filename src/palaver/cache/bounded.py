@@ -1,11 +1,13 @@
-"""A dictionary with an expiry for every entry that stays within a number of entries and bytes: least recently used go first."""
+"""Dictionaries with bounds: within a number of entries and bytes, and with an expiry for each; or within a number alone."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 _OVERHEAD = 200
 _SWEEP_EVERY_MS = 1_000
@@ -19,8 +21,22 @@ class Bounds:
     bytes: int = 32 * 1024 * 1024
 
 
+class Newest(OrderedDict[K, V]):
+    """Forgets what was set longest ago."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self._most:
+            self.popitem(last=False)
+
+
 class Bounded(Generic[V]):
-    """Not safe for threads by itself: its owner holds a lock."""
+    """Forgets what was used least lately. Not safe for threads by itself: its owner holds a lock."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds

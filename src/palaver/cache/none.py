@@ -8,6 +8,9 @@ from typing import NoReturn
 from palaver.caching import CacheHealth
 from palaver.errors import Unavailable
 
+NO_CACHE = "no_cache"
+"""What its health calls the error: no waiting mends it."""
+
 
 def _away(*_: object, **__: object) -> NoReturn:
     raise Unavailable("There is no cache.", hint="Name one in the URL: cache=memory, or cache=redis://host:6379/0.")
@@ -54,10 +57,10 @@ class NoCache:
         return 0
 
     def health(self) -> CacheHealth:
-        return CacheHealth("open", "no_cache")
+        return CacheHealth("open", NO_CACHE)
 
     async def aclose(self) -> None:
         """Nothing is open."""
 
 
-__all__: Sequence[str] = ["NoCache"]
+__all__: Sequence[str] = ["NO_CACHE", "NoCache"]

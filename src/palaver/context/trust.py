@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+from palaver.cache.bounded import Newest
+
 _MOST_TRUSTED = 50_000
 _MOST_RECENT = 10_000
 _MOST_OWED = 100_000
-_MOST_DOUBTS = 100
+_MOST_AWAITED = 100
 
 
 @dataclass(slots=True)
@@ -32,35 +29,6 @@ class Figures:
     stale: int = 0
 
 
-class Newest(Generic[K, V]):
-    """A dictionary that forgets what was set longest ago."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._entries: OrderedDict[K, V] = OrderedDict()
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._entries
-
-    def get(self, key: K) -> V | None:
-        return self._entries.get(key)
-
-    def set(self, key: K, value: V) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._most:
-            self._entries.popitem(last=False)
-
-    def forget(self, key: K) -> None:
-        self._entries.pop(key, None)
-
-    def clear(self) -> None:
-        self._entries.clear()
-
-    def first(self, n: int) -> list[tuple[K, V]]:
-        return [entry for _, entry in zip(range(n), self._entries.items(), strict=False)]
-
-
 class Trust:
     """A window is believed from when this process filled or dropped it, for as long as it misses nothing that may concern it.
 
@@ -73,97 +41,88 @@ class Trust:
         self.figures = Figures()
         self.listening = False
         self.paying = False
-        self._epoch = 0
+        self.term = 0
         self._made: int | None = None
-        self._doubts: Newest[str, set[str]] = Newest(_MOST_TRUSTED)
-        self._owed: Newest[str, int] = Newest(_MOST_OWED)
+        # What was stored since, and each window that is believed has to hold.
+        self._awaited: Newest[str, set[str]] = Newest(_MOST_TRUSTED)
+        self.owed: Newest[str, int] = Newest(_MOST_OWED)
         self._revisions: Newest[tuple[str, str], int] = Newest(_MOST_RECENT)
         self._pushed: Newest[tuple[str, str], None] = Newest(_MOST_RECENT)
         self._left_out: Newest[tuple[str, str], None] = Newest(_MOST_RECENT)
 
-    # --- windows ----------------------------------------------------------------------------------------------------
+    # --- belief -----------------------------------------------------------------------------------------------------
 
     def believes(self, key: str) -> bool:
-        return self.listening and key in self._doubts and key not in self._owed
+        return self.listening and key in self._awaited and key not in self.owed
 
-    def doubts(self, key: str) -> tuple[str, ...]:
-        """Return the items that were stored since, and that the window must hold to be believed."""
-        return tuple(self._doubts.get(key) or ())
+    def believe(self, key: str, term: int) -> None:
+        """Believe a window that was dropped, and is filled from now on, unless all was doubted since this term."""
+        if term == self.term:
+            self._awaited[key] = set()
 
-    def settled(self, key: str, ids: set[str]) -> None:
-        """Take note that a window held these items."""
-        if doubts := self._doubts.get(key):
-            doubts -= ids
-
-    @property
-    def epoch(self) -> int:
-        return self._epoch
-
-    def believe(self, key: str, epoch: int) -> None:
-        """Believe a window that was dropped, and is filled from now on, unless something was missed since `epoch`."""
-        if epoch == self._epoch:
-            self._doubts.set(key, set())
-
-    def disbelieve(self, key: str) -> None:
-        self._doubts.forget(key)
+    def doubt(self, key: str) -> None:
+        self._awaited.pop(key, None)
 
     def missed(self) -> None:
         """Believe nothing of before; from now on what others do is heard."""
         self.listening = True
-        self._epoch += 1
-        self._doubts.clear()
+        self.term += 1
+        self._awaited.clear()
 
     def connected(self, made: int) -> bool:
         """Say whether these are the connections there were before; if not, nothing is believed any more."""
         if made == self._made:
             return True
         self._made = made
-        self._doubts.clear()
+        self._awaited.clear()
         return False
 
-    # --- what the cache has not been told ---------------------------------------------------------------------------
+    # --- what the cache was not told --------------------------------------------------------------------------------
 
     def owe(self, key: str) -> None:
-        """Remember that a window must be dropped, whatever this process does meanwhile."""
-        self.disbelieve(key)
-        self._owed.set(key, (self._owed.get(key) or 0) + 1)
+        """Remember that the cache has to drop a window, whatever this process does meanwhile."""
+        self.doubt(key)
+        self.owed[key] = self.owed.get(key, 0) + 1
 
-    def debt(self, key: str) -> int:
-        return self._owed.get(key) or 0
-
-    def paid(self, key: str, debt: int) -> None:
-        """Take note that a window was dropped after `debt` was read."""
-        if self.debt(key) == debt:
-            self._owed.forget(key)
-
-    def debts(self, most: int) -> list[tuple[str, int]]:
-        return self._owed.first(most)
+    def told(self, key: str, debt: int) -> None:
+        """Take note that a window was dropped after `debt` was what was owed."""
+        if self.owed.get(key, 0) == debt:
+            self.owed.pop(key, None)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def stored(self, key: str, id: str) -> None:
         """Take note that somebody stored a message: the window must hold it."""
-        doubts = self._doubts.get(key)
-        if doubts is None or (key, id) in self._left_out:
+        awaited = self._awaited.get(key)
+        if awaited is None or (key, id) in self._left_out:
             return
-        doubts.add(id)
-        if len(doubts) > _MOST_DOUBTS:
-            self.disbelieve(key)
+        awaited.add(id)
+        if len(awaited) > _MOST_AWAITED:
+            self.doubt(key)
+
+    def awaited(self, key: str) -> tuple[str, ...]:
+        """Return the messages that were stored since, and that the window must hold to be believed."""
+        return tuple(self._awaited.get(key, ()))
+
+    def held(self, key: str, ids: set[str]) -> None:
+        """Take note that a window held these."""
+        if awaited := self._awaited.get(key):
+            awaited -= ids
 
     def changed(self, key: str, id: str, revision: int) -> bool:
         """Take note that a message was changed or removed; return whether this process may have put it back."""
-        self.disbelieve(key)
-        self._revisions.set((key, id), max(revision, self._revisions.get((key, id)) or 0))
+        self.doubt(key)
+        self._revisions[key, id] = max(revision, self._revisions.get((key, id), 0))
         return (key, id) in self._pushed
 
     def is_past(self, key: str, id: str, revision: int) -> bool:
         """Say whether a message is known to have been changed or removed after this revision of it."""
-        return (self._revisions.get((key, id)) or 0) > revision
+        return self._revisions.get((key, id), 0) > revision
 
     def pushes(self, key: str, id: str) -> None:
-        self._pushed.set((key, id), None)
+        self._pushed[key, id] = None
 
     def leaves_out(self, key: str, id: str) -> None:
         """Take note that a message is not one of those the window holds."""
-        self._left_out.set((key, id), None)
-        self.settled(key, {id})
+        self._left_out[key, id] = None
+        self.held(key, {id})

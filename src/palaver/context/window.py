@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Generic, NamedTuple, Self
 
 from typing_extensions import TypeVar
@@ -122,7 +123,7 @@ class ContextWindow(Generic[E]):
         if records is None:
             if found is not None:
                 # A window that has expired messages in it, or another program's: nothing but what is pushed ever leaves it.
-                self._disbelieve(place.key)
+                self._doubt(place.key)
             figures.misses += 1
             items, others = await self._rebuilding.joined(place.key, held, lambda flight: self._rebuilt(place, flight))
             figures.joined += others
@@ -137,24 +138,24 @@ class ContextWindow(Generic[E]):
         trust = self._trust
         if not trust.believes(key):
             return None
-        doubts = trust.doubts(key)
+        awaited = trust.awaited(key)
         try:
             found: tuple[Item, ...] | None = await self._cache.windows.read(key, limit=most, holding=held)
         except PalaverError as error:
             self._went_wrong(error)
             return None
-        if not trust.connected(self._cache.health().made) or not trust.believes(key):
+        if not trust.connected(self._cache.made) or not trust.believes(key):
             trust.figures.stale += 1
             return None
         if found is None:
             return None
-        if doubts:
+        if awaited:
             ids = {item.id for item in found}
             oldest = found[0].id if len(found) == most else ""
-            if any(id not in ids and id > oldest for id in doubts):
-                self._disbelieve(key)
+            if any(id not in ids and id > oldest for id in awaited):
+                self._doubt(key)
                 return None
-            trust.settled(key, ids)
+            trust.held(key, ids)
         await self._pay()
         return found
 
@@ -187,7 +188,7 @@ class ContextWindow(Generic[E]):
             if found is not None and flight.holding <= {item.id for item in found}:
                 if self._cut(found, self._keep, None, len(found) < self._keep) is not None:
                     return found
-                self._disbelieve(place.key)
+                self._doubt(place.key)
         self._trust.figures.rebuilds += 1
         ticket = await self._begin(place.key)
         items, complete = await self._stored(place.query)
@@ -202,14 +203,14 @@ class ContextWindow(Generic[E]):
             return ""
         try:
             if not trust.believes(key):
-                debt, epoch, before = trust.debt(key), trust.epoch, self._cache.health().made
+                debt, term, before = trust.owed.get(key, 0), trust.term, self._cache.made
                 await windows.delete(key)
-                trust.paid(key, debt)
-                made = self._cache.health().made
+                trust.told(key, debt)
+                made = self._cache.made
                 trust.connected(made)
                 # Over another connection than the delete the server may be one that never heard of it.
                 if before in (0, made):
-                    trust.believe(key, epoch)
+                    trust.believe(key, term)
             return (await windows.begin(key)).ticket
         except PalaverError as error:
             self._went_wrong(error)
@@ -302,7 +303,7 @@ class ContextWindow(Generic[E]):
             trust.owe(key)
             self._went_wrong(error)
             return
-        trust.connected(self._cache.health().made)
+        trust.connected(self._cache.made)
         if any(trust.is_past(key, item.id, revision) for item, revision in items):
             # Somebody changed or removed it before it was pushed, and dropped the window too early.
             await self._drop(key)
@@ -311,16 +312,16 @@ class ContextWindow(Generic[E]):
 
     async def _drop(self, key: str) -> None:
         self._trust.owe(key)
-        await self._settle(key, self._trust.debt(key))
+        await self._settle(key, self._trust.owed[key])
 
     async def _pay(self) -> None:
         """Tell the cache what it could not be told before."""
         trust = self._trust
-        if trust.paying or not (debts := trust.debts(_DEBTS_AT_ONCE)):
+        if trust.paying or not trust.owed:
             return
         trust.paying = True
         try:
-            await asyncio.gather(*(self._settle(key, debt) for key, debt in debts))
+            await asyncio.gather(*(self._settle(key, debt) for key, debt in list(islice(trust.owed.items(), _DEBTS_AT_ONCE))))
         finally:
             trust.paying = False
 
@@ -330,11 +331,11 @@ class ContextWindow(Generic[E]):
         except PalaverError as error:
             self._went_wrong(error)
         else:
-            self._trust.paid(key, debt)
+            self._trust.told(key, debt)
 
-    def _disbelieve(self, key: str) -> None:
+    def _doubt(self, key: str) -> None:
         self._trust.figures.stale += 1
-        self._trust.disbelieve(key)
+        self._trust.doubt(key)
 
     def _went_wrong(self, error: BaseException) -> None:
         """Count what a cache that is away raises; raise what says that the program is wrong, or is ending."""

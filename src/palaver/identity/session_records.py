@@ -1,56 +1,40 @@
-"""Sessions whose truth is in the records, and which the cache serves.
+"""Sessions whose truth is in the records, and which the cache serves as it serves an entity: in step with the feed.
 
-A copy in the cache is believed while it is certain that the cache was told of every ending. A cache that was out of reach may not
-have been: so each copy carries the epoch it was put in, and whoever connects to the cache anew begins another epoch. Copies of an
-older one are compared with the record once before they are believed again. What this process could not tell the cache it
-remembers, and tells before it believes anything; what other processes changed the feed tells.
+A copy is believed while the cache is known to have been told of every ending, whoever wrote it. While it is not, the records answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from palaver.batch import Batch
-from palaver.caching import HIGHEST_REVISION, checked_name
+from palaver.cache.bounded import Newest
+from palaver.caching import HIGHEST_REVISION, Held, checked_name
 from palaver.clock import us_of
 from palaver.entity import Entity
-from palaver.errors import ConditionFailed, ConfigError, Conflict, NotFound, PalaverError, StorageFull, TransactionCancelled, Validation
+from palaver.errors import ConditionFailed, ConfigError, Conflict, NotFound, PalaverError, TransactionCancelled, Validation
 from palaver.expr import F
-from palaver.following import Subscription, Wrote
-from palaver.identity.session_values import (
-    Copy,
-    Form,
-    Payload,
-    Session,
-    Started,
-    id_of,
-    new_token,
-    packed_copy,
-    plain_payload,
-    unpacked,
-)
+from palaver.identity.session_values import Form, Payload, Session, Started, id_of, new_token, packed_copy, plain_payload, unpacked
+from palaver.in_step import Kept
 from palaver.keys import Key, Unique
 from palaver.markers import Expires, Expiry, InstantMs, Json, Personal, Subject
-from palaver.ops import Change
 from palaver.ports import Cache
 from palaver.store import Store
+from palaver.values import KeyPart
 
-T = TypeVar("T")
-_EPOCH = "@epoch"
-_EPOCH_TTL_S = 400 * 86_400.0
 _FENCE_S = 600.0
 _TOGETHER = 20
 _TOUCHES_PER_IDLE = 10
+_EXTENSIONS_PER_IDLE = 100
+_MOST_EXTENDED = 10_000
 _UNTOUCHED_S = 1.0
-_MOST_OWED = 1_000
-"""Sessions the cache has yet to forget, that are remembered one by one; after more of them every copy is compared with its record."""
 
 
 class SessionRecord(Entity):
@@ -73,20 +57,19 @@ class SessionRecord(Entity):
     by_token = Unique("id")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SessionFigures:
-    """What became of the reads: answered by the cache, or by how many loads; records touched, and not touched because the records
-    were away; calls in which the cache was no help; copies that were compared with the record because of their epoch."""
+    """What became of the reads: answered by the cache, or by how many loads. Some loads note in the record that it is used: how many
+    did, and how many could not because the records took no write. And the calls in which the cache was no help."""
 
     hits: int = 0
     loads: int = 0
     touches: int = 0
     untouched: int = 0
     away: int = 0
-    doubted: int = 0
 
 
-class RecordedSessions:
+class RecordedSessions(Kept):
     """What `Sessions` does where its truth is in the records."""
 
     def __init__(
@@ -106,57 +89,82 @@ class RecordedSessions:
             raise ConfigError(f"{entity.__name__} is no entity of sessions.", hint="Derive it from SessionRecord.")
         if at_most < 1:
             raise ConfigError("At least one load runs at once.")
-        self.entities: Sequence[type[Entity]] = (entity,)
-        self.figures = SessionFigures()
-        self._cache, self._values, self._store = cache, cache.values(checked_name(kind)), store
-        self._entity, self._table, self._clock = entity, declared.table.name, store.clock
+        super().__init__(store.core, cache, checked_name(kind), entity, self._load, ttl_s=idle_s, fence_s=_FENCE_S, at_most=at_most)
+        self._store, self._entity = store, entity
         self._tenant = declared.tenant.name if declared.tenant else ""
         self._idle_s, self._absolute_s, self._form = idle_s, absolute_s, form
         self._idle, self._step = timedelta(seconds=idle_s), timedelta(seconds=idle_s / _TOUCHES_PER_IDLE)
-        self._step_ms = int(idle_s * 1_000 / _TOUCHES_PER_IDLE)
-        self._epoch, self._made = "", -1
-        self._beginning = asyncio.Lock()
-        self._turns = asyncio.Semaphore(at_most)
-        self._waiting: dict[str, asyncio.Task[Session | None]] = {}
-        self._loading: dict[str, asyncio.Task[Session | None]] = {}
-        # What the cache has to be told; `_late`: telling it was tried, and failed.
-        self._owed: dict[str, int] = {}
-        self._late = False
+        self._idle_ms, self._step_ms = int(idle_s * 1_000), int(idle_s * 1_000 / _TOUCHES_PER_IDLE)
+        self._extended: Newest[str, float] = Newest(_MOST_EXTENDED)
+        self._touching: dict[str, asyncio.Task[None]] = {}
+        self._touches = self._untouched = 0
         self._touch_again = 0.0
-        self._subscription: Subscription | None = None
+
+    @property
+    def figures(self) -> SessionFigures:
+        told = self.remember.figures
+        return SessionFigures(told.hits, told.loads, self._touches, self._untouched, told.away)
+
+    def _named(self, key: Sequence[KeyPart]) -> str:
+        return str(key[-1])
+
+    def _listen(self) -> None:
+        if self._subscription is None:
+            self.follow(self._store.following.add)
+
+    async def ready(self) -> None:
+        self._listen()
+        await super().ready()
+
+    async def aclose(self) -> None:
+        if self._touching:
+            await asyncio.wait(self._touching.values())
+        await super().aclose()
 
     # --- verbs ------------------------------------------------------------------------------------------------------
 
     async def start(self, user: str, payload: Payload) -> Started:
-        self._follow()
-        token, epoch = new_token(), await self._known_epoch()
+        self._listen()
+        token = new_token()
+        key = self._key(id_of(token))
         record = await self._store.create(self._fresh(user, id_of(token), payload))
-        await self._keep(record, epoch)
+        await self.remember.keep(key, self._held(record))
         return Started(token, self._session(record))
 
     async def read(self, id: str) -> Session | None:
-        self._follow()
-        copy = await self._believed(id)
-        if copy is None:
-            return await self._loaded(id)
-        now, head = us_of(self._clock) // 1_000, copy.head
-        if now >= head.ends_ms or now - head.seen >= self._step_ms + self._idle_s * 1_000:
+        self._listen()
+        key = self._key(id)
+        held = await self.remember.get(key, extend_s=self._extension(id))
+        found = self._read(id, held)
+        if held is not None and found is None:
+            # Somebody else put that there.
+            found = self._read(id, await self.remember.get(key, at_least=held.revision + 1))
+        if held is None or found is None:
             return None
-        session = self._form.session(id, copy, head.edition)
-        if session is None:
-            return await self._loaded(id)
-        if now - head.seen >= self._step_ms and self._clock.monotonic() >= self._touch_again and id not in self._loading:
+        session, unseen_ms = found
+        if self._clock.now() >= session.ends or unseen_ms >= self._step_ms + self._idle_ms:
+            return None
+        if unseen_ms >= self._step_ms and self._clock.monotonic() >= self._touch_again and id not in self._touching:
             # Nobody waits for it: what is believed is believed now, and this is for later.
-            self._begin(id, session)
-        self.figures.hits += 1
+            task = asyncio.get_running_loop().create_task(self._touch(key, id, held.revision), name="palaver-session")
+            self._touching[id] = task
+            task.add_done_callback(lambda _: self._touching.pop(id, None))
         return session
+
+    def _extension(self, id: str) -> float | None:
+        """Return for how long a copy is to live on, None where this process had it live on just before: that costs a command."""
+        now = self._clock.monotonic()
+        if now - self._extended.get(id, -self._idle_s) < self._idle_s / _EXTENSIONS_PER_IDLE:
+            return None
+        self._extended[id] = now
+        return self._idle_s
 
     async def update(self, session: Session, payload: Payload) -> Session:
         plain_payload(payload)
-        now = self._clock.now()
+        self._listen()
+        now, key = self._clock.now(), self._key(session.id)
         if now >= session.ends:
             raise NotFound("The session has ended.")
-        epoch = await self._known_epoch()
         try:
             record = await self._store.patch(
                 self._entity.at(session.user, session.id),
@@ -168,29 +176,27 @@ class RecordedSessions:
             if error.found is None:
                 raise NotFound("The session has ended.") from None
             raise Conflict("The session was changed meanwhile.", hint="Read it again and decide anew.") from None
-        if not await self._keep(record, epoch):
-            # Whatever the cache has is older, and nobody may go on reading it.
-            await self._forget(session.id, record.revision)
+        await self.remember.keep(key, self._held(record))
         return self._session(record)
 
     async def renew(self, id: str) -> Started | None:
         session = await self.read(id)
         if session is None:
             return None
-        token, epoch = new_token(), await self._known_epoch()
+        token = new_token()
+        key = self._key(id_of(token))
         fresh = self._fresh(session.user, id_of(token), session.payload)
-        await self._forget(id, HIGHEST_REVISION)
+        await self._end([id])
         try:
             made = (await self._store.write(Batch().create(fresh).delete(self._entity.at(session.user, id), when=F("edition") > 0)))[0]
         except (ConditionFailed, TransactionCancelled):
             return None
         assert isinstance(made, SessionRecord)
-        await self._keep(made, epoch)
+        await self.remember.keep(key, self._held(made))
         return Started(token, self._session(made))
 
     async def end(self, id: str) -> None:
-        # The cache first: then there is no moment in which the record is gone and the cache serves it.
-        await self._forget(id, HIGHEST_REVISION)
+        await self._end([id])
         record = await self._store.find(self._entity.by_token(id))
         if record is not None:
             await self._store.delete(record.address)
@@ -203,7 +209,7 @@ class RecordedSessions:
     async def end_all(self, user: str, kept: str) -> int:
         ended = 0
         while records := [record async for record in self._store.query(self._entity.key(user)) if record.id != kept]:
-            await asyncio.gather(*(self._forget(record.id, HIGHEST_REVISION) for record in records))
+            await self._end([record.id for record in records])
             for start in range(0, len(records), _TOGETHER):
                 batch = Batch()
                 for record in records[start : start + _TOGETHER]:
@@ -212,183 +218,65 @@ class RecordedSessions:
             ended += len(records)
         return ended
 
-    async def ready(self) -> None:
-        self._follow()
-        assert self._subscription is not None
-        await self._subscription.ready()
-
-    async def aclose(self) -> None:
-        """Stop listening, and let loads under way end."""
-        if self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
-        if tasks := {*self._waiting.values(), *self._loading.values()}:
-            await asyncio.wait(tasks)
-
-    # --- what the cache is told -------------------------------------------------------------------------------------
-
-    async def _forget(self, id: str, revision: int) -> None:
-        """Have the cache forget what is older than a revision, and remember it here where the cache cannot be told."""
-        if len(self._owed) >= _MOST_OWED:
-            self._owed.clear()
-            self._epoch, self._made = "", -1
-        self._owed[id] = max(revision, self._owed.get(id, 0))
-        await self._told(self._pay(id))
-
-    async def _pay(self, id: str) -> None:
-        revision = self._owed[id]
-        try:
-            try:
-                await self._values.delete(id, revision=revision, fence_s=_FENCE_S)
-            except StorageFull:
-                # A server without room takes no fence, but forgets.
-                await self._values.delete(id)
-        except BaseException:
-            self._late = True
-            raise
-        if self._owed.get(id) == revision:
-            del self._owed[id]
-
-    async def _keep(self, record: SessionRecord, epoch: str) -> bool:
-        """Put what a record says into the cache; return whether the cache answered."""
-        left = min(self._idle_s, (record.ends - self._clock.now()).total_seconds())
-        if not epoch or left <= 0:
-            return False
-        data = packed_copy(self._session(record), self._form.version, record.last_seen, epoch)
-        found = await self._told(self._values.set(record.id, data, ttl_s=left, revision=record.revision))
-        return found is not None
-
-    async def _told(self, telling: Awaitable[T]) -> T | None:
-        try:
-            return await telling
-        except PalaverError as error:
-            _check_away(error)
-            self.figures.away += 1
-            return None
-
-    # --- what the cache says ----------------------------------------------------------------------------------------
-
-    async def _believed(self, id: str) -> Copy | None:
-        """Return the copy in the cache, if there is one and nothing it does not know of can have happened to the session."""
-        try:
-            if self._cache.made != self._made or self._late:
-                await self._begin_epoch()
-            held = await self._values.get(id, extend_s=self._idle_s)
-            copy = None if held is None else unpacked(held.value)
-            if copy is None:
-                return None
-            if copy.head.epoch != self._epoch:
-                # Another process may have connected later than this one, and said so.
-                told = await self._values.get(_EPOCH)
-                if told is not None and told.value.decode(errors="replace") == copy.head.epoch:
-                    self._epoch = copy.head.epoch
-        except PalaverError as error:
-            _check_away(error)
-            self.figures.away += 1
-            return None
-        # Asked after the answer: it may have come over a connection that is newer than the epoch.
-        if copy.head.epoch != self._epoch or self._cache.made != self._made or id in self._owed:
-            self.figures.doubted += 1
-            return None
-        return copy
-
-    async def _known_epoch(self) -> str:
-        """Return the epoch that what is read from the records now may be put in; none while the cache is away."""
-        if self._cache.made == self._made and not self._late:
-            return self._epoch
-        return self._epoch if await self._told(self._begin_epoch()) else ""
-
-    async def _begin_epoch(self) -> bool:
-        """Tell the cache what it was not told, and begin an epoch if this process connected anew."""
-        async with self._beginning:
-            if self._late:
-                self._late = False
-                for id in list(self._owed):
-                    if id in self._owed:
-                        await self._pay(id)
-            while self._cache.made != self._made:
-                made, epoch = self._cache.made, secrets.token_hex(8)
-                await self._values.set(_EPOCH, epoch.encode(), ttl_s=_EPOCH_TTL_S)
-                if self._cache.made == made:
-                    self._epoch, self._made = epoch, made
-        return True
+    async def _end(self, ids: Sequence[str]) -> None:
+        """Have the cache forget sessions whose records are about to go: there is no moment in which it serves one that is gone."""
+        self._listen()
+        with contextlib.suppress(PalaverError):
+            await self._forget([((id,), HIGHEST_REVISION) for id in ids])
 
     # --- what the records say ---------------------------------------------------------------------------------------
 
-    async def _loaded(self, id: str) -> Session | None:
-        """Read the record: one load for all who ask before it begins."""
-        return await asyncio.shield(self._begin(id, None))
-
-    def _begin(self, id: str, session: Session | None) -> asyncio.Task[Session | None]:
-        task = self._waiting.get(id)
-        if task is None:
-            before = self._loading.get(id)
-            task = asyncio.get_running_loop().create_task(self._load(id, session, before), name="palaver-session")
-            self._waiting[id] = task
-            task.add_done_callback(_seen_to)
-        return task
-
-    async def _load(self, id: str, session: Session | None, before: asyncio.Task[Any] | None) -> Session | None:
-        this = asyncio.current_task()
-        assert this is not None
-        try:
-            if before is not None:
-                await asyncio.wait([before])
-            async with self._turns:
-                # From here on nobody joins: who comes later may know of an ending that this load does not.
-                self._loading[id] = self._waiting.pop(id)
-                if session is not None:
-                    try:
-                        return await self._touched(session)
-                    except PalaverError as error:
-                        self._untouched(error)
-                return await self._read_record(id)
-        finally:
-            for tasks in (self._waiting, self._loading):
-                if tasks.get(id) is this:
-                    del tasks[id]
-
-    async def _read_record(self, id: str) -> Session | None:
-        epoch, begun = await self._known_epoch(), self._clock.monotonic()
-        self.figures.loads += 1
-        record = await self._store.find(self._entity.by_token(id))
+    async def _load(self, key: str) -> Held | None:
+        """Read a record, and note in it that it is used where that is due; None where it is idle too long or too old."""
+        record = await self._store.find(self._entity.by_token(key.partition(" ")[2]))
         now = self._clock.now()
         if record is None or now >= record.ends or now - record.last_seen >= self._idle:
             return None
         if now - record.last_seen >= self._step and self._clock.monotonic() >= self._touch_again:
             try:
-                return await self._touched(self._session(record))
+                record = await self._touched(record, now)
             except PalaverError as error:
-                self._untouched(error)
-        # Past its time a fence no longer tells that the session has ended since.
-        if self._clock.monotonic() - begun < _FENCE_S / 2:
-            await self._keep(record, epoch)
-        return self._session(record)
+                if isinstance(error, Validation | ConfigError):
+                    raise
+                # While the records take no writes, nobody ends sessions either.
+                self._untouched_for_now()
+        return None if record is None else self._held(record)
 
-    async def _touched(self, session: Session) -> Session | None:
-        """Note in the record that the session is used; None where it has ended."""
-        epoch, begun, now = await self._known_epoch(), self._clock.monotonic(), self._clock.now()
+    async def _touched(self, record: SessionRecord, now: datetime) -> SessionRecord | None:
+        """Note that a session is used; return the record as it is then, None where it has ended."""
         try:
-            record = await self._store.patch(
-                self._entity.at(session.user, session.id),
-                set=self._seen(now, session.ends),
-                when=F("last_seen") < now - self._step / 2,
-            )
-            self.figures.touches += 1
+            touched = await self._store.patch(record.address, set=self._seen(now, record.ends), when=F("last_seen") < now - self._step / 2)
         except ConditionFailed as error:
-            if error.found is None:
-                await self._forget(session.id, HIGHEST_REVISION)
-                return None
-            record = error.found
-        if self._clock.monotonic() - begun < _FENCE_S / 2:
-            await self._keep(record, epoch)
-        return self._session(record)
+            found = error.found
+            assert found is None or isinstance(found, SessionRecord)
+            return found
+        self._touches += 1
+        return touched
 
-    def _untouched(self, error: PalaverError) -> None:
-        """Go on without a touch, for a moment: while the records take no writes, nobody ends sessions either."""
-        _check_away(error)
-        self.figures.untouched += 1
+    async def _touch(self, key: str, id: str, revision: int) -> None:
+        """Compare a copy with its record, which notes the use."""
+        try:
+            if await self.remember.get(key, at_least=revision + 1) is None:
+                await self._end([id])
+        except PalaverError:
+            self._untouched_for_now()
+
+    def _untouched_for_now(self) -> None:
+        self._untouched += 1
         self._touch_again = self._clock.monotonic() + _UNTOUCHED_S
+
+    # --- forms ------------------------------------------------------------------------------------------------------
+
+    def _held(self, record: SessionRecord) -> Held:
+        return Held(packed_copy(self._session(record), self._form.version, record.last_seen), record.revision)
+
+    def _read(self, id: str, held: Held | None) -> tuple[Session, int] | None:
+        """Return the session of a copy, and for how many milliseconds its record does not know of any use."""
+        copy = None if held is None else unpacked(held.value)
+        if copy is None or copy.head.id != id:
+            return None
+        session = self._form.session(id, copy, copy.head.edition)
+        return None if session is None else (session, us_of(self._clock) // 1_000 - copy.head.seen)
 
     def _fresh(self, user: str, id: str, payload: Payload) -> SessionRecord:
         plain_payload(payload)
@@ -405,36 +293,3 @@ class RecordedSessions:
     def _session(self, record: SessionRecord) -> Session:
         payload = self._form.current(record.version, dict(record.payload))
         return Session(record.id, record.user, record.started, record.ends, record.edition, payload)
-
-    # --- what other processes do ------------------------------------------------------------------------------------
-
-    def _follow(self) -> None:
-        if self._subscription is None:
-            self._subscription = self._store.following.add(self)
-
-    async def wrote(self, writes: Sequence[Wrote]) -> None:
-        """Forget what this process changed in the records by other ways."""
-        for write in writes:
-            if not write.created and write.at.table == self._table:
-                await self._forget(str(write.at.key[-1]), HIGHEST_REVISION if write.revision is None else write.revision)
-
-    async def changed(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            if change.table == self._table and change.kind != "created":
-                await self._forget(str(change.key[-1]), change.revision if change.kind == "updated" else HIGHEST_REVISION)
-
-    async def missed(self) -> None:
-        """Believe no copy until it was compared with its record."""
-        self._epoch, self._made = "", -1
-
-
-def _check_away(error: PalaverError) -> None:
-    """Raise what is a mistake of the caller's; everything else means that the cache is away."""
-    if isinstance(error, Validation | ConfigError):
-        raise error
-
-
-def _seen_to(task: asyncio.Task[Any]) -> None:
-    """Look at an error: its callers may all have gone."""
-    if not task.cancelled():
-        task.exception()

@@ -48,7 +48,7 @@ class Started(NamedTuple):
 class Head(NamedTuple):
     """What a copy in the cache begins with; instants in milliseconds too, as they are stored.
 
-    That of a session with a record says also which edition it is, when the record was last seen, and the epoch it was put in.
+    That of a session with a record says also which edition it is, when the record was last seen, and whose copy it is.
     """
 
     version: int
@@ -58,7 +58,7 @@ class Head(NamedTuple):
     ends_ms: int
     edition: int
     seen: int
-    epoch: str
+    id: str
 
 
 class Copy(NamedTuple):
@@ -119,9 +119,9 @@ def packed(session: Session, version: int) -> bytes:
     return orjson.dumps([version, session.user, to_ms(session.started), to_ms(session.ends)]) + b"\n" + payload
 
 
-def packed_copy(session: Session, version: int, seen: datetime, epoch: str) -> bytes:
+def packed_copy(session: Session, version: int, seen: datetime) -> bytes:
     """Return the form of a session that has a record."""
-    head = [version, session.user, to_ms(session.started), to_ms(session.ends), session.revision, to_ms(seen), epoch]
+    head = [version, session.user, to_ms(session.started), to_ms(session.ends), session.revision, to_ms(seen), session.id]
     return orjson.dumps(head) + b"\n" + plain_payload(session.payload)
 
 
@@ -139,8 +139,8 @@ def _head(text: bytes) -> Head | None:
         match orjson.loads(text):
             case [int(version), str(user), int(started), int(ends)]:
                 return Head(version, user, from_ms(started), from_ms(ends), ends, 0, 0, "")
-            case [int(version), str(user), int(started), int(ends), int(edition), int(seen), str(epoch)]:
-                return Head(version, user, from_ms(started), from_ms(ends), ends, edition, seen, epoch)
+            case [int(version), str(user), int(started), int(ends), int(edition), int(seen), str(id)]:
+                return Head(version, user, from_ms(started), from_ms(ends), ends, edition, seen, id)
     except (ValueError, OverflowError):
         pass
     return None

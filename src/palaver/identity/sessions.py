@@ -82,7 +82,7 @@ class Sessions:
         return SessionFigures() if self._recorded is None else self._recorded.figures
 
     async def ready(self) -> None:
-        """Return when what other processes end is heard of; before that each session is compared with its record once."""
+        """Return when the cache is in use; before that the records answer. Waits for as long as the cache is away."""
         if self._recorded is not None:
             await self._recorded.ready()
 
@@ -196,6 +196,6 @@ class Sessions:
         if held is None:
             return None
         copy = unpacked(held.value)
-        if copy is None or copy.head.epoch or us_of(self._clock) // 1_000 >= copy.head.ends_ms:
+        if copy is None or copy.head.id or us_of(self._clock) // 1_000 >= copy.head.ends_ms:
             return None
         return self._form.session(id, copy, held.revision)
