@@ -53,12 +53,47 @@ CHILD = """
 """
 
 
-def measured(url: str, **environ: str) -> tuple[int, int]:
+STORED = """
+    import asyncio, json, resource, sys
+    from typing import Annotated
+    import palaver
+    from palaver import Blob, Entity, Key, LargeObject, Schema
+
+    MB, url, size = 1024 * 1024, sys.argv[1], int(sys.argv[2])
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    class Recording(Entity, table="recordings"):
+        id: str
+        audio: Annotated[LargeObject, Blob("recordings/{id}")]
+        key = Key("id")
+
+    async def pieces(size):
+        for number in range(size // MB):
+            yield number.to_bytes(8, "big") * (MB // 8)
+
+    async def there_and_back(store, id, size):
+        async with LargeObject.staged(pieces(size)) as audio:
+            await store.create(Recording(id=id, audio=audio))
+        found = await store.get(Recording.at(id))
+        assert size == sum([len(piece) async for piece in store.stream(found.audio)])
+
+    async def main():
+        async with palaver.open(url, schema=Schema("recordings", [Recording]), maintain=False) as store:
+            await there_and_back(store, "small", 9 * MB)
+            before = peak()
+            await there_and_back(store, "large", size)
+            print(json.dumps([peak() - before] * 2))
+
+    asyncio.run(main())
+"""
+
+
+def measured(url: str, child: str = CHILD, **environ: str) -> tuple[int, int]:
     """Return by how much the process grew at most while it stored, and while it stored and read."""
     digest = hashlib.sha256()
     for number in range(SIZE // MB):
         digest.update(number.to_bytes(8, "big") * (MB // 8))
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), url, str(SIZE), f"t/{digest.hexdigest()}"]
+    command = [sys.executable, "-c", textwrap.dedent(child), url, str(SIZE), f"t/{digest.hexdigest()}"]
     out = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=120, check=False)
     assert not out.returncode, out.stderr
     storing, both = json.loads(out.stdout)
@@ -67,6 +102,10 @@ def measured(url: str, **environ: str) -> tuple[int, int]:
 
 def test_a_folder_takes_and_gives_256_mb_in_little_memory(tmp_path: Path) -> None:
     assert max(measured(f"file:{tmp_path}")) < BOUND
+
+
+def test_a_record_takes_and_gives_256_mb_in_little_memory(tmp_path: Path) -> None:
+    assert max(measured(f"sqlite:///{tmp_path}/a.db", STORED)) < BOUND
 
 
 @pytest.mark.parametrize("server", servers.s3_endpoints()[:1])
