@@ -168,6 +168,26 @@ def _is_instant(declared: Declared, path: str) -> bool:
     return spec is not None and spec.marker(Instant) is not None
 
 
+def _lint_searches(schema: Schema) -> Iterator[Diagnostic]:
+    """Find texts that are to be found and are in no index."""
+    taken = {
+        (source.declared.name, path.partition(".")[0])
+        for search in schema.searches.values()
+        for source in search.sources
+        for path, _ in source.text
+    }
+    for declared in schema.entities.values():
+        for spec in declared.searchable:
+            if (declared.name, spec.name) not in taken:
+                yield Diagnostic(
+                    "searchable_unsearched",
+                    "warning",
+                    f"{declared.name}.{spec.name}",
+                    "It is Searchable, and no search of the schema takes it, so it is not found.",
+                    f'Give the schema searches=[Search("…", Source({declared.name}))].',
+                )
+
+
 def lint_schema(schema: Schema) -> Iterable[Diagnostic]:
     """Find what is wrong between entities."""
     for declared in schema.entities.values():
@@ -179,6 +199,7 @@ def lint_schema(schema: Schema) -> Iterable[Diagnostic]:
                 "Other entities of the schema belong to tenants and this one does not.",
                 "Add a field marked Tenant().",
             )
+    yield from _lint_searches(schema)
     held = {reference.parent.name for reference in schema.references if reference.ref.on_delete == "restrict"}
     for reference in schema.references:
         if reference.ref.on_delete == "cascade" and reference.child.name in held:

@@ -197,7 +197,8 @@ async def search(
     core = store.core
     declared = core.schema.searches.get(index)
     if declared is None:
-        raise Expression(f"Schema {core.schema.name} has no search index {index}.", hint=did_you_mean(index, core.schema.searches))
+        known = did_you_mean(index, core.schema.searches) or "Declare it: Schema(…, searches=[Search(…)])."
+        raise Expression(f"Schema {core.schema.name} has no search index {index}.", hint=known)
     if not 1 <= limit <= 1000 or offset < 0:
         raise Validation("A search takes a limit of 1 to 1,000 and an offset of 0 or more.")
     for name in (*facets, *((newest_first,) if newest_first else ())):

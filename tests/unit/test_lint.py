@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from palaver import Entity, Index, Key, Schema
+from palaver import Entity, Index, Key, Schema, Search, Searchable, Source
 from palaver.errors import SchemaError
 
 Kind = Literal["team", "player"]
@@ -39,3 +39,20 @@ def test_a_column_every_table_of_postgresql_has_is_refused() -> None:
 
     with pytest.raises(SchemaError, match="system_column"):
         Schema("rows", [Row])
+
+
+def test_a_text_that_is_to_be_found_and_is_in_no_search_is_told() -> None:
+    class Note(Entity, table="notes"):
+        note_id: str
+        title: Annotated[str, Searchable()]
+        text: Annotated[str, Searchable()]
+        key = Key("note_id")
+
+    def found(*sources: Source) -> list[tuple[str, str, str]]:
+        searches = [Search("notes", *sources)] if sources else []
+        return [(each.code, each.level, each.where) for each in Schema("notes", [Note], searches=searches).diagnostics]
+
+    title, text = (("searchable_unsearched", "warning", f"Note.{name}") for name in ("title", "text"))
+    assert [title, text] == found()
+    assert [text] == found(Source(Note, text=("title",)))
+    assert [] == found(Source(Note))
