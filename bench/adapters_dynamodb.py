@@ -119,14 +119,14 @@ class Engine:
         return list(page.records)
 
     async def batch(self, items: list[dict[str, Any]]) -> None:
-        await self._write(*map(_put, items), atomic=False)
+        await self.engine.load(w4.TABLE, items, time.time_ns() // 1000, Cause())
 
     async def transact(self, item: dict[str, Any]) -> None:
         counter = Address(w4.TABLE, (item["conversation_id"], "#meta"))
         await self._write(_put(item, (Guard(Absent(), ALIVE),)), Update(counter, (Add(Path("message_count"), 1),)))
 
-    async def _write(self, *ops: Put | Update, atomic: bool = True) -> None:
-        written = await self.engine.write(WriteSet(ops, time.time_ns() // 1000, Cause(), atomic, self.returning))
+    async def _write(self, *ops: Put | Update) -> None:
+        written = await self.engine.write(WriteSet(ops, time.time_ns() // 1000, Cause(), self.returning))
         assert isinstance(written, Written)
 
     async def close(self) -> None:

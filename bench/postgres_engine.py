@@ -21,7 +21,7 @@ import asyncpg
 from bench.sqlite_engine import CREATE, MESSAGES
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_options import PostgresOptions
-from palaver.ops import Address, CreateTable, Put, Read, WriteSet
+from palaver.ops import Address, Cause, CreateTable, Put, Read, WriteSet
 from palaver.records.postgres import PostgresRecords
 
 NOW = 1_767_225_600_000_000
@@ -104,7 +104,7 @@ class Bench:
             await connection.copy_records_to_table("messages", schema_name="bench_raw", columns=COLUMNS, records=rows)
 
     async def our_load(self) -> None:
-        await self.ours.write(WriteSet([op(self.next(), ()) for _ in range(1_000)], NOW, atomic=False))
+        await self.ours.load("messages", [op(self.next(), ()).record for _ in range(1_000)], NOW, Cause())
 
     def phases(self) -> dict[str, tuple[int, Callable[[], Awaitable[Any]], Callable[[], Awaitable[Any]]]]:
         async def raw_create() -> None:

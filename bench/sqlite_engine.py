@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from palaver.connections.sqlite import Database
-from palaver.ops import Absent, Address, Column, CreateTable, Guard, IndexSpec, Origin, Put, Read, Refused, Table, WriteSet
+from palaver.ops import Absent, Address, Cause, Column, CreateTable, Guard, IndexSpec, Origin, Put, Read, Refused, Table, WriteSet
 from palaver.records.sqlite import SqliteRecords
 
 MESSAGES = Table(
@@ -171,7 +171,7 @@ class Bench:
     async def fill(self) -> None:
         made = self.messages.list(64 * 50)
         self.raw.many(made)
-        await self.engine.write(WriteSet([put(message, ()) for message in made], time.time_ns() // 1000, atomic=False))
+        await self.engine.load("messages", made, time.time_ns() // 1000, Cause())
 
     async def create_1(self, n: int) -> tuple[Spent, Spent]:
         made = self.messages.list(n)
@@ -233,7 +233,7 @@ class Bench:
         start = stamp()
         self.raw.many(made)
         middle = stamp()
-        await self.engine.write(WriteSet([put(message, ()) for message in made], time.time_ns() // 1000, atomic=False))
+        await self.engine.load("messages", made, time.time_ns() // 1000, Cause())
         return middle - start, stamp() - middle
 
 

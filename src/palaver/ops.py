@@ -178,7 +178,7 @@ class Cause(NamedTuple):
 
 
 class WriteSet(NamedTuple):
-    """Ops that are written all or none; with `atomic=False` each op alone, unguarded.
+    """Ops that are written all or none.
 
     `now_us` is the instant of the write: liveness is judged by it, and a new revision is
     max(now_us, the old revision + 1). Without `returning` nobody asks what updates made, and an engine that would have
@@ -188,7 +188,6 @@ class WriteSet(NamedTuple):
     ops: Sequence[Op]
     now_us: int
     cause: Cause = Cause()
-    atomic: bool = True
     returning: bool = True
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from palaver.caching import CacheHealth, Heard, Held, Item, Limit, Missed, Present, Rebuild, Take, Taken
-from palaver.ops import Address, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
+from palaver.ops import Address, Cause, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
 from palaver.schema import Schema
 from palaver.values import KeyPart, Record, Scalar
 
@@ -35,6 +35,13 @@ class RecordEngine(Protocol):
 
     async def write(self, writes: WriteSet) -> Written | Refused:
         """Write all ops and their changes in one commit, durable when this returns, or none of them."""
+        ...
+
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> Sequence[int]:
+        """Put whole records of one table, each by itself and unguarded; return their revisions, durable when this returns.
+
+        Where one is named twice the later one stays. After an error some may be stored, each with its change.
+        """
         ...
 
     async def changes(self, after: int | None, limit: int) -> ChangePage:

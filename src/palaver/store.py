@@ -32,7 +32,7 @@ from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.following import Following
 from palaver.large_object import LargeObject
-from palaver.loading import CHUNK, load
+from palaver.loading import load
 from palaver.migrating import Migrator
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
 from palaver.ports import Cache, Counts
@@ -361,14 +361,14 @@ class Store:
         if found is not None:
             await filled(self, self._planner.codec(type(found)), [found])
 
-    async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity], *, chunk: int = CHUNK) -> int:
+    async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity]) -> int:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
 
         Records with unique sets, history or children go through `put`, one by one. References are not checked. An error stops
         the load: what was taken before it is stored, some of what came after may be, and loading all of it again is safe.
         """
         self._here()
-        return await load(self, entities, chunk)
+        return await load(self, entities)
 
     async def _outcome(self, batch: Batch, plan: Plan, written: Written) -> tuple[Entity | None, ...]:
         out: list[Entity | None] = []

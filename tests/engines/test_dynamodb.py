@@ -21,7 +21,7 @@ from palaver.testing.records.paging import Counting, Pages, Scans
 from palaver.testing.records.restoring import Restoring
 from palaver.testing.records.structure import Expiring
 from palaver.testing.records.updating import Updates
-from palaver.testing.records.writing import Bulk, Revisions, Unknown, Writing
+from palaver.testing.records.writing import Loading, Revisions, Unknown, Writing
 from palaver.values import Record
 from tests.engines.dynamodb import BARE, NATIVE, engine_of, opened, raw_get, raw_put
 from tests.servers import Endpoint, endpoint
@@ -80,7 +80,7 @@ class OneByOne:
         return getattr(self.engine, name)
 
     async def write(self, writes: WriteSet) -> Written | Refused:
-        if len(writes.ops) == 1 or not writes.atomic or any(op.guards for op in writes.ops):
+        if len(writes.ops) == 1 or any(op.guards for op in writes.ops):
             return await self.engine.write(writes)  # type: ignore[no-any-return]
         done = [await self.engine.write(writes._replace(ops=[op])) for op in writes.ops]
         return Written([each.revisions[0] for each in done], [each.updated[0] for each in done])
@@ -90,7 +90,7 @@ class TestDynalite(
     OnServer,
     Writing,
     Revisions,
-    Bulk,
+    Loading,
     Unknown,
     Existence,
     Conditions,
@@ -128,7 +128,7 @@ class TestDynalite(
         ),
         **dict.fromkeys(
             (
-                "test_a_bulk_write_is_in_the_feed_like_any_other",
+                "test_a_load_is_in_the_feed_like_any_other_write",
                 "test_a_later_write_is_a_change_as_ever",
                 "test_an_update_without_changes_is_a_write",
                 "test_it_leaves_no_change",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from palaver.errors import Conflict, NotProvisioned, OutcomeUnknown, Throttled
+from palaver.errors import Conflict, InProgress, NotProvisioned, OutcomeUnknown, Throttled
 from palaver.expr import F
 from palaver.ops import Absent, Add, Address, Alive, CreateIndex, DropIndex, Op, Put, Read, Set, WriteSet, Written
 from palaver.records.dynamodb import DynamoRecords
@@ -24,6 +24,7 @@ from palaver.testing.records.base import (
     attempt,
     delete,
     ids,
+    loaded,
     note,
     put,
     put_note,
@@ -51,10 +52,10 @@ async def through(engine: DynamoRecords, wrapped: Any) -> DynamoRecords:
 async def test_items_left_unprocessed_land_once(engine: DynamoRecords) -> None:
     moody = Moody(await client_of(ministack().endpoint), 1)
     loader = await through(engine, moody)
-    ops = [put_note("u", f"{n:03}", stamp=n) for n in range(200)]
+    puts = [put_note("u", f"{n:03}", stamp=n) for n in range(200)]
     while True:
         try:
-            await loader.write(WriteSet(ops, NOW, atomic=False))
+            await loaded(loader, *puts)
             break
         except Throttled:
             continue
@@ -74,6 +75,27 @@ async def test_a_throttled_write_is_not_written_and_says_so(engine: DynamoRecord
             assert await stored(engine, NOTES, "u", f"{n:02}") is None
     assert moody.throttled
     assert len(done) * 2 == len(await all_changes(engine))
+
+
+async def test_a_transaction_that_is_still_at_work_is_in_progress_and_lands_once(engine: DynamoRecords) -> None:
+    """The client sent it again after a lost answer, and DynamoDB said at each attempt that it had not ended."""
+    between = Between(await client_of(ministack().endpoint))
+    writer = await through(engine, between)
+    both = [put_note("u", "a", Absent()), put(COUNTERS, {"name": "a"}, Absent())]
+
+    def at_work(operation: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        if operation == "TransactWriteItems":
+            raise InProgress("The transaction has not ended for this token.")
+        return answer
+
+    between.after = at_work
+    with pytest.raises(InProgress) as told:
+        await writer.write(WriteSet(both, NOW))
+    assert told.value.retryable
+    between.after = lambda operation, body, answer: answer
+    again = await attempt(writer, *both)
+    assert not isinstance(again, Written)
+    assert 2 == len(await all_changes(engine))
 
 
 async def test_transfers_under_conflict_keep_the_sum(engine: DynamoRecords) -> None:

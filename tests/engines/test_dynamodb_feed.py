@@ -16,7 +16,7 @@ from palaver.feed import Runner
 from palaver.ops import Add, Change, CreateTable, Op, Put
 from palaver.records.dynamodb import DynamoRecords
 from palaver.system import SYSTEM, system
-from palaver.testing.records.base import COUNTERS, NOTES, NOW, TABLES, all_changes, delete, put, put_note, update, written
+from palaver.testing.records.base import COUNTERS, NOTES, NOW, TABLES, all_changes, delete, loaded, put, put_note, update, written
 from palaver.testing.records.feeding import by_record
 from tests.engines.dynamo_clients import Between, Splitting, trimmed
 from tests.engines.dynamodb import OTHERS, client_of, opened
@@ -200,7 +200,7 @@ async def test_a_projection_that_writes_a_record_for_each_change_takes_fewer_at_
         async def rebuild(self) -> None:
             raise AssertionError("nothing was trimmed")
 
-    await written(engine, *(put_note("u", f"{n:03}") for n in range(250)), atomic=False)
+    await loaded(engine, *(put_note("u", f"{n:03}") for n in range(250)))
     runner = Runner(engine, [Copying()], SystemClock())
     await runner.settle(10)
     page = await engine.scan(SYSTEM.name, after=None, limit=1000)

@@ -309,10 +309,10 @@ async def test_a_check_holds_in_the_same_commit(store: Store) -> None:
 
 
 async def test_bulk_stores_many_and_again_changes_nothing(store: Store) -> None:
-    members = [Member(team_id="t", name=f"{n:04d}") for n in range(250)]
+    members = [Member(team_id="t", name=f"{n:04d}") for n in range(1_000)]
 
-    assert 250 == await store.bulk(members, chunk=100)
-    assert 250 == await store.bulk(members)
+    assert 1_000 == await store.bulk(members)
+    assert 1_000 == await store.bulk(members)
     assert members == [member async for member in store.query(Member.key("t"))]
 
 

@@ -13,7 +13,22 @@ from collections.abc import Sequence
 from palaver.connections.dynamodb import DynamoClient
 from palaver.errors import NotProvisioned
 from palaver.observing import Finding, Observed
-from palaver.ops import Address, Change, ChangePage, DropTable, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
+from palaver.ops import (
+    Address,
+    Cause,
+    Change,
+    ChangePage,
+    DropTable,
+    Limits,
+    Physical,
+    Read,
+    RecordPage,
+    Refused,
+    Step,
+    Table,
+    WriteSet,
+    Written,
+)
 from palaver.records import dynamodb_figures
 from palaver.records.dynamo_keys import Layout
 from palaver.records.dynamo_tables import TableOptions, table_name
@@ -67,6 +82,13 @@ class DynamoRecords:
         finally:
             # Also after a failure: whether it was written may be unknown.
             if any(op.at.table in self._layouts and self._layouts[op.at.table].table.feed for op in writes.ops):
+                self._feed.wrote()
+
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
+        try:
+            return await self._writes.load(table, records, now_us, cause)
+        finally:
+            if table in self._layouts and self._layouts[table].table.feed:
                 self._feed.wrote()
 
     # --- reading ----------------------------------------------------------------------------------------------------

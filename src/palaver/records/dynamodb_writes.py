@@ -80,8 +80,6 @@ class Writes:
             return Written((), ())
         for layout, op in zip(layouts, writes.ops, strict=True):
             layout.check_key(op.at.key)
-        if not writes.atomic:
-            return await self._bulk(writes)
         return await _Commit(self, writes.ops, layouts, self.writing(writes), returning=writes.returning).run()
 
     def explain(self, writes: WriteSet) -> list[tuple[str, dict[str, Any]]]:
@@ -91,99 +89,54 @@ class Writes:
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
-    async def _bulk(self, writes: WriteSet) -> Written:
-        """Write each op by itself, without guards; two of one record one after the other."""
-        revisions: list[int | None] = [None] * len(writes.ops)
-        updated: list[Record | None] = [None] * len(writes.ops)
-        if len({op.at for op in writes.ops}) == len(writes.ops):
-            await self._wave(writes, range(len(writes.ops)), revisions, updated)
-            return Written(revisions, updated)
-        wave: dict[Address, int] = {}
-        for number, op in enumerate(writes.ops):
-            if op.at in wave:
-                await self._wave(writes, list(wave.values()), revisions, updated)
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
+        """Put each record by itself; two of one key one after the other."""
+        layout = self.layout(table)
+        keys = [key_of(layout, record) for record in records]
+        for key in keys:
+            layout.check_key(key)
+        revisions: list[int] = []
+        wave: dict[Address, Record] = {}
+        for key, record in zip(keys, records, strict=True):
+            at = Address(table, key)
+            if at in wave:
+                revisions += await self._put_all(layout, wave, now_us, cause)
                 wave = {}
-            wave[op.at] = number
-        await self._wave(writes, list(wave.values()), revisions, updated)
-        return Written(revisions, updated)
+            wave[at] = record
+        return revisions + await self._put_all(layout, wave, now_us, cause)
 
-    async def _wave(self, writes: WriteSet, numbers: Sequence[int], revisions: list[int | None], updated: list[Record | None]) -> None:
-        plain: list[int] = []
-        deletes: list[int] = []
-        others: list[int] = []
-        for number in numbers:
-            op = writes.ops[number]
-            if isinstance(op, Put):
-                plain.append(number)
-            elif isinstance(op, Delete):
-                (deletes if self.layout(op.at.table).table.feed else plain).append(number)
-            elif isinstance(op, Update):
-                others.append(number)
-        if not (deletes or others):
-            return await self._load(writes, plain, revisions)
-        groups = [deletes[start : start + DELETES_AT_ONCE] for start in range(0, len(deletes), DELETES_AT_ONCE)]
-        alone = [[number] for number in others]
-        await asyncio.gather(
-            self._load(writes, plain, revisions), *(self._some(writes, each, revisions, updated) for each in groups + alone)
-        )
-
-    async def _some(self, writes: WriteSet, numbers: Sequence[int], revisions: list[int | None], updated: list[Record | None]) -> None:
-        ops = [writes.ops[number]._replace(guards=()) for number in numbers]
-        layouts = [self.layout(op.at.table) for op in ops]
-        async with self._flights:
-            try:
-                done = await _Commit(self, ops, layouts, self.writing(writes)).run()
-            except Conflict:
-                if len(ops) == 1:
-                    raise
-                done = None
-        if done is None:
-            await asyncio.gather(*(self._some(writes, [number], revisions, updated) for number in numbers))
-            return
-        assert isinstance(done, Written), "an unguarded op cannot be refused"
-        for number, revision, record in zip(numbers, done.revisions, done.updated, strict=True):
-            revisions[number], updated[number] = revision, record
-
-    async def _load(self, writes: WriteSet, numbers: Sequence[int], revisions: list[int | None]) -> None:
-        """Put and delete in batches of 25. A batch takes no condition, so the revisions to be replaced are read first."""
-        ops = [writes.ops[number] for number in numbers]
-        known = await self._revisions([op.at for op in ops if isinstance(op, Put)])
-        for number, op in zip(numbers, ops, strict=True):
-            if isinstance(op, Put):
-                old = known.get(op.at) if known else None
-                revisions[number] = writes.now_us if old is None or old < writes.now_us else old + 1
-        chunks = [range(start, min(start + requests.MAX_WRITES, len(ops))) for start in range(0, len(ops), requests.MAX_WRITES)]
+    async def _put_all(self, layout: Layout, records: Mapping[Address, Record], now_us: int, cause: Cause) -> list[int]:
+        """Put in batches of 25. A batch takes no condition, so the revisions to be replaced are read first."""
+        if not records:
+            return []
+        known = await self._revisions(list(records))
+        puts: list[tuple[Record, int]] = []
+        for at, record in records.items():
+            old = known.get(at) if known else None
+            puts.append((record, now_us if old is None or old < now_us else old + 1))
+        chunks = [puts[start : start + requests.MAX_WRITES] for start in range(0, len(puts), requests.MAX_WRITES)]
         # Whatever cannot be sent is found before anything is.
-        batches = [self._batch(writes.cause, [(ops[each], revisions[numbers[each]]) for each in chunk]) for chunk in chunks]
+        batches = [self._batch(layout, chunk, cause) for chunk in chunks]
         if len(batches) == 1:
-            return await self._send_batch(*batches[0])
-        await asyncio.gather(*(self._send_batch(*batch) for batch in batches))
+            await self._send_batch(*batches[0])
+        else:
+            await asyncio.gather(*(self._send_batch(*batch) for batch in batches))
+        return [revision for _, revision in puts]
 
-    def _batch(self, cause: Cause, ops: Sequence[tuple[Op, int | None]]) -> tuple[Batch, bytes]:
-        """Return at most 25 puts and deletes as one request, and its text."""
-        batch = self._requests(cause, ops, fits=True)
+    def _batch(self, layout: Layout, puts: Sequence[tuple[Record, int]], cause: Cause) -> tuple[Batch, bytes]:
+        """Return at most 25 puts as one request, and its text."""
+        batch = self._puts(layout, puts, cause, fits=True)
         payload = self.client.encoded_batch(batch)
         if len(payload) > MAX_ITEM:
             # Only then can one of its items be too large.
-            batch = self._requests(cause, ops, fits=False)
+            batch = self._puts(layout, puts, cause, fits=False)
             payload = self.client.encoded_batch(batch)
         return batch, payload
 
-    def _requests(self, cause: Cause, ops: Sequence[tuple[Op, int | None]], *, fits: bool) -> Batch:
-        batch: Batch = {}
-        why = cause_of(cause)
-        for op, revision in ops:
-            layout = self._layouts[op.at.table]
-            some = batch.get(layout.name)
-            if some is None:
-                some = batch[layout.name] = []
-            if isinstance(op, Put):
-                about = cause_of(cause, op.released) if op.released else why
-                item = item_of(layout, op.record, revision or 0, about if layout.table.feed else None, fits=fits)
-                some.append({"PutRequest": {"Item": item}})
-            else:
-                some.append({"DeleteRequest": {"Key": layout.key(op.at.key)}})
-        return batch
+    def _puts(self, layout: Layout, puts: Sequence[tuple[Record, int]], cause: Cause, *, fits: bool) -> Batch:
+        about = cause_of(cause) if layout.table.feed else None
+        items = [item_of(layout, record, revision, about, fits=fits) for record, revision in puts]
+        return {layout.name: [{"PutRequest": {"Item": item}} for item in items]}
 
     # --- from another database --------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from palaver.ops import (
     Address,
     AlterColumn,
     Bound,
+    Cause,
     Change,
     ChangePage,
     Check,
@@ -280,19 +281,20 @@ class MemoryRecords:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def write(self, writes: WriteSet) -> Written | Refused:
-        if writes.atomic:
-            return self._commit(writes.ops, writes)
-        revisions: list[int | None] = []
-        updated: list[Record | None] = []
-        for op in writes.ops:
-            done = self._commit([op._replace(guards=())], writes)
-            assert isinstance(done, Written), "an unguarded op cannot be refused"
-            revisions += done.revisions
-            updated += done.updated
-        return Written(revisions, updated)
+        return self._commit(writes)
 
-    def _commit(self, ops: Sequence[Op], writes: WriteSet) -> Written | Refused:
-        now_us = writes.now_us
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
+        shelf = self._shelf(table)
+        revisions: list[int] = []
+        for record in records:
+            put = Put(Address(table, position(shelf.table, None, record)), record)
+            done = self._commit(WriteSet((put,), now_us, cause))
+            assert isinstance(done, Written), "an unguarded op cannot be refused"
+            revisions.append(done.revisions[0] or 0)
+        return revisions
+
+    def _commit(self, writes: WriteSet) -> Written | Refused:
+        ops, now_us = writes.ops, writes.now_us
         shelves = [self._shelf(op.at.table) for op in ops]
         found = [shelf.stored(op.at.key) for shelf, op in zip(shelves, ops, strict=True)]
         failures = list(self._failures(ops, shelves, found, now_us))

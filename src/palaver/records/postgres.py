@@ -15,6 +15,7 @@ from palaver.ops import (
     MARK,
     REVISION,
     Address,
+    Cause,
     Change,
     ChangePage,
     Limits,
@@ -63,7 +64,10 @@ class PostgresRecords:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def write(self, writes: WriteSet) -> Written | Refused:
-        return await (self._writes.write(writes) if writes.atomic else self._bulk.write(writes))
+        return await self._writes.write(writes)
+
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
+        return await self._bulk.load(table, records, now_us, cause)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

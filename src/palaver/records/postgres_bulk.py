@@ -1,4 +1,4 @@
-"""Loading: ops that each stand alone, in few commits. New records go through COPY, the rest through arrays."""
+"""Loading: records that each stand alone, in few commits. New ones go through COPY, the rest through arrays."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import asyncpg
 
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_errors import translate
-from palaver.ops import Address, Op, Put, Refused, WriteSet, Written
+from palaver.ops import Address, Cause, Put, WriteSet, Written, position
 from palaver.records.postgres_feed import CREATED, Feed, key_text, more
 from palaver.records.postgres_names import short
 from palaver.records.postgres_rows import Row, Rows
 from palaver.records.postgres_sending import Senders
 from palaver.records.postgres_statements import creates
 from palaver.records.postgres_writes import Writes
-from palaver.values import Record
+from palaver.values import KeyPart, Record
 
 CHUNK = 1_000
 # Below this a transaction of its own costs more than COPY saves.
@@ -32,10 +32,10 @@ MOST_ROWS = 2_000
 class Load:
     """New records of one table that wait to be copied; the outcome is False where one of them is there already."""
 
-    __slots__ = ("made", "mores", "outcome", "rows")
+    __slots__ = ("kept", "made", "outcome", "rows")
 
-    def __init__(self, rows: Rows, made: list[Row], mores: list[str | None]) -> None:
-        self.rows, self.made, self.mores = rows, made, mores
+    def __init__(self, rows: Rows, made: list[Row], kept: str | None) -> None:
+        self.rows, self.made, self.kept = rows, made, kept
         self.outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
 
@@ -49,31 +49,21 @@ class Bulk:
         self._waiting: list[Load] = []
         self._senders = Senders(COPIES, self._send)
 
-    async def write(self, writes: WriteSet) -> Written:
-        """Write op by op, unguarded, each durable when this returns; a chunk that holds only new records is one COPY."""
-        await self._writes.identified({op.at.table for op in writes.ops})
-        revisions: list[int | None] = []
-        updated: list[Record | None] = []
-        for run in _runs(writes.ops):
-            if type(run[0]) is Put and len(run) > 1:
-                revisions += await self._put(run, writes)
-                updated += [None] * len(run)
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
+        """Store records, each by itself, durable when this returns; a chunk that holds only new ones is one COPY."""
+        rows = self._writes.rows(table)
+        if not rows.id:
+            await self._writes.identified([table])
+        kept, encode = more(cause, ()), rows.encode
+        revisions: list[int] = []
+        for start in range(0, len(records), CHUNK):
+            some = records[start : start + CHUNK]
+            made = [encode(record, now_us) for record in some]
+            if len(made) >= FEW and await self._copy(Load(rows, made, kept)):
+                revisions += [now_us] * len(made)
             else:
-                for op in run:
-                    done = await self._writes.write(writes._replace(ops=(op._replace(guards=()),), atomic=True))
-                    assert not isinstance(done, Refused), "an unguarded op cannot be refused"
-                    revisions += done.revisions
-                    updated += done.updated
-        return Written(revisions, updated)
-
-    async def _put(self, ops: Sequence[Op], writes: WriteSet) -> list[int]:
-        rows = self._writes.rows(ops[0].at.table)
-        now_us, cause, encode = writes.now_us, writes.cause, rows.encode
-        made = [encode(op.record, now_us) for op in ops]  # type: ignore[union-attr]
-        mores = [more(cause, op.released) for op in ops]  # type: ignore[union-attr]
-        if len(ops) >= FEW and await self._copy(Load(rows, made, mores)):
-            return [now_us] * len(ops)
-        return await self._put_over(rows, ops, writes, made, mores)
+                revisions += await self._put_over(rows, some, made, WriteSet((), now_us, cause), kept)
+        return revisions
 
     async def _copy(self, load: Load) -> bool:
         self._waiting.append(load)
@@ -126,7 +116,7 @@ class Bulk:
                 if rows.table.feed:
                     places = [rows.stored.index(name) for name in rows.table.key]
                     arrays = [[row[place] for row in made] for place in places]
-                    mores = [kept for load in group for kept in load.mores]
+                    mores = [kept for load in group for kept in [load.kept] * len(load.made)]
                     await connection.execute(_published(rows), *arrays, [row[-2] for row in made], mores)
         except asyncpg.UniqueViolationError:
             return False
@@ -135,22 +125,22 @@ class Bulk:
         self._feed.written()
         return True
 
-    async def _put_over(self, rows: Rows, ops: Sequence[Op], writes: WriteSet, made: list[Row], mores: list[str | None]) -> list[int]:
+    async def _put_over(self, rows: Rows, records: Sequence[Record], made: list[Row], writes: WriteSet, kept: str | None) -> list[int]:
         """Store records whether or not they are there; a key named twice is written twice, in order."""
         revisions: list[int] = []
-        for start, end in _distinct([op.at for op in ops]):
+        keys = [position(rows.table, None, record) for record in records]
+        for start, end in _distinct(keys):
             if rows.table.ranges is not None:
                 # A table kept in parts does not tell whether such a row is new.
-                alone = [op._replace(guards=()) for op in ops[start:end]]
-                done = await self._writes.decide(writes._replace(ops=alone, atomic=True))
-                assert not isinstance(done, Refused), "an unguarded op cannot be refused"
+                puts = [Put(Address(rows.name, keys[number]), records[number]) for number in range(start, end)]
+                done = await self._writes.decide(writes._replace(ops=puts))
+                assert isinstance(done, Written), "an unguarded op cannot be refused"
                 revisions += [revision or 0 for revision in done.revisions]
                 continue
             arrays: list[Any] = [list(column) for column in zip(*made[start:end], strict=True)]
-            text = creates((rows,), over=True)
-            found = await self._writes.retried(text, *arrays, mores[start:end])
+            found = await self._writes.retried(creates((rows,), over=True), *arrays, [kept] * (end - start))
             at = {tuple(key): revision for _, key, revision, _ in found}
-            revisions += [at[tuple(map(key_text, op.at.key))] for op in ops[start:end]]
+            revisions += [at[tuple(map(key_text, key))] for key in keys[start:end]]
         self._feed.written()
         return revisions
 
@@ -176,22 +166,10 @@ def _published(rows: Rows) -> str:
     )
 
 
-def _runs(ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
-    """Split ops, in order, into runs of puts to one table and of other ops."""
-    start = 0
-    while start < len(ops):
-        end = start + 1
-        puts, table = type(ops[start]) is Put, ops[start].at.table
-        while end < len(ops) and end - start < CHUNK and (type(ops[end]) is Put) is puts and ops[end].at.table == table:
-            end += 1
-        yield ops[start:end]
-        start = end
-
-
-def _distinct(keys: Sequence[Address]) -> Iterator[tuple[int, int]]:
+def _distinct(keys: Sequence[tuple[KeyPart, ...]]) -> Iterator[tuple[int, int]]:
     """Return ranges in which no key comes twice, as long as they can be."""
     start = 0
-    seen: set[Address] = set()
+    seen: set[tuple[KeyPart, ...]] = set()
     for number, key in enumerate(keys):
         if key in seen:
             yield start, number

@@ -40,7 +40,7 @@ from palaver.ops import (
 from palaver.records import sqlite_figures, sqlite_structure as structure
 from palaver.records.sqlite_restore import TRIMMED, continue_feed, restore
 from palaver.records.sqlite_rows import PAGE_BYTES, Rows, fetched
-from palaver.records.sqlite_writes import BULK_COST, KINDS, Writes
+from palaver.records.sqlite_writes import KINDS, LOADED_COST, Writes
 from palaver.stored_json import loads
 from palaver.values import KeyPart, Record, record_size
 
@@ -85,6 +85,9 @@ class SqliteRecords:
     def write(self, writes: WriteSet) -> Coroutine[Any, Any, Written | Refused]:
         return self._writes.write(writes)
 
+    def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> Coroutine[Any, Any, list[int]]:
+        return self._writes.load(table, records, now_us, cause)
+
     async def restore(
         self, table: str, records: Sequence[Record], *, gone: Sequence[tuple[KeyPart, ...]] = (), over: bool = False
     ) -> list[tuple[KeyPart, ...]]:
@@ -94,7 +97,7 @@ class SqliteRecords:
         for start in range(0, max(len(records), 1), _RESTORED):
             some, last = records[start : start + _RESTORED], start + _RESTORED >= len(records)
             job = partial(restore, rows=rows, records=some, gone=gone if last else (), over=over)
-            stayed += await self.database.write(job, cost=BULK_COST * len(some))
+            stayed += await self.database.write(job, cost=LOADED_COST * len(some))
         return stayed
 
     # --- reading ----------------------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ import apsw
 from palaver.ops import REVISION, Change, position
 from palaver.records import sql
 from palaver.records.sqlite_rows import SQLITE, Rows, fetched
-from palaver.records.sqlite_writes import BULK_PAUSE_S, BULK_RUN, KEY_COLUMNS, KINDS, more
+from palaver.records.sqlite_writes import KEY_COLUMNS, KINDS, more
 from palaver.values import KeyPart, Record
 
 TRIMMED = -1
+_RUN = 250
+# The interpreter goes back to a thread that asks at once, so without a pause the event loop waits 5 ms for a turn.
+_PAUSE_S = 0.00005
 _HEAD = "SELECT coalesce(max(position), 0) FROM palaver_changes"
 _NAMES = "SELECT name, id FROM palaver_names"
 _APPEND = "INSERT INTO palaver_changes (position, entity, kind, revision, key1, key2, key3, more) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -33,8 +36,8 @@ def restore(
         cursor.execute(text, rows.encode(record, record[REVISION]))  # type: ignore[arg-type]
         if not over and not connection.changes():
             stayed.append(position(rows.table, None, record))
-        if number % BULK_RUN == BULK_RUN - 1:
-            time.sleep(BULK_PAUSE_S)
+        if number % _RUN == _RUN - 1:
+            time.sleep(_PAUSE_S)
     for key in gone:
         cursor.execute(rows.delete, key)
     return stayed

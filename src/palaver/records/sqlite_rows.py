@@ -19,6 +19,7 @@ from palaver.values import KeyPart, Record, Value, canonical, number_text
 
 Row: TypeAlias = "tuple[Any, ...]"
 PAGE_BYTES = 1024 * 1024
+_LONGEST_KEPT = 15_000
 _NARROW = ("int", "float", "bool", "number")
 
 
@@ -86,12 +87,15 @@ class Rows:
         self.select_revision = sql.select(table, SQLITE, (REVISION,))
         self.replace = sql.update(table, SQLITE, sql.stored_names(table))
         self.delete = sql.delete(table, SQLITE)
-        # The feed of a bulk load is written from the rows just inserted, which have the highest numbers; "" where that cannot be.
-        self.last = f"SELECT max(rowid) FROM {sql.quoted(table.name)}"
+        # The feed of a load is written from the rows just inserted, which have the highest numbers; "" where that cannot be.
         self.publish = _publish_text(table)
         self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
         self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
         self.weigh: Callable[[Row], int] = _compile(_weigh_text(table))
+        #: The key of an encoded row.
+        self.key_of: Callable[[Row], tuple[KeyPart, ...]] = _compile(_key_text(table))
+        #: How many rows one statement inserts at the most: the driver keeps no longer texts prepared.
+        self.most = 1 << min(8, (_LONGEST_KEPT // (3 * len(table.columns) + 10)).bit_length() - 1)
         self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
         self._inserts: dict[int, str] = {}
         self._pages: dict[Any, sql.PageText] = {}
@@ -232,9 +236,14 @@ def _publish_text(table: Table) -> str:
     keys = ", ".join(f"key{number}" for number in range(1, len(table.key) + 1))
     columns = ", ".join(map(sql.quoted, table.key))
     return (
-        f"INSERT INTO palaver_changes (entity, kind, revision, {keys}) SELECT ?, 0, {sql.quoted(REVISION)}, {columns}"
+        f"INSERT INTO palaver_changes (entity, kind, more, revision, {keys}) SELECT ?, 0, ?, {sql.quoted(REVISION)}, {columns}"
         f" FROM {sql.quoted(table.name)} WHERE rowid > ? ORDER BY rowid"
     )
+
+
+def _key_text(table: Table) -> str:
+    places = {column.name: number for number, column in enumerate(table.columns)}
+    return f"def made(row):\n return ({''.join(f'row[{places[name]}], ' for name in table.key)})"
 
 
 def _weigh_text(table: Table) -> str:

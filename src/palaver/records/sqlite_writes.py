@@ -5,10 +5,10 @@ Guards are judged and records are changed by the same functions as in memory; SQ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from itertools import chain
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import apsw
 
@@ -35,22 +35,22 @@ from palaver.ops import (
 from palaver.records import sql
 from palaver.records.sqlite_rows import Row, Rows
 from palaver.stored_json import dumps
-from palaver.values import Record
+from palaver.values import KeyPart, Record
 
 KINDS: tuple[Literal["created", "updated", "deleted", "expired"], ...] = ("created", "updated", "deleted", "expired")
 CREATED, UPDATED, DELETED, EXPIRED = range(4)
 KEY_COLUMNS = 3
-BULK_OPS = 4_000
 MOST_AT_ONCE = 32
-BULK_RUN = 250
-BULK_COST = 500
-BULK_PAUSE_S = 0.00005
+LOADED_AT_ONCE = 4_000
+LOADED_AT_LEAST = 500
+LOADED_COST = 500
 SHORT_COST = 32 * 1024
 _PADDING = (None,) * KEY_COLUMNS
 _FEED = "INSERT INTO palaver_changes (entity, kind, revision, key1, key2, key3, more) VALUES "
 _FEED_ROW = "(?, ?, ?, ?, ?, ?, ?)"
 _FEED_ROWS = 32
 _NOBODY = Cause()
+T = TypeVar("T")
 Execute: TypeAlias = Callable[..., Any]
 FeedRow: TypeAlias = "tuple[Any, ...]"
 
@@ -77,8 +77,6 @@ class Writes:
         return found
 
     async def write(self, writes: WriteSet) -> Written | Refused:
-        if not writes.atomic:
-            return await self._bulk(writes)
         if all(map(_creates, writes.ops)):
             return await self._create(writes)
         for op in writes.ops:
@@ -113,7 +111,7 @@ class Writes:
     def _created(self, creates: list[Create], writes: WriteSet) -> Written:
         now_us, cause = writes.now_us, writes.cause
         for rows, _, op in creates:
-            self._publish(rows, op, CREATED, now_us, cause)
+            self._publish(rows, op.at.key, CREATED, now_us, cause, op.released)
         return Written([now_us] * len(creates), [None] * len(creates))
 
     def _create_together(self, connection: apsw.Connection, jobs: list[Any]) -> list[Written] | None:
@@ -125,11 +123,11 @@ class Writes:
         for job in jobs:
             for create in job.creates:
                 by_table.setdefault(create[0], []).append(create)
-        self._start(connection, [creates[0][2] for creates in by_table.values()])
+        self._start(connection, by_table)
         inserted: list[Create] = []
         try:
             for rows, creates in by_table.items():
-                for some in _slices(creates):
+                for some in _slices(creates, min(MOST_AT_ONCE, rows.most)):
                     self._execute(rows.inserts(len(some)), [value for _, row, _ in some for value in row])
                     inserted += some
         except LOSES_TRANSACTION:
@@ -149,7 +147,7 @@ class Writes:
         try:
             for rows, row, _ in creates:
                 if not rows.id:
-                    execute = self._start(connection, [op for _, _, op in creates])
+                    execute = self._start(connection, [rows for rows, _, _ in creates])
                 execute(rows.insert, row)
                 inserted += 1
         except LOSES_TRANSACTION:
@@ -166,7 +164,7 @@ class Writes:
 
     def _decide(self, connection: apsw.Connection, writes: WriteSet) -> Written | Refused:
         """Judge every guard against the state before, make every new record, and only then write."""
-        execute = self._start(connection, writes.ops)
+        execute = self._start(connection, [self.rows(op.at.table) for op in writes.ops])
         found = [_Found(self.rows(op.at.table), op, execute) for op in writes.ops]
         failures = [failure for number, each in enumerate(found) if (failure := each.judge(number, writes.now_us)) is not None]
         if failures:
@@ -181,88 +179,77 @@ class Writes:
                     execute(text, parameters)
         for each, outcome in zip(found, done, strict=True):
             if outcome.statement is not None:
-                self._publish(each.rows, each.op, outcome.kind, outcome.revision, writes.cause)
+                self._publish(each.rows, each.op.at.key, outcome.kind, outcome.revision, writes.cause, each.op.released)  # type: ignore[union-attr]
         return Written([outcome.given for outcome in done], [outcome.updated for outcome in done])
 
-    # --- each op alone ----------------------------------------------------------------------------------------------
+    # --- records by themselves --------------------------------------------------------------------------------------
 
-    async def _bulk(self, writes: WriteSet) -> Written:
-        """Write op by op in as few commits as other callers allow: a commit ends early when somebody else waits."""
-        revisions: list[int | None] = []
-        updated: list[Record | None] = []
-        ops = writes.ops
-        for table in {op.at.table for op in ops}:
-            self.rows(table)
-        while len(revisions) < len(ops):
-            rest = ops[len(revisions) : len(revisions) + BULK_OPS]
-            job = partial(self._bulk_part, writes=writes._replace(ops=rest))
-            done = await self._database.write(job, cost=BULK_COST * len(rest), savepoint=False)
-            revisions += done.revisions
-            updated += done.updated
-        return Written(revisions, updated)
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
+        """Store records, each by itself, in as few commits as other callers allow: a commit ends early when somebody else waits."""
+        rows = self.rows(table)
+        encode = rows.encode
+        # Here and not in the writer's thread: between two statements that one holds up the event loop.
+        made = [encode(record, now_us) for record in records]
+        revisions: list[int] = []
+        while made:
+            job = partial(self._load_some, rows=rows, made=made[:LOADED_AT_ONCE], cause=cause)
+            done = await self._database.write(job, cost=LOADED_COST * min(len(made), LOADED_AT_ONCE), savepoint=False)
+            revisions += done
+            made = made[len(done) :]
+        return revisions
 
-    def _bulk_part(self, connection: apsw.Connection, writes: WriteSet) -> Written:
-        """Write some ops, at least one slice of them, and return the outcomes of those written."""
-        self._start(connection, {op.at.table: op for op in writes.ops}.values())
-        revisions: list[int | None] = []
-        updated: list[Record | None] = []
-        for run in _runs(writes.ops):
-            done = self._bulk_puts(connection, run, writes) if type(run[0]) is Put else None
-            if done is None:
-                for op in run:
-                    alone = self._decide(connection, writes._replace(ops=(op._replace(guards=()),)))
-                    revisions += alone.revisions  # type: ignore[union-attr]
-                    updated += alone.updated  # type: ignore[union-attr]
+    def _load_some(self, connection: apsw.Connection, rows: Rows, made: Sequence[Row], cause: Cause) -> list[int]:
+        """Store rows, at least the first `LOADED_AT_LEAST`, and return the revisions of those stored."""
+        execute = self._start(connection, (rows,))
+        revisions: list[int] = []
+        for some in _slices(made, rows.most):
+            if self._load_new(connection, rows, some, cause):
+                revisions += [row[-2] for row in some]
             else:
-                revisions += done
-                updated += [None] * len(done)
-            # The interpreter goes back to a thread that asks at once, so without a pause the event loop waits 5 ms for a turn.
-            time.sleep(BULK_PAUSE_S)
-            if self._database.is_wanted():
+                revisions += [self._put_over(execute, rows, row, cause) for row in some]
+            if len(revisions) >= LOADED_AT_LEAST and self._database.is_wanted():
                 break
-        return Written(revisions, updated)
+        return revisions
 
-    def _bulk_puts(self, connection: apsw.Connection, ops: Sequence[Op], writes: WriteSet) -> list[int] | None:
-        """Insert records of one table at once; None, and nothing written, where one of them is there already."""
-        rows, now_us = self.rows(ops[0].at.table), writes.now_us
-        made: list[Row] = []
-        in_sql = bool(rows.publish) and writes.cause == _NOBODY and not any(op.released for op in ops)  # type: ignore[union-attr]
-        last = self._execute(rows.last).fetchall()[0][0] if in_sql else None
+    def _load_new(self, connection: apsw.Connection, rows: Rows, some: Sequence[Row], cause: Cause) -> bool:
+        """Insert rows with one statement and their changes with another; False, and nothing written, where one is there already.
 
-        def encoded() -> Iterator[Row]:
-            encode, note = rows.encode, made.append
-            for op in ops:
-                row = encode(op.record, now_us)  # type: ignore[union-attr]
-                note(row)
-                yield row
-
+        A statement for each row would wait for its turn among the threads each time.
+        """
         try:
-            connection.executemany(rows.insert, encoded())
-        except LOSES_TRANSACTION:
-            raise
-        except BaseException as error:
-            for op in ops[: max(len(made) - 1, 0)]:
-                self._execute(rows.delete, op.at.key)
-            if not isinstance(error, apsw.ConstraintError):
-                raise
-            return None
-        if in_sql:
+            self._execute(rows.inserts(len(some)), list(chain.from_iterable(some)))
+        except apsw.ConstraintError:
+            return False
+        if rows.publish:
+            before = connection.last_insert_rowid() - len(some)
             # What waits of other jobs comes first: it may be about the same records.
             _flush(connection, self._feed.rows)
             self._feed.rows.clear()
-            self._execute(rows.publish, (rows.id, last or 0))
-        elif rows.table.feed:
-            for op in ops:
-                self._publish(rows, op, CREATED, now_us, writes.cause)
-        return [now_us] * len(ops)
+            self._execute(rows.publish, (rows.id, None if cause == _NOBODY else more((), cause, ()), before))
+        else:
+            for row in some:
+                self._publish(rows, rows.key_of(row), CREATED, row[-2], cause)
+        return True
+
+    def _put_over(self, execute: Execute, rows: Rows, row: Row, cause: Cause) -> int:
+        """Store a row whether or not its record is there; return its revision."""
+        key, revision = rows.key_of(row), row[-2]
+        stored = execute(rows.select_revision, key).fetchall()
+        if stored:
+            revision = max(revision, stored[0][0] + 1)
+            execute(rows.replace, (*row[:-2], revision, row[-1], *key))
+        else:
+            execute(rows.insert, row)
+        self._publish(rows, key, UPDATED if stored else CREATED, revision, cause)
+        return revision  # type: ignore[no-any-return]
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
-    def _publish(self, rows: Rows, op: Op, kind: int, revision: int, cause: Cause) -> None:
+    def _publish(
+        self, rows: Rows, key: tuple[KeyPart, ...], kind: int, revision: int, cause: Cause, released: tuple[str, ...] = ()
+    ) -> None:
         if not rows.table.feed:
             return
-        key = op.at.key
-        released: tuple[str, ...] = op.released  # type: ignore[union-attr]
         if released or cause != _NOBODY or len(key) > KEY_COLUMNS:
             self._feed.rows.append((rows.id, kind, revision, *(key + _PADDING)[:KEY_COLUMNS], more(key, cause, released)))
         else:
@@ -275,14 +262,14 @@ class Writes:
             raise NotProvisioned(f"The table {rows.name} was not made by this library.", hint="Apply the migrations first.")
         rows.id = found[0][0]
 
-    def _start(self, connection: apsw.Connection, ops: Iterable[Op]) -> Execute:
+    def _start(self, connection: apsw.Connection, tables: Iterable[Rows]) -> Execute:
         """Return `execute` of one cursor that is used again and again: a new one for each statement costs more than the statement."""
         if self._connection is not connection:
             self._connection = connection
             self._execute = connection.cursor().execute
-        for op in ops:
+        for rows in tables:
             # Before anything is written: it may raise.
-            if not (rows := self.rows(op.at.table)).id:
+            if not rows.id:
                 self._identify(rows)
         return self._execute
 
@@ -388,25 +375,12 @@ def _cost(ops: Sequence[Op]) -> int:
     return total
 
 
-def _runs(ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
-    """Split ops, in order, into short runs of puts to one table and single other ops."""
-    start = 0
-    while start < len(ops):
-        end = start + 1
-        if type(ops[start]) is Put:
-            table = ops[start].at.table
-            while end < len(ops) and end - start < BULK_RUN and type(ops[end]) is Put and ops[end].at.table == table:
-                end += 1
-        yield ops[start:end]
-        start = end
-
-
-def _slices(creates: list[Create]) -> Iterator[list[Create]]:
+def _slices(made: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     """Cut into lengths of powers of two, so that few different statements are prepared."""
     start = 0
-    while start < len(creates):
-        length = min(MOST_AT_ONCE, 1 << (len(creates) - start).bit_length() - 1)
-        yield creates[start : start + length]
+    while start < len(made):
+        length = min(most, 1 << (len(made) - start).bit_length() - 1)
+        yield made[start : start + length]
         start += length
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from palaver.errors import OutcomeUnknown, Throttled, Unavailable
-from palaver.ops import Address, ChangePage, Physical, Read, RecordPage, Refused, Step, WriteSet, Written
+from palaver.ops import Address, Cause, ChangePage, Physical, Read, RecordPage, Refused, Step, WriteSet, Written
 from palaver.ports import RecordEngine
 from palaver.values import KeyPart, Record
 
@@ -61,6 +61,9 @@ class Faulty:
 
     async def write(self, writes: WriteSet) -> Written | Refused:
         return await self._around(lambda: self.engine.write(writes), writes=True)
+
+    async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> Sequence[int]:
+        return await self._around(lambda: self.engine.load(table, records, now_us, cause), writes=True)
 
     async def changes(self, after: int | None, limit: int) -> ChangePage:
         return await self._around(lambda: self.engine.changes(after, limit))

@@ -29,7 +29,7 @@ class ChecksOnlyTheFirstGuard(MemoryRecords):
 class ForgetsChecks(MemoryRecords):
     async def write(self, writes: WriteSet) -> Written | Refused:
         ops_left = [op for op in writes.ops if not isinstance(op, Check)]
-        return await super().write(writes._replace(ops=ops_left)) if writes.atomic else await super().write(writes)
+        return await super().write(writes._replace(ops=ops_left))
 
 
 class StopsAtTheFirstFailure(MemoryRecords):
@@ -41,12 +41,10 @@ class WritesUpToTheFailure(MemoryRecords):
     """Each op of a batch in its own commit, as without a transaction."""
 
     async def write(self, writes: WriteSet) -> Written | Refused:
-        if not writes.atomic:
-            return await super().write(writes)
         revisions: list[int | None] = []
         updated: list[Record | None] = []
         for op in writes.ops:
-            done = self._commit([op], writes)
+            done = self._commit(writes._replace(ops=[op]))
             if isinstance(done, Refused):
                 return done
             revisions += done.revisions

@@ -139,14 +139,11 @@ class Pair:
         done = await self.both(writes, lambda engine: _as_asked(engine, writes))
         self.refused += isinstance(done, Refused)
 
-    async def write_in_bulk(self, draws: Draws) -> None:
-        ops: dict[Address, Op] = {}
-        for _ in range(1 + draws.below(6)):
-            table = draws.table()
-            at = Address(table.name, draws.key(table))
-            ops[at] = Delete(at) if draws.chance(0.2) else Put(at, draws.record(table, at.key, self._now_us))
-        writes = WriteSet(list(ops.values()), self._now_us, atomic=False)
-        await self.both(writes, lambda engine: engine.write(writes))
+    async def load(self, draws: Draws) -> None:
+        table, now_us = draws.table(), self._now_us
+        records = [draws.record(table, draws.key(table), now_us) for _ in range(1 + draws.below(6))]
+        cause = Cause(draws.one((None, "actor")))
+        await self.both((table.name, records), lambda engine: engine.load(table.name, records, now_us, cause))
 
     async def get(self, draws: Draws) -> None:
         at = [Address(table.name, draws.key(table)) for table in (draws.table() for _ in range(draws.below(5)))]
@@ -387,7 +384,7 @@ def _changes(page: Any) -> Any:
 
 _RULES: dict[Callable[[Pair, Draws], Awaitable[None]], int] = {
     Pair.write: 45,
-    Pair.write_in_bulk: 4,
+    Pair.load: 4,
     Pair.get: 8,
     Pair.query: 18,
     Pair.go_on: 6,

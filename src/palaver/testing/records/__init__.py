@@ -11,14 +11,14 @@ from palaver.testing.records.paging import Counting, Pages, Scans
 from palaver.testing.records.restoring import Continuing, Restoring
 from palaver.testing.records.structure import Changing, Expiring, Structure
 from palaver.testing.records.updating import Updates
-from palaver.testing.records.writing import Bulk, Revisions, Unasked, Unknown, Writing
+from palaver.testing.records.writing import Loading, Revisions, Unasked, Unknown, Writing
 
 
 class UnorderedRecordEngineTests(
     Writing,
     Revisions,
     Unasked,
-    Bulk,
+    Loading,
     Unknown,
     Existence,
     Batches,

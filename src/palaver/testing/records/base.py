@@ -252,24 +252,26 @@ def delete(table: Table, *key: KeyPart, when: Sequence[When | Condition] = (), e
     return Delete(Address(table.name, key), guards(*when), expired=expired)
 
 
-async def attempt(
-    engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, atomic: bool = True, returning: bool = True
-) -> Written | Refused:
+async def attempt(engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, returning: bool = True) -> Written | Refused:
     """Write, and try again where the engine reports that other writers were faster."""
     while True:
         try:
-            return await engine.write(WriteSet(ops, now_us, cause, atomic, returning))
+            return await engine.write(WriteSet(ops, now_us, cause, returning))
         except Conflict:
             continue
 
 
-async def written(
-    engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, atomic: bool = True, returning: bool = True
-) -> Written:
+async def written(engine: RecordEngine, *ops: Op, now_us: int = NOW, cause: Cause = NOBODY, returning: bool = True) -> Written:
     """Write what must not be refused."""
-    done = await attempt(engine, *ops, now_us=now_us, cause=cause, atomic=atomic, returning=returning)
+    done = await attempt(engine, *ops, now_us=now_us, cause=cause, returning=returning)
     assert isinstance(done, Written), f"refused: {[(failure.op, failure.guard.origin.role) for failure in done.failures]}"
     return done
+
+
+async def loaded(engine: RecordEngine, *puts: Put, now_us: int = NOW, cause: Cause = NOBODY) -> list[int]:
+    """Load the records of puts to one table; return their revisions."""
+    (table,) = {each.at.table for each in puts}
+    return list(await engine.load(table, [each.record for each in puts], now_us, cause))
 
 
 async def refused(engine: RecordEngine, *ops: Op, now_us: int = NOW) -> Refused:

@@ -9,7 +9,7 @@ import pytest
 
 from palaver.ops import REVISION
 from palaver.ports import RecordEngine
-from palaver.testing.records.base import COUNTERS, NOTES, RecordSuite, bare, exact, note, put, put_note, read_notes, stored, written
+from palaver.testing.records.base import COUNTERS, NOTES, RecordSuite, bare, exact, loaded, note, put, put_note, read_notes, stored, written
 from palaver.testing.records.texts import NAUGHTY
 from palaver.values import MAX_INT, MAX_RECORD, MIN_INT, record_size
 
@@ -79,7 +79,7 @@ class Content(RecordSuite):
 
     async def test_every_naughty_text_comes_back(self, engine: RecordEngine) -> None:
         puts = [put_note("u", f"{n:04d}", text=text, data={"t": [text]}) for n, text in enumerate(NAUGHTY)]
-        await written(engine, *puts, atomic=False)
+        await loaded(engine, *puts)
         found = await self.all_of(engine, read_notes("u"))
         assert list(NAUGHTY) == [record["text"] for record in found]
         assert [{"t": [text]} for text in NAUGHTY] == [record["data"] for record in found]

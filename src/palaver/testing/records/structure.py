@@ -44,6 +44,7 @@ from palaver.testing.records.base import (
     delete,
     exact,
     ids,
+    loaded,
     note,
     put,
     put_note,
@@ -313,7 +314,7 @@ class Changing(RecordSuite):
         column = Column("text", "text")
         wider = replace(narrow, columns=(*narrow.columns, column))
         await engine.apply(AddColumn(wider, column))
-        await written(engine, *(put(wider, {"id": str(n), "text": "t"}) for n in range(300)), atomic=False)
+        await loaded(engine, *(put(wider, {"id": str(n), "text": "t"}) for n in range(300)))
         assert 301 == len(await all_changes(engine))
         assert {"id": "a", "n": 1} == bare(await stored(engine, wider, "a"))
 

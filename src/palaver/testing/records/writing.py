@@ -1,4 +1,4 @@
-"""Facts about put, delete, get, revisions and bulk writes."""
+"""Facts about put, delete, get, revisions and loads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 
 from palaver.errors import NotProvisioned
 from palaver.expr import F
-from palaver.ops import MARK, REVISION, Absent, Add, Address, Alive, Check, Delete, Put, Refused, Set, Unchanged, Update, WriteSet
+from palaver.ops import MARK, REVISION, Add, Address, Alive, Check, Delete, Put, Refused, Set, Unchanged, Update, WriteSet
 from palaver.ports import RecordEngine
 from palaver.testing.records.base import (
     COUNTERS,
     INTS,
+    NOBODY,
     NOTES,
     NOW,
     NOW_S,
@@ -25,6 +26,7 @@ from palaver.testing.records.base import (
     bare,
     delete,
     guards,
+    loaded,
     note,
     put,
     put_note,
@@ -248,42 +250,60 @@ class Unasked(RecordSuite):
         assert list(range(NOW + 1, NOW + 21)) == sorted(each.revisions[1] or 0 for each in done)
 
 
-class Bulk(RecordSuite):
-    async def test_a_bulk_write_writes_every_op(self, engine: RecordEngine) -> None:
-        await written(engine, put_note("u", "000"))
-        ops: list[Put | Delete] = [put_note("u", f"{n:03d}", stamp=n) for n in range(1, 300)]
-        done = await written(engine, *ops, delete(NOTES, "u", "000"), atomic=False)
-        assert [NOW] * 299 + [None] == list(done.revisions)
-        assert [None] * 300 == list(done.updated)
-        assert list(range(1, 300)) == [record["stamp"] for record in await self.all_of(engine, read_notes("u"))]
+class Loading(RecordSuite):
+    @pytest.mark.parametrize("count", [1, 40, 1_300])
+    async def test_a_load_stores_every_record(self, engine: RecordEngine, count: int) -> None:
+        puts = [put_note("u", f"{n:04d}", stamp=n, data={"n": [n]}) for n in range(count)]
+        assert [NOW] * count == await loaded(engine, *puts)
+        found = await self.all_of(engine, read_notes("u"))
+        assert [{**each.record, REVISION: NOW} for each in puts] == found
 
-    async def test_a_bulk_write_ignores_guards(self, engine: RecordEngine) -> None:
-        await written(engine, put_note("u", "1", stamp=1))
-        await written(engine, put_note("u", "1", Absent(), stamp=2), put_note("u", "2", Alive(), stamp=3), atomic=False)
-        assert [2, 3] == [record["stamp"] for record in await self.all_of(engine, read_notes("u"))]
+    async def test_a_load_asks_for_nothing(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "1", stamp=1), put_note("u", "2", expires=NOW_S - 1), put_note("u", "3", stamp=3))
+        await written(engine, update(NOTES, ("u", "3"), Set(F(MARK), NOW)))
+        await loaded(engine, *(put_note("u", id, stamp=int(id) + 10) for id in "1234"))
+        assert [11, 12, 13, 14] == [record["stamp"] for record in await self.all_of(engine, read_notes("u"))]
+        assert MARK not in (await stored(engine, NOTES, "u", "3") or {})
 
-    async def test_a_bulk_write_is_in_the_feed_like_any_other(self, engine: RecordEngine) -> None:
-        await written(engine, put_note("u", "1"))
-        await written(engine, put_note("u", "1"), put_note("u", "2"), delete(NOTES, "u", "1"), delete(NOTES, "u", "9"), atomic=False)
+    async def test_a_load_is_in_the_feed_like_any_other_write(self, engine: RecordEngine) -> None:
+        await written(engine, put_note("u", "001"))
+        await loaded(engine, *(put_note("u", f"{n:03}") for n in range(60)))
+        await written(engine, delete(NOTES, "u", "001"))
         kinds: dict[object, list[str]] = {}
         for change in await all_changes(engine):
             kinds.setdefault(change.key, []).append(change.kind)
-        assert {("u", "1"): ["created", "updated", "deleted"], ("u", "2"): ["created"]} == kinds
+        expected = {("u", f"{n:03}"): ["created"] for n in range(60)}
+        assert {**expected, ("u", "001"): ["created", "updated", "deleted"]} == kinds
 
-    async def test_a_bulk_put_replaces_and_grows_the_revision(self, engine: RecordEngine) -> None:
+    @pytest.mark.parametrize("others", [0, 300])
+    async def test_a_load_replaces_and_grows_the_revision(self, engine: RecordEngine, others: int) -> None:
         await written(engine, put_note("u", "1", text="old"), now_us=NOW + 10)
-        assert [NOW + 11] == list((await written(engine, put_note("u", "1", stamp=2), atomic=False)).revisions)
+        puts = [put_note("v", f"{n:03}") for n in range(others)]
+        assert [NOW] * others + [NOW + 11] == await loaded(engine, *puts, put_note("u", "1", stamp=2))
         assert note("u", "1", stamp=2) == bare(await stored(engine, NOTES, "u", "1"))
 
-    async def test_an_empty_write_set_writes_nothing(self, engine: RecordEngine) -> None:
-        for atomic in (True, False):
-            assert ([], []) == tuple(map(list, await written(engine, atomic=atomic)))
+    @pytest.mark.parametrize("others", [0, 300])
+    async def test_of_two_with_one_key_the_later_one_stays(self, engine: RecordEngine, others: int) -> None:
+        puts = [put_note("v", f"{n:03}") for n in range(others)]
+        done = await loaded(engine, put_note("u", "1", text="a", stamp=1), *puts, put_note("u", "1", stamp=2))
+        assert [NOW, *[NOW] * others, NOW + 1] == done
+        assert {**note("u", "1", stamp=2), REVISION: NOW + 1} == await stored(engine, NOTES, "u", "1")
+
+    async def test_loads_and_writes_at_once_lose_nothing(self, engine: RecordEngine) -> None:
+        await written(engine, put(COUNTERS, {"name": "a"}))
+        loads = [loaded(engine, *(put_note(f"u{k}", f"{n:03}") for n in range(200))) for k in range(4)]
+        await asyncio.gather(*loads, *(written(engine, update(COUNTERS, ("a",), Add(F("hits"), 1)), returning=False) for _ in range(10)))
+        assert [200] * 4 == [len(await self.all_of(engine, read_notes(f"u{k}"))) for k in range(4)]
+        assert {"name": "a", "hits": 10, REVISION: NOW + 10} == await stored(engine, COUNTERS, "a")
+
+    async def test_a_load_of_nothing_and_an_empty_write_set_write_nothing(self, engine: RecordEngine) -> None:
+        assert [] == list(await engine.load(NOTES.name, [], NOW, NOBODY))
+        assert ([], []) == tuple(map(list, await written(engine)))
         assert [] == await all_changes(engine)
 
 
 class Unknown(RecordSuite):
-    @pytest.mark.parametrize("atomic", [True, False])
-    async def test_a_write_to_an_unknown_table_is_not_provisioned(self, engine: RecordEngine, atomic: bool) -> None:
+    async def test_a_write_to_an_unknown_table_is_not_provisioned(self, engine: RecordEngine) -> None:
         nowhere = Address("nowhere", ("x",))
         for op in (
             Put(nowhere, {"name": "x"}),
@@ -292,7 +312,9 @@ class Unknown(RecordSuite):
             Check(nowhere, guards(Unchanged(None))),
         ):
             with pytest.raises(NotProvisioned):
-                await engine.write(WriteSet([op], NOW, atomic=atomic))
+                await engine.write(WriteSet([op], NOW))
+        with pytest.raises(NotProvisioned):
+            await engine.load(nowhere.table, [{"name": "x"}], NOW, NOBODY)
 
     async def test_an_unknown_table_in_a_batch_writes_nothing(self, engine: RecordEngine) -> None:
         with pytest.raises(NotProvisioned):
