@@ -280,7 +280,8 @@ class IdempotencyMismatch(PalaverError):
 
 
 class InProgress(PalaverError):
-    """The first request with this token has not ended.
+    """The first request with this token has not ended: DynamoDB got it, no answer came, and it is still at work on it.
+    In a file or PostgreSQL it cannot be: there a token is written in its batch's own commit, and the second waits for the first.
 
     What to do: wait and ask again with the same token.
     """
