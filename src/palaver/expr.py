@@ -16,7 +16,6 @@ from palaver.errors import Expression, NumberRange
 from palaver.values import EXACT, MAX_INT, MIN_INT, Value, canonical
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[([0-9]{1,6})\]")
-MAX_IN = 100
 
 
 class _Combines:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from palaver.store import Store
 
 State = Literal["up", "degraded", "down", "off"]
-TIMEOUT_S = 2.0
 _LOOKED_AT = 20
 _PROBE = Take(Limit("health", 1, 1), "probe")
 

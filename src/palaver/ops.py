@@ -410,7 +410,6 @@ class Limits:
     ops: int = 100
     bytes: int = 4 * 1024 * 1024
     record: int = 409_600
-    key_entry: int = 2_600
     feed_retention_s: int = 7 * 86_400
     expires_natively: bool = False
     renames: bool = True

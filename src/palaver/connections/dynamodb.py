@@ -308,17 +308,11 @@ class _Tries:
 
     def _final(self, failure: Failure) -> Exception:
         error = failure.error
-        if not self._unknown:
+        if not self._unknown or isinstance(error, (ConditionalCheckFailed, TransactionCancelled, OutcomeUnknown)):
             return error
-        if isinstance(error, (ConditionalCheckFailed, TransactionCancelled)):
-            error.maybe_ours = True
-        elif not isinstance(error, OutcomeUnknown):
-            unknown = OutcomeUnknown(
-                f"{self._operation} may have been carried out by an attempt without an answer.", operation=self._operation
-            )
-            unknown.__cause__ = error
-            return unknown
-        return error
+        unknown = OutcomeUnknown(f"{self._operation} may have been carried out by an attempt without an answer.", operation=self._operation)
+        unknown.__cause__ = error
+        return unknown
 
 
 def _unprocessed(operation: str, count: int) -> Failure:

@@ -41,13 +41,12 @@ class Failure:
 class ConditionalCheckFailed(Exception):
     """A single write's condition did not hold. `item` is the stored item in wire form, where it was asked for and exists.
 
-    `maybe_ours` says that an earlier attempt of the same call got no answer, so that the item may be this very write.
+    After an attempt without an answer that item may be this very write: only what may meet itself is called as idempotent.
     """
 
     def __init__(self, item: dict[str, Any] | None) -> None:
         super().__init__("the condition did not hold")
         self.item = item
-        self.maybe_ours = False
 
 
 class Reason(NamedTuple):
@@ -66,7 +65,6 @@ class TransactionCancelled(Exception):
     def __init__(self, reasons: list[Reason]) -> None:
         super().__init__("the transaction was cancelled: " + ", ".join(reason.code for reason in reasons))
         self.reasons = reasons
-        self.maybe_ours = False
 
 
 _READS = ("Get", "Query", "Scan", "BatchGet", "TransactGet", "Describe", "List")

@@ -59,7 +59,6 @@ class Batch(NamedTuple):
 
 # The future, its result, its error; a plain tuple, because one is made for every batch.
 Answer: TypeAlias = "tuple[Any, Any, BaseException | None]"
-Deliver = Callable[[list[Answer]], None]
 
 
 class Deferred:
