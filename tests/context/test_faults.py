@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -74,20 +77,19 @@ class History:
         if len(found) > limit or any(each not in appends or appends[each].began > ended for each in found):
             self.wrong.append(f"from nowhere: {found}")
         oldest = found[0] if len(found) == limit else -1
-        for number, append in appends.items():
+        for number, append in list(appends.items()):
             heard = append.ended if append.told or append.by == by else append.ended + HEARD_WITHIN_S
             if number > oldest and heard < began and number not in found:
                 self.wrong.append(f"{number} is missing in {found}")
 
 
-async def talks(context: ContextWindow[Message], by: int, history: History, chance: random.Random, ids: list[int], until_s: float) -> None:
+async def talks(context: ContextWindow[Message], by: int, history: History, chance: random.Random, ids: count[int], until_s: float) -> None:
     """Append and read until the time is over."""
     while time.monotonic() < until_s:
         conversation = chance.choice(list(history.appends))
         holding = None
         if chance.random() < 0.4:
-            ids[0] += 1
-            number, away = ids[0], context.figures.away
+            number, away = next(ids), context.figures.away
             append = history.appends[conversation][number] = Appended(time.monotonic(), by)
             if chance.random() < 0.5:
                 await context.create(message(number, conversation))
@@ -136,34 +138,63 @@ async def breaks(server: servers.Redis, chance: random.Random, faults: list[str]
     return done
 
 
+async def plays(context: ContextWindow[Message], by: int, history: History, ids: count[int], seed: int, ends: float) -> None:
+    await asyncio.gather(*(talks(context, by, history, random.Random(f"{seed}/{by}/{task}"), ids, ends) for task in range(3)))
+
+
+async def recovers(context: ContextWindow[Message], history: History) -> None:
+    """Recovery needs no restart: when all is over, windows answer again, and rightly."""
+    hits = context.figures.hits
+
+    async def answered() -> bool:
+        for conversation in history.appends:
+            assert numbers(await context.read(conversation)) == sorted(history.appends[conversation])[-KEEP:]
+        return context.figures.hits > hits + 3
+
+    await asyncio.sleep(0.3)
+    await until(answered)
+
+
 async def run(folder: Path, faults: list[str], *, seed: int, seconds: float = 3.0, processes: int = 2, **redis: str) -> History:
-    chance, ids = random.Random(seed), [0]
-    history = History({"a": {}, "b": {}, "c": {}})
+    """Let several stores play in one event loop while the server is harmed."""
+    history, ids = History({"a": {}, "b": {}, "c": {}}), count(1)
     async with AsyncExitStack() as stack:
         server = stack.enter_context(own(**redis))
         contexts = [await stack.enter_async_context(process(folder, f"{server.url}?timeout=0.2")) for _ in range(processes)]
         ends = time.monotonic() + seconds
-        tasks = [
-            asyncio.create_task(
-                talks(contexts[place % processes], place % processes, history, random.Random(seed * 100 + place), ids, ends)
-            )
-            for place in range(3 * processes)
-        ]
-        done = await breaks(server, chance, faults, ends)
-        await asyncio.gather(*tasks)
-        assert set(faults) == set(done)
-        # Recovery needs no restart: windows answer again.
-        hits = [context.figures.hits for context in contexts]
+        playing = [asyncio.create_task(plays(context, by, history, ids, seed, ends)) for by, context in enumerate(contexts)]
+        assert set(faults) == set(await breaks(server, random.Random(seed), faults, ends))
+        await asyncio.gather(*playing)
+        for context in contexts:
+            await recovers(context, history)
+    return history
 
-        async def answered() -> bool:
-            for context in contexts:
-                for conversation in history.appends:
-                    found = numbers(await context.read(conversation))
-                    assert found == sorted(history.appends[conversation])[-KEEP:]
-            return all(context.figures.hits > before + 3 for context, before in zip(contexts, hits, strict=True))
 
-        await asyncio.sleep(0.3)
-        await until(answered)
+def run_in_threads(folder: Path, faults: list[str], *, seed: int, seconds: float = 3.0, **redis: str) -> History:
+    """Let two stores play, each in a thread and an event loop of its own, while the server is harmed from a third."""
+    history, ids = History({"a": {}, "b": {}, "c": {}}), count(1)
+    begun, over = threading.Barrier(3), threading.Barrier(2)
+
+    async def player(by: int, url: str) -> None:
+        try:
+            async with process(folder, url) as context:
+                await asyncio.to_thread(begun.wait, 30)
+                await plays(context, by, history, ids, seed, time.monotonic() + seconds)
+                await asyncio.to_thread(over.wait, 30)
+                await recovers(context, history)
+        except BaseException:
+            begun.abort()
+            over.abort()
+            raise
+
+    with own(**redis) as server, ThreadPoolExecutor(2) as threads:
+        playing = [threads.submit(asyncio.run, player(by, f"{server.url}?timeout=0.2")) for by in range(2)]
+        with suppress(threading.BrokenBarrierError):
+            begun.wait(30)
+        assert set(faults) == set(asyncio.run(breaks(server, random.Random(seed), faults, time.monotonic() + seconds)))
+        # The barriers break for the other one, whose error says nothing.
+        for each in sorted(playing, key=lambda each: isinstance(each.exception(), threading.BrokenBarrierError)):
+            each.result()
     return history
 
 
@@ -183,6 +214,13 @@ async def test_a_server_that_comes_back_with_less_than_it_was_told_is_not_believ
 async def test_everything_at_once_in_three_processes(tmp_path: Path) -> None:
     history = await run(tmp_path, ["flush", "pause", "del", "save", "kill"], seed=9, seconds=5, processes=3, dbfilename="dump.rdb")
     assert [] == history.wrong
+
+
+@pytest.mark.parametrize("faults", [["nothing"], ["flush", "pause", "del", "save", "kill"]], ids=["nothing", "everything"])
+def test_two_event_loops_in_threads(tmp_path: Path, faults: list[str]) -> None:
+    history = run_in_threads(tmp_path, faults, seed=10, dbfilename="dump.rdb")
+    assert [] == history.wrong
+    assert history.reads > 100
 
 
 # --- one fault each, without chance ---------------------------------------------------------------------------------
