@@ -28,8 +28,7 @@ from palaver.upkeep import Released
 from palaver.url import Url, parse_url
 
 if TYPE_CHECKING:
-    from palaver.migrating.noticing import SchemaWatch
-from palaver.migrating.opening import Provisioned
+    from palaver.migrating.opening import Provisioned
 
 ProjectionFactory = Callable[[Store], Projection]
 
@@ -154,6 +153,7 @@ async def _assemble(
 ) -> Store:
     changing = stack.embedded if migrate is None else migrate
     # A program that declares and never opens needs nothing of migrating.
+    from palaver.migrating.noticing import SchemaWatch
     from palaver.migrating.opening import provision
 
     found = await provision(planner, stack.records, clock, changing=changing)

@@ -17,6 +17,7 @@ from palaver.schema import Schema
 if TYPE_CHECKING:
     from palaver.feed import Projection, Runner
     from palaver.following import Follower
+    from palaver.migrating.noticing import SchemaWatch
 
 JUMP_US = 1_000_000
 
@@ -38,6 +39,8 @@ class Core:
     runner: Runner | None = None
     #: There while somebody listens to changes, or did.
     follower: Follower | None = None
+    #: There in what an application opened: others may migrate its database.
+    watch: SchemaWatch | None = None
     closers: list[Any] = field(default_factory=list)
     #: What is kept of records in this process's part of the cache, by what it is.
     kept: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +60,8 @@ class Core:
 
     async def aclose(self) -> None:
         """Close the engines, the cache if there is one, and then what they share."""
+        if self.watch is not None:
+            await self.watch.stop()
         first = [each.aclose for each in (*self.kept.values(), *([self.cache] if "cache" in self.__dict__ else []))]
         for close in (*first, self.records.aclose, self.search.aclose, self.blobs.aclose, *self.closers):
             await close()

@@ -88,6 +88,10 @@ class Runner:
         if self._task is None:
             self._task = asyncio.create_task(self._forever(), name="palaver-feed")
 
+    @property
+    def running(self) -> bool:
+        return self._task is not None
+
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()

@@ -19,7 +19,7 @@ from palaver.codec import EntityCodec
 from palaver.declared import Declared, UniqueSpec
 from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, hashed, image, job, premise, refuse_behind, release, slid, was
 from palaver.entity import Entity
-from palaver.errors import BatchShape, SchemaError, TenantMismatch
+from palaver.errors import BatchShape, NotProvisioned, SchemaError, TenantMismatch
 from palaver.expr import Exists, Not, Path, evaluate
 from palaver.ops import (
     MARK,
@@ -85,6 +85,8 @@ class Planner:
         # A new record of these needs nothing but its own address to be free.
         self.plain = {d.entity for d in declarations if not (self._depends(d) or d.tenant or self._refs[d.name])}
         self.behind: dict[str, str] = {}
+        #: Why this program may write nothing any more, and what to do about it.
+        self.refused: tuple[str, str] | None = None
         self.tables: dict[str, Table] = {d.table.name: replace(d.table, swept=schema.takes_along(d)) for d in declarations}
         self.tables[SYSTEM.name] = SYSTEM
         for declared in schema.entities.values():
@@ -187,6 +189,7 @@ class Planner:
         Raises Validation (a value, a key, a size), BatchShape (two writes to one record, over 100 ops or 4 MB after
         expansion), TenantMismatch.
         """
+        self.refuse()
         if self.behind:
             refuse_behind(self.behind, batch)
         draft = Draft(now_us, tenant, seen, closed)
@@ -272,6 +275,11 @@ class Planner:
         if self.cascades(declared):
             return [Guard(NOTHING, origin)]
         return [Guard(ABSENT, origin)] if create or (old is not None and old.get(MARK) is not None) else []
+
+    def refuse(self) -> None:
+        """Raise NotProvisioned where the data has become another program's."""
+        if self.refused is not None:
+            raise NotProvisioned(self.refused[0], hint=self.refused[1])
 
     def _patch(self, draft: Draft, number: int, op: asked.Patch) -> int:
         codec = self.codec(op.at.entity)

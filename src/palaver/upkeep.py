@@ -106,6 +106,7 @@ class Upkeep:
 
     async def sweep(self, limit: int | None = None) -> Swept:
         """Remove expired records of every table through their expiry index, then cascades and due objects."""
+        self._planner.refuse()
         swept = Swept()
         if isinstance(self._records, MakesParts):
             await self._records.make_parts(self._core.now_us())

@@ -39,7 +39,7 @@ class Kept:
 class Context:
     """The global options, and how commands reach what they name.
 
-    `url`, `schema_name`, `blueprint` and `tenant` are flags; what is in force, whoever set it, is in `settings` and `where`.
+    `url`, `schema_name`, `blueprint`, `tenant` and `profile` are flags; what is in force, whoever set it, is in `settings` and `where`.
     """
 
     out: Output
@@ -47,6 +47,7 @@ class Context:
     schema_name: str | None = None
     blueprint: str | None = None
     tenant: str | None = None
+    profile: str | None = None
     yes: bool = False
 
     @cached_property
@@ -54,7 +55,8 @@ class Context:
         """Every setting, from the strongest source that has it; files are read now, so commands that need none read none."""
         from palaver.cli.settings import settings
 
-        return settings({"url": self.url, "schema": self.schema_name, "blueprint": self.blueprint, "tenant": self.tenant})
+        given = {"url": self.url, "schema": self.schema_name, "blueprint": self.blueprint, "tenant": self.tenant}
+        return settings(given, self.profile)
 
     @cached_property
     def where(self) -> str:
@@ -191,6 +193,7 @@ class Context:
         from palaver import config
         from palaver.clock import SystemClock
         from palaver.migrating import Migrator
+        from palaver.migrating.noticing import NOTICE_S
         from palaver.plan import Planner
         from palaver.seal_keys import sealer_for
         from palaver.url import parse_url
@@ -202,7 +205,7 @@ class Context:
         stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
         try:
             planner.seals_with(await sealer_for(schema, parsed, stack.records, required=not read_only, migrating=True))
-            yield Migrator(planner, stack.records, clock, blobs=stack.blobs)
+            yield Migrator(planner, stack.records, clock, blobs=stack.blobs, notice_s=0.0 if read_only else NOTICE_S)
         finally:
             await stack.aclose()
 

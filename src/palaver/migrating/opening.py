@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from palaver.clock import Clock, us_of
@@ -23,6 +23,8 @@ class Provisioned:
     rebuild: bool = False
     older: bool = False
     searches: bool = True
+    fingerprint: str = ""
+    """What the database says of its schema by now."""
 
 
 async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, changing: bool) -> Provisioned:
@@ -39,10 +41,10 @@ async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, ch
                 await records.apply(action.step)
         await _make_parts(records, clock)
         await _remember(migrator, records, clock)
-        return Provisioned()
+        return Provisioned(fingerprint=planner.schema.fingerprint)
     kept = await migrator.kept()
     if kept and kept["name"] == planner.schema.name and kept["version"] > planner.schema.version:
-        return _older(planner, physical, kept)
+        return replace(older(planner, physical, kept), fingerprint=kept["fingerprint"])
     under_way = await migrator.under_way()
     plan = await migrator.pending()
     if under_way is not None and not (changing and plan.automatic and plan.fingerprint == planner.schema.fingerprint):
@@ -60,7 +62,9 @@ async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, ch
         await _remember(migrator, records, clock)
     if changing:
         await _make_parts(records, clock)
-    return Provisioned(rebuild=(await records.get((system("rebuild", "search"),)))[0] is not None)
+    found, schema = await records.get((system("rebuild", "search"), SCHEMA))
+    body: Any = schema["body"] if schema else {}
+    return Provisioned(rebuild=found is not None, fingerprint=str(body.get("fingerprint", "")))
 
 
 async def _make_parts(records: RecordEngine, clock: Clock) -> None:
@@ -78,7 +82,7 @@ async def _remember(migrator: Migrator, records: RecordEngine, clock: Clock) -> 
     await records.write(WriteSet((put,), us_of(clock)))
 
 
-def _older(planner: Planner, physical: Physical, kept: Mapping[str, Any]) -> Provisioned:
+def older(planner: Planner, physical: Physical, kept: Mapping[str, Any]) -> Provisioned:
     """Have the planner refuse what an older program may not do with what a newer one stores.
 
     It may patch and delete records of an entity that only has more, and read those that hold more beside the record.

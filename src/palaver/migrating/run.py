@@ -73,7 +73,10 @@ class Migrator:
         tell: Callable[[str, int], None] = _silent,
         *,
         blobs: BlobStore | None = None,
+        notice_s: float = 0.0,
     ) -> None:
+        """`notice_s` is how long it waits, before it does more than add, for processes that have the database open to notice."""
+        self._notice_s = notice_s
         self._planner, self._records, self._clock, self.tell, self._blobs = planner, records, clock, tell, blobs
         self._me = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._last_us = 0
@@ -185,6 +188,8 @@ class Migrator:
         run = await self._begin(plan)
         try:
             async with self._renewed(run):
+                if not (plan.automatic or run.state or any(not isinstance(each, Prepare) for each in plan.actions[: run.done])):
+                    await asyncio.sleep(self._notice_s)
                 for action in plan.actions[run.done :]:
                     self.tell(action.words, 0)
                     await self._act(action, run)

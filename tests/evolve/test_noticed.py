@@ -1,0 +1,137 @@
+"""Processes that have a database open while somebody migrates it: none of them writes what the new program would not find."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+import palaver
+from palaver import Index, RenamedFrom, Schema, Store, config
+from palaver.clock import SystemClock
+from palaver.errors import NotProvisioned
+from palaver.evolve import Migration
+from palaver.migrating import Migrator
+from palaver.migrating.noticing import NOTICE_S
+from palaver.plan import Planner
+from palaver.url import parse_url
+from tests.evolve.cases import entity
+from tests.stacks import fresh
+
+OLD = Schema("s", [entity("Thing", {"name": str})], version=1)
+ADDED = Schema("s", [entity("Thing", {"name": str, "mood": (str, "?")}, by_mood=Index("mood"))], version=2)
+RENAMED = Schema("s", [entity("Thing", {"title": Annotated[str, RenamedFrom("name")]})], version=2)
+DROPPED = Schema("s", [entity("Thing", {"n": (int, 0)})], version=2)
+ENGINES = ("sqlite", "postgresql", "dynamodb")
+
+
+@pytest.fixture(params=ENGINES)
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    environ: dict[str, str] = {}
+    made = fresh(request.param, tmp_path, environ)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+@asynccontextmanager
+async def old_store(url: str) -> AsyncIterator[tuple[Store, Any]]:
+    """A store of the old version, opened long ago."""
+    async with palaver.open(url, schema=OLD, migrate=True, maintain=True) as store:
+        yield store, OLD.entities["Thing"].entity
+
+
+async def migrate(url: str, schema: Schema, *, notice_s: float = NOTICE_S, allow: tuple[str, ...] = ()) -> Migration:
+    planner, clock = Planner(schema), SystemClock()
+    stack = await config.open_stack(parse_url(url), tuple(planner.tables.values()), clock)
+    try:
+        migrator = Migrator(planner, stack.records, clock, notice_s=notice_s)
+        plan = await migrator.pending(allow)
+        await migrator.apply(plan)
+    finally:
+        await stack.aclose()
+    return plan
+
+
+async def writes(store: Store, thing: Any) -> tuple[list[str], NotProvisioned]:
+    """Write until it is refused; return what was accepted."""
+    accepted: list[str] = []
+    while True:
+        name = f"w{len(accepted)}"
+        try:
+            await store.create(thing(id=name, name=name))
+        except NotProvisioned as refusal:
+            return accepted, refusal
+        accepted.append(name)
+        await asyncio.sleep(0.01)
+
+
+async def test_nothing_an_old_process_was_thanked_for_is_lost_to_a_rename(url: str) -> None:
+    async with old_store(url) as (store, thing):
+        writing = asyncio.create_task(writes(store, thing))
+        await asyncio.sleep(0.1)
+        await migrate(url, RENAMED)
+        accepted, refusal = await asyncio.wait_for(writing, 20)
+        assert "is being migrated" in refusal.message or "version 2" in refusal.message
+        for attempt in (
+            store.create(thing(id="x", name="x")),
+            store.patch(thing.at("w0"), set={"name": "y"}),
+            store.bulk([thing(id="x", name="x")]),
+        ):
+            with pytest.raises(NotProvisioned):
+                await attempt
+        with pytest.raises(NotProvisioned):
+            await store.sweep()
+        assert not store.runner().running
+    async with palaver.open(url, schema=RENAMED) as store:
+        new: Any = RENAMED.entities["Thing"].entity
+        assert accepted
+        assert accepted == [(await store.get(new.at(name))).title for name in accepted]
+
+
+async def test_a_process_that_is_older_than_the_data_by_now_may_do_what_it_might_had_it_been_opened_then(url: str) -> None:
+    async with old_store(url) as (store, thing):
+        await store.create(thing(id="1", name="first"))
+        plan = await migrate(url, ADDED)
+        assert plan.automatic
+        _, refusal = await asyncio.wait_for(writes(store, thing), 20)
+        assert "A newer program stores more of Thing" in refusal.message
+        assert "second" == (await store.patch(thing.at("1"), set={"name": "second"})).name
+        assert "second" == (await store.get(thing.at("1"))).name
+    async with palaver.open(url, schema=ADDED) as store:
+        new: Any = ADDED.entities["Thing"].entity
+        assert ("second", "?") == ((found := await store.get(new.at("1"))).name, found.mood)
+
+
+async def test_what_was_dropped_is_not_written_again(url: str) -> None:
+    async with old_store(url) as (store, thing):
+        await store.create(thing(id="1", name="first"))
+        await migrate(url, DROPPED, allow=("Thing.name",))
+        with pytest.raises(NotProvisioned):
+            await store.create(thing(id="2", name="second"))
+
+
+async def test_a_migration_that_only_changes_back_to_what_a_process_knows_lets_it_go_on(url: str) -> None:
+    async with old_store(url) as (store, thing):
+        await migrate(url, ADDED)
+        await asyncio.wait_for(writes(store, thing), 20)
+        assert store.core.watch is not None
+        planner = store.core.planner
+        assert planner.behind
+        # Somebody restored the database from before it.
+        async with palaver.open(url, schema=ADDED) as other:
+            from palaver.migrating.run import SCHEMA
+            from palaver.ops import Put, WriteSet
+
+            stored: Any = (await other.core.records.get((SCHEMA,)))[0]
+            body = {**stored["body"], "fingerprint": OLD.fingerprint, "version": 1, "snapshot": OLD.snapshot()}
+            await other.core.records.write(
+                WriteSet((Put(SCHEMA, {"scope": "schema", "name": "current", "body": body}),), other.core.now_us())
+            )
+            await store.core.watch.look()
+        assert not planner.behind
+        await store.create(thing(id="again", name="x"))
