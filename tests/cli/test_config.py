@@ -69,7 +69,7 @@ def test_nothing_set_is_shown_as_well(palaver: Palaver) -> None:
 
     assert ("palaver.db", "default") == (found["url"]["value"], found["url"]["source"])
     assert {"default"} == {row["source"] for row in found.values()}
-    assert {"url", "schema", "blueprint", "tenant", "keys", "seal_keys"} == set(found)
+    assert {"profile", "url", "schema", "blueprint", "tenant", "keys", "seal_keys"} == set(found)
 
 
 def test_a_file_says_which_database_commands_read(palaver: Palaver, demo: Path, say: Callable[[str, str, str], list[str]]) -> None:
@@ -133,6 +133,82 @@ def test_schema_and_blueprint_overrule_each_other_by_their_source(
         assert Exit.USAGE == palaver("query", "Message", "--limit", 1).code
 
 
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+PROFILES = """
+url = "plain.db"
+blueprint = "baller"
+
+[profile.dev]
+url = "dev.db"
+
+[profile.prod]
+url = "postgresql://bot:hidden@db.internal/chat"
+schema = "myapp.data:SCHEMA"
+tenant = "acme"
+"""
+
+
+def test_a_profile_goes_before_what_its_file_says_for_all(palaver: Palaver, elsewhere: Path) -> None:
+    (elsewhere / "palaver.toml").write_text(PROFILES)
+
+    found = rows(palaver("config", "show", "--profile", "prod"))
+
+    assert ("postgresql://bot:***@db.internal/chat", "profile") == (found["url"]["value"], found["url"]["source"])
+    assert f"{elsewhere / 'palaver.toml'} [profile.prod]" == found["url"]["origin"] == found["blueprint"]["overruled_by"]
+    assert ("prod", "flag", "--profile") == tuple(found["profile"][name] for name in ("value", "source", "origin"))
+    assert ["dev.db", "plain.db"] == [rows(palaver("config", "show", *tokens))["url"]["value"] for tokens in (("--profile", "dev"), ())]
+
+
+def test_a_profile_named_by_a_flag_goes_before_the_environment_and_one_of_the_environment_behind_it(
+    palaver: Palaver, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "palaver.toml").write_text(PROFILES)
+    monkeypatch.setenv("PALAVER_PROFILE", "dev")
+
+    def url(*tokens: str) -> tuple[str, str]:
+        row = rows(palaver("config", "show", *tokens))["url"]
+        return row["value"], row["source"]
+
+    assert ("dev.db", "environment_profile") == url()
+    monkeypatch.setenv("PALAVER_URL", "exported.db")
+    assert ("exported.db", "environment") == url()
+    assert ("dev.db", "profile") == url("--profile", "dev")
+    assert ("given.db", "flag") == url("--profile", "dev", "-u", "given.db")
+
+
+def test_a_profile_is_put_together_from_both_files_of_a_folder(palaver: Palaver, elsewhere: Path) -> None:
+    (elsewhere / "palaver.toml").write_text('[profile.dev]\nurl = "own.db"\n')
+    (elsewhere / "pyproject.toml").write_text('[tool.palaver.profile.dev]\nurl = "shared.db"\ntenant = "acme"\n')
+
+    found = rows(palaver("config", "show", "--profile", "dev"))
+
+    assert ("own.db", "acme") == (found["url"]["value"], found["tenant"]["value"])
+
+
+def test_commands_read_the_database_of_a_profile(palaver: Palaver, demo: Path, elsewhere: Path) -> None:
+    demo.rename(elsewhere / "dev.db")
+    (elsewhere / "palaver.toml").write_text(PROFILES)
+
+    assert Exit.OK == palaver("show", "talk-0007", "--profile", "dev").code
+    assert Exit.NOT_FOUND == palaver("show", "talk-0007").code
+
+
+@pytest.mark.parametrize(("name", "hint"), [("prd", "Did you mean prod?"), ("xyzzy", "There are: dev, prod.")])
+def test_a_profile_there_is_not_is_answered_with_those_there_are(palaver: Palaver, elsewhere: Path, name: str, hint: str) -> None:
+    (elsewhere / "palaver.toml").write_text(PROFILES)
+
+    ran = palaver("health", "--profile", name)
+
+    assert (Exit.USAGE, f"There is no profile {name}.", hint) == (ran.code, ran.problem["detail"], ran.problem["hint"])
+
+
+def test_without_a_file_a_profile_is_refused_even_where_all_is_given(palaver: Palaver) -> None:
+    ran = palaver("config", "show", "--profile", "dev", "-u", "a.db", "--schema", "a:B", "--tenant", "c")
+
+    assert (Exit.USAGE, "Write it into palaver.toml: [profile.dev].") == (ran.code, ran.problem["hint"])
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +216,11 @@ def test_schema_and_blueprint_overrule_each_other_by_their_source(
     ("text", "detail", "hint"),
     [
         ('ulr = "x.db"', "ulr", "Did you mean url?"),
-        ('[profile.dev]\nurl = "x.db"', "profile", "There are: blueprint, schema, tenant, url."),
+        ('[profil.dev]\nurl = "x.db"', "profil", "Did you mean profile?"),
+        ('[profile.dev]\nulr = "x.db"', "[profile.dev] has a setting ulr", "Did you mean url?"),
+        ('[profile]\nurl = "x.db"', "no table of tables", "--profile"),
+        ('profile = "dev"', "no table of tables", "--profile"),
+        (f'[profile.dev]\nseal_keys = "{SECRET}"', "[profile.dev] holds seal_keys", "PALAVER_SEAL_KEYS_FILE"),
         ("url = 3", "url in", "url ="),
         ('url = "  "', "url in", "url ="),
         ('url = ["a"]', "url in", "url ="),

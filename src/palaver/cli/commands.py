@@ -37,6 +37,7 @@ OPTIONS = {
     "schema": ("--schema STR", "Where the schema is declared: module:NAME."),
     "blueprint": ("--blueprint STR", "Use the schema of a shipped blueprint."),
     "tenant": ("--tenant STR", "Whose data, where the schema has tenants."),
+    "profile": ("--profile STR", "Use a [profile.NAME] of palaver.toml."),
     "json": ("--json", "Write JSON, as it does where stdout is no terminal."),
     "human": ("--human", "Write for people everywhere."),
     "quiet": ("--quiet, -q", "Write data and errors only."),

@@ -16,8 +16,9 @@ app = App(name="config", help_format="plaintext", help_formatter="plain", defaul
 def show(*, here: Here) -> int:
     """Print every setting, its value and what set it. Passwords in URLs and keys are masked.
 
-    The strongest wins: flags, then the environment (PALAVER_URL, or PALAVER_URL_FILE with the name of a file that holds it),
-    then palaver.toml, then [tool.palaver] in pyproject.toml beside it, then defaults.
+    The strongest wins: flags, then the profile --profile names, then the environment (PALAVER_URL, or PALAVER_URL_FILE with the
+    name of a file that holds it), then the profile PALAVER_PROFILE names, then palaver.toml, then [tool.palaver] in
+    pyproject.toml beside it, then defaults.
     """
     rows = [_row(setting) for setting in (*_in_force(here), *_secrets())]
     for text in (*_misspelt(), *_exposed(here)):
@@ -89,7 +90,7 @@ def _misspelt() -> list[str]:
 
     from palaver.cli.settings import NAMES
 
-    ours = [*(f"PALAVER_{name.upper()}" for name in NAMES), *SECRETS.values()]
+    ours = [*(f"PALAVER_{name.upper()}" for name in (*NAMES, "profile")), *SECRETS.values()]
     ours += [f"{name}_FILE" for name in ours]
     strange = [name for name in os.environ if name.startswith("PALAVER_") and name not in ours]
     near = {name: get_close_matches(name, ours, n=1, cutoff=0.85) for name in sorted(strange)}

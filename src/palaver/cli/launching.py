@@ -40,6 +40,7 @@ def launch(
     schema: Annotated[str | None, _global("schema")] = None,
     blueprint: Annotated[str | None, _global("blueprint")] = None,
     tenant: Annotated[str | None, _global("tenant")] = None,
+    profile: Annotated[str | None, _global("profile")] = None,
     json: Annotated[bool, _global("json")] = False,
     human: Annotated[bool, _global("human")] = False,
     quiet: Annotated[bool, _global("quiet")] = False,
@@ -55,7 +56,7 @@ def launch(
         raise CycloptsError(msg="--json and --human exclude each other.")
     command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     out = Output(json=json or not (human or sys.stdout.isatty()), quiet=quiet, color=not (no_color or wants_no_color()))
-    here = Context(out, url, schema, blueprint, tenant, yes)
+    here = Context(out, url, schema, blueprint, tenant, profile, yes)
     result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, here))
     if inspect.iscoroutine(result):
         import asyncio
