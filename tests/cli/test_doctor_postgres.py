@@ -43,7 +43,7 @@ def name(server: servers.Database) -> str:
 async def examined(url: str, **options: Any) -> AsyncIterator[dict[str, Any]]:
     pool = await Pool.open(url, PostgresOptions(**options))
     try:
-        yield {finding.check: finding for finding in await Doctor(pool, Names("public")).diagnose()}
+        yield {finding.check: finding for finding in await Doctor(pool, Names("public"), {}).diagnose()}
     finally:
         await pool.aclose()
 

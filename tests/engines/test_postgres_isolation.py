@@ -286,3 +286,63 @@ async def test_search_alone_in_a_database_is_closed(owned: Owned) -> None:
     owned.grant()
 
     assert {} == await owned.seen()
+
+
+# --- what palaver doctor says of it -------------------------------------------------------------------------------------
+
+
+async def told(owned: Owned, role: str = OWNER, **options: str) -> tuple[str, str, str]:
+    async with opening(owned, role, **options) as store:
+        assert isinstance(store.core.records, PostgresRecords)
+        (finding,) = [each for each in await store.core.records.diagnose() if each.check == "row-level security"]
+    return finding.level, finding.seen, finding.fix
+
+
+async def test_the_doctor_tells_who_can_reach_every_tenant_without_it(owned: Owned) -> None:
+    assert ("ok", "off; no other role was given a right to the tables with tenants", "") == await told(owned)
+    owned.grant()
+    assert ("warn", f"off, and {SQL} can reach the rows of every tenant with SQL") == (await told(owned))[:2]
+    owned.superuser("GRANT SELECT ON pages TO PUBLIC")
+    level, seen, fix = await told(owned)
+    assert ("warn", True, True) == (level, "everybody and 1 more" in seen, "?rls=on" in fix)
+    assert ("ok", True) == ((found := await told(owned, rls="on"))[0], found[1].startswith("on, for 1 tables with tenants"))
+    assert found[1].endswith("as their owner, or a member of it")
+    # It is kept, whatever a later URL says.
+    assert "ok" == (await told(owned))[0]
+
+
+@pytest.mark.parametrize(
+    ("done", "level", "seen", "fix"),
+    [
+        ("ALTER TABLE pages DISABLE ROW LEVEL SECURITY", "fail", "on, and not for pages", "?rls=on"),
+        ("ALTER TABLE palaver_meta DISABLE ROW LEVEL SECURITY; REVOKE ALL ON palaver_meta FROM {sql}", "warn", "on, and not", "?rls=on"),
+        ("DROP POLICY palaver_tenant ON pages", "warn", "its policy is missing", "?rls=on"),
+        ("CREATE POLICY theirs ON pages USING (true)", "warn", "more than their tenant's rows: theirs on pages", "RESTRICTIVE"),
+        ("CREATE POLICY mine ON pages AS RESTRICTIVE USING (true)", "ok", "on, for 1 tables", ""),
+        ("ALTER ROLE {owner} BYPASSRLS", "ok", "as a role with BYPASSRLS", ""),
+    ],
+)  # fmt: skip
+async def test_the_doctor_finds_its_gaps_and_says_how_to_close_them(owned: Owned, done: str, level: str, seen: str, fix: str) -> None:
+    async with opening(owned, rls="on"):
+        owned.grant()
+    owned.superuser(done.format(owner=OWNER, sql=SQL))
+    try:
+        found = await told(owned)
+        assert (level, True, True) == (found[0], seen in found[1], fix in found[2]), found
+        if "?rls=on" in fix:
+            assert "ok" == (await told(owned, rls="on"))[0]
+    finally:
+        owned.superuser(f"ALTER ROLE {OWNER} NOBYPASSRLS")
+
+
+async def test_the_doctor_finds_what_is_forced(owned: Owned) -> None:
+    async with opening(owned, rls="on"):
+        owned.superuser("ALTER TABLE pages FORCE ROW LEVEL SECURITY")
+    with pytest.raises(Forbidden, match="never FORCE"):
+        await told(owned)
+    owned.superuser(f"ALTER ROLE {OWNER} BYPASSRLS")
+    try:
+        level, seen, fix = await told(owned)
+    finally:
+        owned.superuser(f"ALTER ROLE {OWNER} NOBYPASSRLS")
+    assert ("fail", "forced on pages" in seen, "NO FORCE" in fix) == (level, True, True)

@@ -7,6 +7,7 @@ loads with COPY, which the server refuses to a role whose rows are filtered. FOR
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from palaver.connections.postgres import Connection, Pool
 from palaver.errors import Forbidden
@@ -28,7 +29,33 @@ SELECT c.relname, c.relrowsecurity,
   ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
 {_OURS} ORDER BY c.relname
 """
+_SECURED = f"""
+SELECT c.relname, i.inhrelid IS NOT NULL AS is_part, c.relrowsecurity, c.relforcerowsecurity,
+  EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = '{POLICY}') AS policed,
+  ARRAY(SELECT p.polname::text FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polname <> '{POLICY}') AS adding,
+  ARRAY(SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'everybody' ELSE r.rolname::text END FROM aclexplode(c.relacl) a
+    LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE a.grantee <> c.relowner
+      AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)) AS readers
+{_OURS} ORDER BY c.relname
+"""
 _HIDDEN = f"SELECT coalesce(bool_or(row_security_active(c.oid)), false) {_OURS}"
+
+
+class Secured(NamedTuple):
+    """A table as row-level security has it. `adding`: other policies that show more rows; `readers`: roles it was granted to."""
+
+    name: str
+    is_part: bool
+    secured: bool
+    forced: bool
+    policed: bool
+    adding: list[str]
+    readers: list[str]
+
+
+async def secured_tables(pool: Pool, schema: str) -> list[Secured]:
+    """Return every table of ours in a schema, which stands in quotes."""
+    return [Secured(*row) for row in await pool.read(_SECURED, schema)]
 
 
 async def isolate(pool: Pool, tenants: Mapping[str, str]) -> None:
@@ -82,7 +109,7 @@ async def refuse_hidden(connection: Connection, schema: str) -> None:
     if await connection.fetchval(_HIDDEN, schema):
         raise Forbidden(
             "Row-level security hides records from this database user.",
-            hint="Use the owner of the tables, a member of it, or a role with BYPASSRLS.",
+            hint="Use the owner of the tables, a member of it, or a role with BYPASSRLS; never FORCE ROW LEVEL SECURITY.",
         )
 
 

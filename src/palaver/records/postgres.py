@@ -156,7 +156,7 @@ class PostgresRecords:
     # --- structure --------------------------------------------------------------------------------------------------
 
     async def diagnose(self) -> list[Finding]:
-        return await Doctor(self.pool, self.names).diagnose()
+        return await Doctor(self.pool, self.names, self._tenants).diagnose()
 
     async def observe(self) -> Observed:
         return await postgres_figures.observe(self.pool, self.names.schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from palaver.connections.postgres import Pool
@@ -11,6 +11,7 @@ from palaver.errors import PalaverError
 from palaver.observing import Finding
 from palaver.records.postgres_names import Names, short
 from palaver.records.postgres_partitions import months
+from palaver.records.postgres_row_security import row_security
 
 SKEW_S = 2.0
 HELD_S = 60
@@ -60,8 +61,8 @@ _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full
 class Doctor:
     """Looks at one schema of one database through the engine's own pool."""
 
-    def __init__(self, pool: Pool, names: Names) -> None:
-        self._pool, self._names = pool, names
+    def __init__(self, pool: Pool, names: Names, tenants: Mapping[str, str]) -> None:
+        self._pool, self._names, self._tenants = pool, names, tenants
 
     async def diagnose(self) -> list[Finding]:
         checks: Sequence[tuple[str, Callable[[], Awaitable[Finding]]]] = (
@@ -69,6 +70,7 @@ class Doctor:
             ("encryption of the connection", self._tls),
             ("encoding", self._encoding),
             ("rights", self._rights),
+            ("row-level security", lambda: row_security(self._pool, _quoted(self._names.schema), self._tenants)),
             ("collation", self._collation),
             ("indexes", self._indexes),
             ("parts", self._parts),
