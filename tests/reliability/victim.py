@@ -24,6 +24,8 @@ import palaver.blobpath
 import palaver.blobs.objects
 import palaver.blobs.opening
 import palaver.following
+import palaver.migrating.noticing
+import palaver.migrating.opening
 import palaver.records.sqlite
 import palaver.seal_keys
 import palaver.sealing

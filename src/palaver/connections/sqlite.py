@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import apsw
 
 from palaver.connections.sqlite_errors import translate
-from palaver.connections.sqlite_opening import close_writer, open_reader, open_writer, pragma
+from palaver.connections.sqlite_log import LogCopy
+from palaver.connections.sqlite_opening import close_writer, open_copier, open_reader, open_writer, pragma
 from palaver.connections.sqlite_options import SqliteOptions
 from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Together, Writer
 from palaver.errors import ConfigError, ReadOnly, Throttled
@@ -71,7 +72,8 @@ class Database:
             pace = Pace(
                 options.group_batches, options.group_bytes, options.group_ms / 1000, options.busy_timeout_s, options.checkpoint_pages
             )
-            self._writer = Writer(writer, pace, self._answered, self._loop.time)
+            copy = LogCopy(partial(open_copier, path, options))
+            self._writer = Writer(writer, pace, self._answered, self._loop.time, copy)
             self._writer.thread.start()
             self._at_exit = partial(_finish, self._writer, self._pid)
             atexit.register(self._at_exit)

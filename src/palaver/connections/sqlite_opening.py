@@ -115,6 +115,13 @@ def open_reader(path: Path, options: SqliteOptions) -> apsw.Connection:
     return connection
 
 
+def open_copier(path: Path, options: SqliteOptions) -> apsw.Connection:
+    """Open a connection that copies the log into the file and writes nothing else."""
+    connection = _connect(path, options, apsw.SQLITE_OPEN_READWRITE)
+    connection.execute(f"PRAGMA synchronous={options.synchronous}").fetchall()
+    return connection
+
+
 def close_writer(connection: apsw.Connection) -> None:
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

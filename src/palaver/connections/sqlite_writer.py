@@ -20,10 +20,13 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import apsw
 
 from palaver.connections.sqlite_errors import LOSES_TRANSACTION, translate, translate_commit
+from palaver.connections.sqlite_log import LogCopy, copy_log
 from palaver.errors import OutcomeUnknown, Throttled
 
 QUICK_S = 0.001
 """A commit that took longer keeps the next one off the calling thread, which is an event loop's."""
+_LONGEST = 8
+"""How many times the pages at which a copy begins may come before writers wait for it."""
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], T]
 _log = logging.getLogger("palaver.sqlite")
@@ -93,7 +96,7 @@ class Writer:
     """
 
     def __init__(
-        self, connection: apsw.Connection, pace: Pace, deliver: Callable[[list[Answer]], None], clock: Callable[[], float]
+        self, connection: apsw.Connection, pace: Pace, deliver: Callable[[list[Answer]], None], clock: Callable[[], float], copy: LogCopy
     ) -> None:
         self.connection = connection
         self.taken = 0
@@ -109,6 +112,8 @@ class Writer:
         self._writing = threading.Lock()
         self._quick = True
         self._log_pages = 0
+        self._copy = copy
+        self._copying = False
         self._checkpoint_at = pace.checkpoint_pages
         self._execute = connection.cursor().execute
         connection.set_wal_hook(self._note_log)
@@ -155,7 +160,7 @@ class Writer:
 
     def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         if pages < self._log_pages:
-            self._checkpoint_at = self._pace.checkpoint_pages
+            self._copying, self._checkpoint_at = False, self._pace.checkpoint_pages
         self._log_pages = pages
         return apsw.SQLITE_OK
 
@@ -173,8 +178,8 @@ class Writer:
                 self._quick = len(self._group) > 1 or time.perf_counter() - started < QUICK_S
             self._deliver(answers)
             if self._log_pages >= self._checkpoint_at:
-                with self._writing:
-                    self._checkpoint()
+                self._shorten()
+        self._copy.close()
 
     def _fetch(self) -> bool:
         """Wait for batches to be put; return False where there will be none."""
@@ -396,18 +401,28 @@ class Writer:
         skipped = self._take(batch)
         if skipped is not None:
             return [skipped]
+        self._copy.wait()
         try:
             return [(batch.future, batch.job(self.connection), None)]
         except BaseException as error:
             self._abandon()
             return [(batch.future, None, translate(error))]
 
-    def _checkpoint(self) -> None:
-        """Copy the log into the file after the answers are out, so that no caller waits for it."""
-        # Readers may hold the log back; it is not tried again before the log has grown as much once more.
-        self._checkpoint_at = self._log_pages + self._pace.checkpoint_pages
-        try:
-            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.Error as error:
-            # The log keeps everything that was committed.
-            _log.warning("a checkpoint failed: %s", type(error).__name__)
+    def _shorten(self) -> None:
+        """Have the log copied into the file, after the answers are out.
+
+        Most of it is copied beside the writer. What came meanwhile is little, and the writer copies it itself: the log begins
+        anew only where all of it is copied. Where it grew long before that, the writer waits for the copy.
+        """
+        if self._copying:
+            with self._writing:
+                self._copy.wait()
+                copy_log(self.connection)
+            # Readers may hold the log back; it is not tried again before the log has grown as much once more.
+            self._copying, self._checkpoint_at = False, self._log_pages + self._pace.checkpoint_pages
+        else:
+            self._copying, self._checkpoint_at = True, self._log_pages + _LONGEST * self._pace.checkpoint_pages
+            self._copy.begin(self._note_copied)
+
+    def _note_copied(self) -> None:
+        self._checkpoint_at = 0
