@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from palaver.caching import CacheHealth, Heard, Held, Item, Limit, Missed, Present, Rebuild, Take, Taken
 from palaver.ops import Address, Cause, Change, ChangePage, Limits, Physical, Read, RecordPage, Refused, Step, Table, WriteSet, Written
 from palaver.schema import Schema
 from palaver.values import KeyPart, Record, Scalar
+
+if TYPE_CHECKING:
+    from palaver.caching import CacheHealth, Heard, Held, Item, Limit, Missed, Present, Rebuild, Take, Taken
 
 
 class RecordEngine(Protocol):
@@ -390,7 +392,7 @@ class KeyValue(Protocol):
         ...
 
 
-Ready: TypeAlias = Callable[[str], Taken | Awaitable[Taken]]
+Ready: TypeAlias = "Callable[[str], Taken | Awaitable[Taken]]"
 """Charges a key, as `Limiter.take` does; what an engine in this process says need not be awaited."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeVar
 
@@ -26,14 +26,11 @@ from palaver.errors import (
     TransactionCancelled,
     Validation,
 )
-from palaver.evolve import Migration
-from palaver.explain import Explanation, explain_batch, explain_query
 from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.following import Following
 from palaver.large_object import LargeObject
 from palaver.loading import load
-from palaver.migrating import Migrator
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
 from palaver.ports import Cache, Counts
 from palaver.process import process_id
@@ -46,6 +43,10 @@ from palaver.streaming import streamed, upload
 from palaver.system import SYSTEM, blob_address, key_from_plain, token_address
 from palaver.upkeep import Swept, Upkeep
 from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
+
+if TYPE_CHECKING:
+    from palaver.evolve import Migration
+    from palaver.explain import Explanation
 
 E = TypeVar("E", bound=Entity)
 ATTEMPTS = 5
@@ -420,6 +421,8 @@ class Store:
 
     async def explain(self, what: Query[Any] | Batch) -> Explanation:
         """Return what would be sent to the engine, without sending it; premises of a batch are read."""
+        from palaver.explain import explain_batch, explain_query
+
         self._here()
         if isinstance(what, Query):
             return explain_query(self._core, what, reads_of(self._planner, what, self._tenant, what.most or PAGE, None))
@@ -435,6 +438,8 @@ class Store:
         Raises NotProvisioned, before anything is changed, where stored data would be stranded or does not fulfil what is
         declared; `allow_data_loss` names what may be dropped, as `Entity.field` or `Entity`.
         """
+        from palaver.migrating import Migrator
+
         self._here()
         migrator = Migrator(self._planner, self._records, self._core.clock)
         plan = await migrator.pending(allow_data_loss)
