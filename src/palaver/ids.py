@@ -12,6 +12,9 @@ from contextvars import ContextVar
 from palaver import clock as clock_module
 from palaver.clock import Clock, us_of
 
+_LOW = 2**62 - 1
+_VARIANT = 0x8000_0000_0000_0000
+
 
 class Ids:
     """A source of UUIDv7 texts that never goes back, within a millisecond or when the clock does.
@@ -27,23 +30,31 @@ class Ids:
             os.register_at_fork(after_in_child=lambda: self._rng.seed(os.urandom(32)))
         self._lock = threading.Lock()
         self._last_ms = -1
-        self._tail = 0
+        # The tail's upper 12 bits are in the head's text, which serves until they change.
+        self._head = ""
+        self._high, self._low = 0, 0
 
     def new(self) -> str:
-        clock = self._clock or clock_module.installed()
-        ms = us_of(clock) // 1000
+        ms = us_of(self._clock or clock_module.installed()) // 1000
         with self._lock:
             if ms > self._last_ms:
-                self._last_ms = ms
-                self._tail = self._rng.getrandbits(73)
+                self._start(ms, self._rng.getrandbits(73))
             else:
-                self._tail += self._rng.getrandbits(32) + 1
-                if self._tail >> 74:
-                    self._last_ms += 1
-                    self._tail = self._rng.getrandbits(73)
-            ms, tail = self._last_ms, self._tail
-        high, low = tail >> 62, tail & 0x3FFF_FFFF_FFFF_FFFF
-        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{high:03x}-{0x8000 | low >> 48:04x}-{low & 0xFFFF_FFFF_FFFF:012x}"
+                self._low += self._rng.getrandbits(32) + 1
+                if self._low > _LOW:
+                    self._carry()
+            head, text = self._head, f"{_VARIANT | self._low:x}"
+        return f"{head}{text[:4]}-{text[4:]}"
+
+    def _start(self, ms: int, tail: int) -> None:
+        self._last_ms, self._high, self._low = ms, tail >> 62, tail & _LOW
+        self._head = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._high:03x}-"
+
+    def _carry(self) -> None:
+        if self._high + 1 >> 12:
+            self._start(self._last_ms + 1, self._rng.getrandbits(73))
+        else:
+            self._start(self._last_ms, (self._high + 1 << 62) + (self._low & _LOW))
 
 
 _current: ContextVar[Ids] = ContextVar("palaver_ids", default=Ids())  # noqa: B039 - one sequence per process is the point
