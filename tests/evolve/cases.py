@@ -216,11 +216,31 @@ CASES = [
         "a secret of another type", thing({"name": Hidden}), thing({"name": Annotated[int, Secret()]}), NAMED, words="is stored as a sealed"
     ),
     Case(
-        "a secret in images of history",
+        "a field in images of history made secret",
         thing({"name": str}, h=History(days(3))),
         thing({"name": Hidden}, h=History(days(3))),
         NAMED,
-        words="images",
+    ),
+    Case(
+        "a nested field in images of history made secret",
+        thing({"n": (int, 0), "keys": (dict[str, str] | None, None)}, h=History(days(3))),
+        thing({"n": (int, 0), "keys": (Annotated[dict[str, str] | None, Secret()], None)}, h=History(days(3))),
+        [*with_(N, keys={"a": "b"}), {"id": "x", "n": 1, "keys": None}],
+    ),
+    Case(
+        "a secret in images of history no longer",
+        thing({"name": Hidden}, h=History(days(3))),
+        thing({"name": str}, h=History(days(3))),
+        NAMED,
+        allow=("Thing.name",),
+    ),
+    Case(
+        "a secret in images of history in a table of another name",
+        thing({"name": Hidden}, h=History(days(3))),
+        Schema("s", [entity("Person", {"name": Hidden}, table="people", renamed_from="things", h=History(days(3)))]),
+        NAMED,
+        entity=("Thing", "Person"),
+        renames=True,
     ),
     Case(
         "a renamed secret",

@@ -18,7 +18,7 @@ from palaver.migrating import Migrator
 from palaver.ops import Put, Step, WriteSet
 from palaver.plan import Planner
 from palaver.ports import RecordEngine
-from tests.evolve.beds import ENGINES, Bed, bed
+from tests.evolve.beds import ENGINES, Bed, bed, planner_of
 from tests.evolve.cases import CASES, NOW, Case, entity, thing
 from tests.evolve.test_migrated import filled, kept_columns, reads
 
@@ -69,7 +69,7 @@ async def memory(tmp_path: Path) -> AsyncIterator[Bed]:
 
 async def die(place: Bed, case: Case, at: int) -> bool:
     """Migrate until the process ends at a call; say whether it did."""
-    planner = Planner(case.new)
+    planner = planner_of(case.new)
     records: Any = Dying(await place.open(tuple(planner.tables.values())), at)
     migrator = Migrator(planner, records, place.clock)
     try:
@@ -79,25 +79,30 @@ async def die(place: Bed, case: Case, at: int) -> bool:
     return False
 
 
-async def test_a_migration_that_ends_at_any_call_goes_on_and_ends_equal(tmp_path: Path) -> None:
+IN_IMAGES = [case for case in CASES if "in images of history" in case.name and not case.words]
+
+
+@pytest.mark.parametrize("case", [MUCH, *IN_IMAGES], ids=lambda case: case.name)
+async def test_a_migration_that_ends_at_any_call_goes_on_and_ends_equal(case: Case, tmp_path: Path) -> None:
+    old, new = case.entity
     async with bed("memory", tmp_path, ManualClock(NOW)) as fresh:
-        await filled(fresh, MUCH.new, "Thing", MUCH.expected)
-        wanted = await fresh.contents(MUCH.new)
+        await filled(fresh, case.new, new, case.expected)
+        wanted = await fresh.contents(case.new)
     ends, at = 0, 1
     while True:
         async with bed("memory", tmp_path, ManualClock(NOW)) as place:
-            await filled(place, MUCH.old, "Thing", MUCH.stored)
-            died = await die(place, MUCH, at)
+            await filled(place, case.old, old, case.stored)
+            died = await die(place, case, at)
             ends += died
             # Whoever held the lease is gone; after a while another may take it.
             place.clock.advance(timedelta(seconds=11))
             if died:
-                await finish(place, MUCH)
-            assert wanted == await place.contents(MUCH.new, kept_columns(MUCH))
+                await finish(place, case)
+            assert wanted == await place.contents(case.new, kept_columns(case))
         if not died:
             break
         at += 1
-    assert ends > 40
+    assert ends > (40 if case is MUCH else 8)
 
 
 @pytest.mark.parametrize("at", [3, 9, 14, 22, 33])

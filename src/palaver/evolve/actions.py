@@ -92,7 +92,8 @@ class Rebuild:
 class Seal:
     """Seal a column of every stored record from `source`, open it from there, or `move` it: seal it for the place it has now.
 
-    A place is the table and the column a value was sealed for; `table` and `column` are where it lies afterwards.
+    A place is the table and the column a value was sealed for; `table` and `column` are where it lies afterwards. With `images`
+    it is done to what history keeps of the records, where a value lies under the column's name before and after.
     """
 
     table: str
@@ -101,12 +102,13 @@ class Seal:
     source: str
     was_table: str = ""
     was_column: str = ""
+    images: bool = False
     effect: Effect = "converts"
 
     @property
     def words(self) -> str:
         verb = {"seal": "seal", "open": "store in clear", "move": "seal for its new name"}[self.how]
-        return f"{verb} {self.column} of {self.table}"
+        return f"{verb} {self.column} of {self.table}{' in images of history' if self.images else ''}"
 
 
 @dataclass(frozen=True, slots=True)

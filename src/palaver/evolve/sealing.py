@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from palaver.declared import Declared, FieldSpec
@@ -10,6 +11,7 @@ from palaver.evolve.actions import Seal
 from palaver.evolve.forms import is_sealed, verdict
 from palaver.snapshot import form
 from palaver.structure import DropColumn, DropIndex, RenameColumn, Table
+from palaver.system import HISTORY
 
 if TYPE_CHECKING:
     from palaver.evolve.diff import Draft
@@ -32,18 +34,14 @@ def sealed_or_opened(
         if was and spec.secret:
             was_table = str(before["table"]["name"])
             if (was_table, column) != (table.name, spec.stored):
-                if owner is not None and owner.history is not None:
-                    what = f"{table.entity}.{spec.name}"
-                    reason = f"{what} is sealed in images of history for the place it had."
-                    draft.refuse(reason, f'Keep table="{was_table}" and its stored name.', entity=table.entity, field=spec.name)
                 move = Seal(table.name, spec.stored, "move", spec.stored, was_table, column)
-                draft.phases["fills"].append(move)
-        elif was != spec.secret and _may(draft, table, owner, spec, field, renamed=column != spec.stored):
-            _put_aside(draft, table, spec)
+                draft.phases["fills"] += [move, *_in_images(draft, owner, move)]
+        elif was != spec.secret and _may(draft, table, spec, field, renamed=column != spec.stored):
+            _put_aside(draft, table, owner, spec)
             yield spec.stored
 
 
-def _may(draft: Draft, table: Table, owner: Declared | None, spec: FieldSpec, field: Mapping[str, Any], *, renamed: bool) -> bool:
+def _may(draft: Draft, table: Table, spec: FieldSpec, field: Mapping[str, Any], *, renamed: bool) -> bool:
     """Say whether stored values can be sealed or opened; refuse it in words where they cannot."""
     what = f"{table.entity}.{spec.name}"
     old, new = field["form"], form(spec.kind)
@@ -52,8 +50,6 @@ def _may(draft: Draft, table: Table, owner: Declared | None, spec: FieldSpec, fi
         reason, hint = f"{what} is renamed, and secret or not at the same time.", "Rename it first, and change it in a second migration."
     elif field["blob"] or inner not in ("same", "safe") or (field["optional"] and not spec.optional):
         reason, hint = f"{what} is made secret or not and declared otherwise at the same time.", "Change one of the two first."
-    elif owner is not None and owner.history is not None:
-        reason, hint = f"{what} is in images of history as it was.", "Declare a new field, and copy the values with the application."
     elif is_sealed(old) and not draft.permits(what):
         reason, hint = (
             f"{what} is stored sealed, and would be stored for everybody to read.",
@@ -65,12 +61,21 @@ def _may(draft: Draft, table: Table, owner: Declared | None, spec: FieldSpec, fi
     return False
 
 
-def _put_aside(draft: Draft, table: Table, spec: FieldSpec) -> None:
+def _put_aside(draft: Draft, table: Table, owner: Declared | None, spec: FieldSpec) -> None:
     aside = ASIDE.format(spec.stored)
     for index in draft.now[table.name].indexes:
         if spec.stored in index.partition + index.sort:
             draft.take("indexes in the way", DropIndex(table, index.name), "tidies")
     draft.take("columns renamed", RenameColumn(table, spec.stored, aside), "renames")
     how: Any = "seal" if spec.secret else "open"
-    draft.phases["fills"].append(Seal(table.name, spec.stored, how, aside, table.name, spec.stored))
+    change = Seal(table.name, spec.stored, how, aside, table.name, spec.stored)
+    draft.phases["fills"] += [change, *_in_images(draft, owner, change)]
     draft.take("columns gone", DropColumn(table, aside), "converts")
+
+
+def _in_images(draft: Draft, owner: Declared | None, change: Seal) -> list[Seal]:
+    """Return the same for the images that are kept of the records."""
+    # Images take their table's new name after it.
+    if owner is None or not {f"{change.table}{HISTORY}", f"{change.was_table}{HISTORY}"} & draft.now.keys():
+        return []
+    return [replace(change, source=change.column, images=True)]

@@ -12,8 +12,8 @@ from palaver.migrating.filling import AT_ONCE, ATTEMPTS, CHUNK, Keep, write_unmo
 from palaver.ops import Address, Guard, Op, Origin, RecordPage, Set, Table, Unchanged, Update, position, revision_of
 from palaver.plan import Planner
 from palaver.ports import RecordEngine, ScansAs
-from palaver.sealing import place
-from palaver.system import key_from_plain, plain_key
+from palaver.sealing import key_id, place
+from palaver.system import HISTORY, key_from_plain, plain_key
 from palaver.values import KeyPart, Record
 
 
@@ -28,10 +28,11 @@ class Conversion:
         self._codec = planner.codec(planner.schema.tables[action.table].entity)
         self._spec = self._codec.declared.by_stored[action.column]
         self._what = f"{self._codec.name}.{self._spec.name}"
+        self._scanned = f"{action.table}{HISTORY}" if action.images else action.table
 
     async def run(self, state: dict[str, Any], keep: Keep) -> None:
         """Convert from where `state` says. What is written meanwhile is written by the new declaration, and needs nothing."""
-        stored = next(table for table in (await self._records.describe()).tables if table.name == self._table.name)
+        stored = next(table for table in (await self._records.describe()).tables if table.name == self._scanned)
         while not state.get("done"):
             after = key_from_plain(state["after"]) if "after" in state else None
             page = await self._convert(stored, after)
@@ -59,17 +60,46 @@ class Conversion:
         return await self._records.scan(stored.name, after=after, limit=CHUNK)
 
     def _ops(self, record: Record) -> list[Op]:
-        key = position(self._table, None, record)
-        value = self._converted(record, key)
+        value: Any
+        if self._action.images:
+            image: Any = record.get("image")
+            value = None if image is None else self._image(image)
+            at: tuple[KeyPart, ...] = (str(record["record_key"]), int(record["revision"]))  # type: ignore[arg-type]
+            change = Set(Path("image"), {**(image or {}), self._action.column: value})
+        else:
+            at = position(self._table, None, record)
+            value = self._converted(record, at)
+            change = Set(Path(self._action.column), value)
         if value is None:
             return []
-        change = Set(Path(self._action.column), value)
-        return [Update(Address(self._table.name, key), (change,), (Guard(Unchanged(revision_of(record)), Origin(0, "fill")),))]
+        return [Update(Address(self._scanned, at), (change,), (Guard(Unchanged(revision_of(record)), Origin(0, "fill")),))]
 
-    def _converted(self, record: Record, key: tuple[KeyPart, ...]) -> Any:
-        """Return what the column is to hold; None where it does."""
+    def _image(self, image: Record) -> Any:
+        """Return what an image is to hold. Its value has no other name meanwhile, so whether it is done shows in the value alone."""
+        stored = image.get(self._action.column)
+        if stored is None:
+            return None
+        key = position(self._table, None, image)
+        opens = self._opens(stored, place(self._action.was_table, key, self._action.was_column))
+        return None if opens == (self._action.how == "seal") and self._action.how != "move" else self._converted(image, key, stored=stored)
+
+    def _opens(self, value: Any, at: bytes) -> bool:
+        """Say whether a value is sealed for a place. Raises Unsealable for one that is sealed and cannot be opened."""
+        if not isinstance(value, bytes):
+            return False
+        sealer = self._codec.keys(self._spec)
+        try:
+            sealer.open(value, at, self._what)
+        except Unsealable:
+            if key_id(value) in sealer.ids and self._action.how == "open":
+                raise
+            return False
+        return True
+
+    def _converted(self, record: Record, key: tuple[KeyPart, ...], *, stored: Any = None) -> Any:
+        """Return what the column is to hold; None where it does. `stored` is what an image holds."""
         action, source = self._action, record.get(self._action.source)
-        if source is None or (action.how != "move" and record.get(action.column) is not None):
+        if source is None or (stored is None and action.how != "move" and record.get(action.column) is not None):
             return None
         if action.how == "seal":
             return self._codec.sealed(self._spec, source, record)
