@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -15,6 +17,7 @@ import asyncpg
 import pytest
 
 import palaver
+from palaver.cache import redis_figures
 from palaver.cache.memory import MemoryCache
 from palaver.cache.redis import RedisCache
 from palaver.connections.redis import encode
@@ -273,6 +276,43 @@ async def test_the_doctor_sees_persistence_a_replica_and_missing_rights() -> Non
     assert "append-only file and snapshots" in kept["cache persistence"].seen
     assert ("fail", True) == (limited["cache rights"].level, "messages" in limited["cache rights"].seen)
     assert "fail" == behind["cache role"].level
+
+
+async def test_the_doctor_tells_a_clock_that_differs_and_connections_that_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        @staticmethod
+        def time() -> float:
+            return time.time() - 100
+
+    with own(maxclients="2") as server:
+        async with opened(server.url) as cache, opened(server.url) as another:
+            await another.client.read(encode("PING"))
+            assert "ok" == {finding.check: finding.level for finding in await cache.diagnose()}["cache clock"]
+            monkeypatch.setattr(redis_figures, "time", Slow)
+            found = {finding.check: finding for finding in await cache.diagnose()}
+    assert ("warn", "+100") == (found["cache clock"].level, found["cache clock"].seen[6:10])
+    assert ("warn", True) == (found["cache connections"].level, "maxclients" in found["cache connections"].fix)
+
+
+@pytest.mark.parametrize(("version", "level"), [("6.0.16", "fail"), ("5.0", "fail"), ("6.2.0", "ok"), ("8.0.2", "ok")])
+def test_the_doctor_names_a_redis_that_is_too_old(version: str, level: str) -> None:
+    found = redis_figures._version({"redis_version": version})
+    assert (level, True) == (found.level, version in found.seen)
+
+
+async def test_the_doctor_tells_a_redis_that_cannot_write_to_its_disk() -> None:
+    with own(save="60 1") as server:
+        async with opened(server.url) as cache:
+            _, folder = redis_figures._texts(await cache.client.read(encode("CONFIG", "GET", "dir")))
+            (Path(folder) / "dump.rdb").mkdir()
+            await cache.client.read(encode("BGSAVE"))
+            for _ in range(200):
+                # It takes no command any more that may follow a write, a PING neither.
+                found = (await cache.diagnose())[0]
+                if found.level != "ok":
+                    break
+                await asyncio.sleep(0.05)
+    assert ("fail", True, True) == (found.level, "disk" in found.seen, "room" in found.fix)
 
 
 async def test_the_doctor_names_a_redis_that_is_away_without_its_password() -> None:

@@ -6,18 +6,21 @@ A server that is away raises; what this user may not look at is a note, or a fin
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from palaver.cache.redis_scripts import ALL
 from palaver.caching import Limit, Take
-from palaver.connections.redis import RedisClient, encode
+from palaver.connections.redis import encode
+from palaver.connections.redis_cluster import Redis
 from palaver.errors import Forbidden, PalaverError, Unavailable
 from palaver.observing import Finding, Observed, Slow
 from palaver.ports import Cache
 
 _SLOWEST = 10
 _OLDEST = (6, 2)
+_SKEW_S = 2.0
 _NUMBERS = {
     "used_memory": "used_bytes",
     "used_memory_peak": "peak_bytes",
@@ -36,7 +39,7 @@ _NUMBERS = {
 _WORDS = {"redis_version": "version", "role": "role", "maxmemory_policy": "eviction", "redis_mode": "mode"}
 
 
-async def observe(client: RedisClient, hits: int, misses: int) -> Observed:
+async def observe(client: Redis, hits: int, misses: int) -> Observed:
     """Return the server's figures, and this process's own hits and misses beside them."""
     notes: list[str] = []
     figures: dict[str, int | float | str] = {"hits": hits, "misses": misses, "hit_share": share(hits, misses)}
@@ -54,7 +57,7 @@ async def observe(client: RedisClient, hits: int, misses: int) -> Observed:
     return Observed("redis", figures, slow=await _slow(client, notes), notes=tuple(notes), warnings=tuple(warnings))
 
 
-async def info(client: RedisClient) -> dict[str, str]:
+async def info(client: Redis) -> dict[str, str]:
     text = bytes(await client.read(encode("INFO", "everything"))).decode()
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
@@ -69,7 +72,7 @@ def _keys(told: Mapping[str, str], db: int) -> int:
     return int(stated["keys"])
 
 
-async def _slow(client: RedisClient, notes: list[str]) -> tuple[Slow, ...]:
+async def _slow(client: Redis, notes: list[str]) -> tuple[Slow, ...]:
     """Return the slowest kinds of calls in the server's slow log: the command's name, and of a script of ours its name."""
     try:
         entries = await client.read(encode("SLOWLOG", "GET", 128))
@@ -96,7 +99,7 @@ def _name(arguments: list[Any]) -> str:
 # --- what can be wrong ------------------------------------------------------------------------------------------------
 
 
-async def diagnose(client: RedisClient, cache: Cache) -> list[Finding]:
+async def diagnose(client: Redis, cache: Cache) -> list[Finding]:
     """Return what is well and what is wanting about the server of a cache."""
     try:
         await client.read(encode("PING"))
@@ -109,7 +112,7 @@ async def diagnose(client: RedisClient, cache: Cache) -> list[Finding]:
         raise
     except PalaverError:
         return [*found, Finding("cache server", "warn", "its figures are closed to this user", "Allow the command INFO.")]
-    return [*found, _version(told), _memory(told), await _persistence(client, told), _role(told), _clients(told)]
+    return [*found, _version(told), _memory(told), await _persistence(client, told), _role(client, told), _clients(told), await _clock(client)]
 
 
 def _version(told: Mapping[str, str]) -> Finding:
@@ -134,7 +137,7 @@ def _memory(told: Mapping[str, str]) -> Finding:
     return Finding("cache memory", "ok", f"{used} of {most:,}, {policy}")
 
 
-async def _persistence(client: RedisClient, told: Mapping[str, str]) -> Finding:
+async def _persistence(client: Redis, told: Mapping[str, str]) -> Finding:
     if told.get("aof_last_write_status", "ok") != "ok" or told.get("rdb_last_bgsave_status", "ok") != "ok":
         text = "the last attempt to write to its disk failed; it may refuse writes until one succeeds"
         return Finding("cache persistence", "fail", text, "Make room on the server's disk, and look at its log.")
@@ -153,7 +156,10 @@ def _texts(answer: Any) -> list[str]:
     return [bytes(part).decode(errors="replace") for part in parts]
 
 
-def _role(told: Mapping[str, str]) -> Finding:
+def _role(client: Redis, told: Mapping[str, str]) -> Finding:
+    if told.get("redis_mode") == "cluster" and client.options.via != "cluster":
+        text = "this server is a node of a cluster, and has only some of the keys"
+        return Finding("cache role", "fail", text, "Write redis+cluster:// instead of redis:// in the option cache.")
     if told.get("role") == "slave":
         return Finding("cache role", "fail", "this server is a replica and takes no writes", "Name the primary in the option cache.")
     count = int(told.get("connected_slaves", 0))
@@ -166,6 +172,16 @@ def _clients(told: Mapping[str, str]) -> Finding:
     if clients > most * 0.9 or int(told.get("rejected_connections", 0)):
         return Finding("cache connections", "warn", f"{text}; some were refused, or soon are", "Raise maxclients, or use fewer processes.")
     return Finding("cache connections", "ok", text)
+
+
+async def _clock(client: Redis) -> Finding:
+    """Limits, presence and expiries go by the server's clock, so that all processes agree; records go by theirs."""
+    before = time.time()
+    seconds, micros = await client.read(encode("TIME"))
+    ahead = int(seconds) + int(micros) / 1e6 - (before + time.time()) / 2
+    if abs(ahead) > _SKEW_S:
+        return Finding("cache clock", "warn", f"it is {ahead:+,.1f} s from this machine's", "Have both kept by NTP.")
+    return Finding("cache clock", "ok", "it agrees with this machine's")
 
 
 _PROBE = Limit("doctor", 1, 1)

@@ -31,7 +31,7 @@ _CODES: dict[str, tuple[type[PalaverError], str, str]] = {
     "WRONGPASS": (Unauthenticated, "The Redis server does not know this user or password.", _ASK_AN_ADMINISTRATOR),
     "NOPERM": (Forbidden, "The Redis user may not run this command or touch this key.", _ASK_AN_ADMINISTRATOR),
     "READONLY": (ReadOnly, "The Redis server is a replica.", "Name the primary in the URL."),
-    "MISCONF": (ReadOnly, "The Redis server takes no writes while it cannot save to its disk.", "Look at its log."),
+    "MISCONF": (ReadOnly, "The Redis server takes no writes while it cannot save to its disk.", "Make room there, and look at its log."),
     "OOM": (StorageFull, "The Redis server has reached its maxmemory.", "Raise it, or choose a volatile-* eviction policy."),
     "LOADING": (Unavailable, "The Redis server is still loading its data.", ""),
     "MASTERDOWN": (Unavailable, "The Redis replica has lost its primary.", ""),
@@ -40,10 +40,20 @@ _CODES: dict[str, tuple[type[PalaverError], str, str]] = {
     "TRYAGAIN": (Conflict, "The Redis cluster is moving these keys.", ""),
     "BUSY": (Unavailable, "The Redis server is busy with a script.", ""),
     "WRONGTYPE": (Corruption, "A Redis key holds a value of another program.", _OWN_PREFIX),
-    "MOVED": (ConfigError, "The URL names a node of a Redis Cluster, which is not supported.", "Name a server that is not a cluster."),
     "CROSSSLOT": (ConfigError, "The keys of one call lie in several slots of a Redis Cluster.", ""),
     "NOPROTO": (ConfigError, "The Redis server is older than 6.0.", _OLD),
 }
+
+
+class Elsewhere(ConfigError):
+    """What a node of a cluster says of keys that are another's; told to nobody who said that it is a cluster."""
+
+    def __init__(self, text: str) -> None:
+        code, slot, address = [*text.split(" "), "", ""][:3]
+        host, _, port = address.rpartition(":")
+        self.slot, self.host, self.port = int(slot), host, int(port)
+        self.asking = code == "ASK"
+        super().__init__("The URL names a node of a Redis Cluster.", hint="Write redis+cluster:// instead of redis://.", engine="redis")
 
 
 def translate(text: str) -> PalaverError:
@@ -51,6 +61,8 @@ def translate(text: str) -> PalaverError:
     code = text.partition(" ")[0]
     if code == "ERR" and (inner := _IN_A_SCRIPT.search(text)):
         code = inner[1]
+    if code in ("MOVED", "ASK"):
+        return Elsewhere(text)
     if code in _CODES:
         kind, message, hint = _CODES[code]
         return kind(message, hint=hint, engine="redis")
@@ -60,8 +72,8 @@ def translate(text: str) -> PalaverError:
         return ConfigError("The Redis server has no database of this number.", engine="redis")
     if "unknown command" in text or "wrong number of arguments" in text or "syntax error" in text:
         return ConfigError("The Redis server does not know a command Palaver uses.", hint=_OLD, engine="redis")
-    if code == "ASK":
-        return translate("MOVED")
+    if "cluster support disabled" in text:
+        return ConfigError("The URL names a Redis server that is no cluster.", hint="Write redis:// instead.", engine="redis")
     if "string is longer than allowed" in text or "string exceeds maximum" in text:
         return Validation("A value is larger than Redis holds.", engine="redis")
     if "user_script" in text or "script" in text:
