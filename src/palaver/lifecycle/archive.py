@@ -2,7 +2,8 @@
 
 `archive/YYYY/MM/DD/<Entity>-<part>-<hash>.jsonl.gz`, each part with a note of whom it is about (as hashes), so that
 erasing a person rewrites only the parts that hold something of theirs. Nothing is overwritten: a part that changes gets
-another name, and a later manifest.
+another name, and a later manifest. Large values lie beside the parts, in `objects/<hash>`: a day is whole by itself, however
+soon what it was made from is gone.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Any
 import orjson
 
 from palaver.clock import to_us
+from palaver.codec import BlobRef
 from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import Corruption, NotFound
-from palaver.lifecycle.encoding import json_record, line
+from palaver.fields import stored_name
+from palaver.large_object import LargeObject
+from palaver.lifecycle.encoding import json_record
 from palaver.lifecycle.export import PAGE
-from palaver.lifecycle.parts import FORMAT, Archived, Manifest, Part, PartWriter, manifest_of, part_of, root, whom
-from palaver.lifecycle.personal import Policy, owners, position_of, tenant_of
+from palaver.lifecycle.parts import FORMAT, OBJECTS, Archived, Manifest, Part, PartWriter, manifest_of, named, part_of, root, whom
+from palaver.lifecycle.personal import Policy, address_of, owners, position_of, tenant_of
 from palaver.lifecycle.rewriting import Rewriter
-from palaver.ops import is_live
+from palaver.ops import REVISION, is_live
 from palaver.store import Store
 from palaver.system import key_from_plain, plain_key
 from palaver.values import KeyPart, Record
@@ -47,7 +51,7 @@ class Archive:
         """Archive the live records of all entities, or of these, as of now, under a day; return the manifest.
 
         A day that has a manifest is not archived again. Cut off, it goes on with the part it was writing. Memory is
-        bounded by one part, compressed. Secret fields are left out, and large values are named by their object.
+        bounded by one part, compressed. Secret fields are left out, and large values are copied beside the parts.
         """
         known = await self.manifest(day)
         if known is not None:
@@ -71,20 +75,48 @@ class Archive:
 
     async def _parts(self, day: date, declared: Declared, after: tuple[KeyPart, ...] | None, number: int) -> AsyncIterator[Part]:
         """Write parts from a position on; each is noted with the position to go on from."""
-        codec = self._store.core.planner.codec(declared.entity)
         writing = PartWriter()
         while True:
             page = await self._store.core.records.scan(declared.table.name, after=after, limit=PAGE)
             for record in page.records:
-                if self._is_mine(declared, record):
-                    entity = codec.decode_sealed(record)
-                    writing.add(line(json_record(declared, entity)), self._whom(declared, entity))
+                if self._is_mine(declared, record) and (whole := await self._whole(day, declared, record)) is not None:
+                    entity, form = whole
+                    writing.add(form, self._whom(declared, entity))
             after = page.last
             if writing.raw >= self._part_bytes or after is None:
                 yield await self.store_part(day, declared.name, number, writing, None if after is None else plain_key(after))
                 number, writing = number + 1, PartWriter()
             if after is None:
                 return
+
+    async def _whole(self, day: date, declared: Declared, record: Record) -> tuple[Any, dict[str, Any]] | None:
+        """Return a record and its archived form, with its large values copied; None where it is gone meanwhile."""
+        codec = self._store.core.planner.codec(declared.entity)
+        while True:
+            entity = codec.decode_sealed(record)
+            try:
+                return entity, await self._form(day, declared, entity)
+            except NotFound:
+                # Its object goes with a record that was changed or deleted since it was read.
+                found = (await self._store.core.records.get((address_of(declared, record),)))[0]
+                if found is None or not self._is_mine(declared, found):
+                    return None
+                if found[REVISION] == record[REVISION]:
+                    raise Corruption("A record refers to an object that is not there.", hint="`palaver doctor` says which.") from None
+                record = found
+
+    async def _form(self, day: date, declared: Declared, entity: Any) -> dict[str, Any]:
+        record = json_record(declared, entity)
+        for spec in declared.blobs:
+            value = getattr(entity, spec.name)
+            if isinstance(value, BlobRef | LargeObject) and not spec.secret:
+                assert value.key is not None, "what is stored has a key"
+                digest = value.key.rpartition("/")[2]
+                copied = f"{self.folder(day)}{OBJECTS}{digest}"
+                if await self._blobs.head(copied) is None:
+                    await self._blobs.put_stream(copied, self._blobs.get_stream(value.key), value.size)
+                record[stored_name(spec.name, declared.entity.model_fields[spec.name])] = named(digest, value.size)
+        return record
 
     def _is_mine(self, declared: Declared, record: Record) -> bool:
         tenant = tenant_of(self._store, declared)
@@ -105,7 +137,7 @@ class Archive:
         data = writing.finish()
         digest = sha256(data).hexdigest()
         key = f"{self.folder(day)}{entity}-{number:05d}-{digest[:16]}.jsonl.gz"
-        part = Part(key, number, writing.records, len(data), digest, sorted(writing.whom), after)
+        part = Part(key, number, writing.records, len(data), digest, sorted(writing.whom), after, sorted(writing.objects))
         await self._blobs.put(key, data)
         await self._blobs.put(part.note, orjson.dumps(asdict(part)))
         return part
@@ -121,11 +153,13 @@ class Archive:
         await self._blobs.put(f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json", orjson.dumps(body))
 
     async def tidy(self, manifest: Manifest) -> None:
-        """Remove what the manifest of a day does not name: earlier manifests, replaced parts, parts of cut-off attempts."""
+        """Remove what the manifest of a day does not name: earlier manifests, replaced parts, parts of cut-off attempts, objects."""
         parts = [part for archived in manifest.entities.values() for part in archived.parts]
-        named = {part.key for part in parts} | {part.note for part in parts}
-        named.add(f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json")
-        old = [info.key async for info in self._blobs.list(self.folder(manifest.day)) if info.key not in named]
+        folder = self.folder(manifest.day)
+        kept = {part.key for part in parts} | {part.note for part in parts}
+        kept |= {f"{folder}{OBJECTS}{digest}" for part in parts for digest in part.objects}
+        kept.add(f"{folder}manifest-{manifest.generation:06d}.json")
+        old = [info.key async for info in self._blobs.list(folder) if info.key not in kept]
         if old:
             await self._blobs.delete(old)
 
@@ -167,6 +201,25 @@ class Archive:
             for record in await self.lines(part):
                 yield record
 
+    async def newest(self, entity: type[Entity], subject: str) -> dict[str, Any] | None:
+        """Return the latest archived record of an entity about a person, None where there is none."""
+        declared = self._store.schema.of(entity)
+        assert declared.subject is not None
+        name = stored_name(declared.subject.name, entity.model_fields[declared.subject.name])
+        for day in reversed(await self.days()):
+            manifest = await self.manifest(day)
+            archived = manifest.entities.get(entity.__name__) if manifest is not None else None
+            for part in archived.parts if archived is not None else ():
+                for record in await self.lines(part) if whom(subject) in part.whom else ():
+                    if record.get(name) == subject:
+                        return record
+        return None
+
+    async def value(self, day: date, named: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        """Yield the bytes of a large value that a record of a day's archive names. Raises NotFound and Corruption."""
+        async for piece in self._blobs.get_stream(f"{self.folder(day)}{named['$object']}"):
+            yield piece
+
     async def verify(self, day: date) -> list[str]:
         """Return what is wrong with the archive of a day: parts that are missing, changed, or count differently."""
         manifest = await self.manifest(day)
@@ -178,6 +231,9 @@ class Archive:
             for part in archived.parts:
                 try:
                     found = len(await self.lines(part))
+                    for digest in part.objects:
+                        async for _ in self.value(day, named(digest, 0)):
+                            pass
                 except (NotFound, Corruption) as error:
                     wrong.append(f"part {part.number} of {name}: {error.code}")
                     continue

@@ -14,9 +14,10 @@ from palaver.blueprints.simple_agent import SCHEMA, Settings, SimpleAgent, patte
 from palaver.blueprints.simple_agent.channels import Channels
 from palaver.blueprints.simple_agent.people import Merged, People
 from palaver.blueprints.simple_agent.running import Running
-from palaver.blueprints.simple_agent.schema import ENTITIES, RateLimits
+from palaver.blueprints.simple_agent.schema import ENTITIES, Message, RateLimits, User
 from palaver.errors import ConfigError, NotFound, RateLimited, Unauthenticated, Validation
 from palaver.expr import F
+from palaver.lifecycle.archive import Archive
 from palaver.lifecycle.erase import Erased
 from palaver.ops import Address, Cause, Delete, WriteSet
 from palaver.turns import Transcripts
@@ -151,6 +152,7 @@ SEARCHED: dict[str, Callable[[SimpleAgent, Two], Awaitable[Any]]] = {
 
 OTHERWISE = {
     # Each has a test of its own below.
+    "SimpleAgent.for_tenant",
     "SimpleAgent.message_in",
     "SimpleAgent.start",
     "SimpleAgent.log_in",
@@ -254,9 +256,42 @@ async def test_an_erasure_that_was_cut_off_is_finished_by_its_own_tenant_only(tw
     assert [] == (await two.a.history(two.user)).items
 
 
+async def test_what_is_left_of_who_is_gone_is_erased_by_their_own_tenant_only(two: Two) -> None:
+    two.clock.advance(LONG)
+    await two.a.purge_inactive(two.clock.now())
+    await two.a.store.settle()
+    assert ["a"] == [rating.tenant for rating in await found(two.a, patterns.feedback_of_user(two.user))]
+    assert await two.b.people.are_others(two.user)
+
+    assert Erased() == await two.b.erase_user(two.user)
+    assert {"Feedback": 1} == (await two.a.erase_user(two.user)).deleted
+
+
+async def test_who_is_only_archived_is_erased_by_their_own_tenant_only(two: Two) -> None:
+    archive = Archive(two.a.store)
+    await archive.run(two.clock.now().date(), [User, Message])
+    await two.a.store.delete(User.at(two.second))
+    await two.a.store.sweep()
+    assert (None, "a") == (await archive.newest(User, "nobody"), (await archive.newest(User, two.second) or {})["tenant"])
+    assert [False, True] == [await two.b.people.are_others(two.second, archived=archived) for archived in (False, True)]
+
+    assert Erased() == await two.b.erase_user(two.second)
+    # The person and the two messages of their conversation.
+    assert 3 == (await two.a.erase_user(two.second)).archived
+    assert await archive.newest(User, two.second) is None
+
+
 def _without(two: Two) -> Any:
     """Return what removes the user's row alone, as an erasure that stopped there has."""
     return WriteSet([Delete(Address("users", (two.user,)))], two.a.store.core.now_us(), Cause("erase"))
+
+
+async def test_an_agent_for_another_tenant_is_the_same_but_for_that(two: Two) -> None:
+    there = two.b.for_tenant("a")
+
+    assert "a" == there.settings.tenant
+    assert two.b.running is there.running
+    assert ["A secret question.", "A secret reply."] == [said.content async for said in there.transcript(two.user, two.conversation)]
 
 
 async def test_channels_are_each_tenants_own(two: Two) -> None:

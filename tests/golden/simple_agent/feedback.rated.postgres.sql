@@ -3,4 +3,4 @@ Feedback.by_rating
   in order of timestamp, newest first, 100 records a page
   8 reads, one a shard, merged
   index reads are eventual on cloud engines
-  SELECT "message_id", "user_id", "conversation_id", "channel_type", "rating", "comment", "model_used", "timestamp", "_by_rating_shard", "_revision", "_deleting" FROM "public"."feedback" WHERE "rating" = $1 AND "_by_rating_shard" = $2 AND "timestamp" >= $3 AND "timestamp" < $4 AND "timestamp" IS NOT NULL ORDER BY "timestamp" DESC, "message_id" DESC, "user_id" DESC LIMIT $5
+  SELECT "message_id", "user_id", "tenant", "conversation_id", "channel_type", "rating", "comment", "model_used", "timestamp", "_by_rating_shard", "_revision", "_deleting" FROM "public"."feedback" WHERE "rating" = $1 AND "_by_rating_shard" = $2 AND "timestamp" >= $3 AND "timestamp" < $4 AND "timestamp" IS NOT NULL ORDER BY "timestamp" DESC, "message_id" DESC, "user_id" DESC LIMIT $5

@@ -252,6 +252,7 @@ class SimpleAgent(Reading):
             feedback = Feedback(
                 message_id=message_id,
                 user_id=user_id,
+                tenant=self.settings.tenant,
                 conversation_id=message.conversation_id,
                 channel_type=message.channel_type,
                 rating=rating,
@@ -289,8 +290,11 @@ class SimpleAgent(Reading):
         return await migrate_users(self.store, self.settings, name, transform, batch_size=batch_size)
 
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> Erased:
-        """Remove everything about a user on all channels, sessions included, from records, search and archives; return the counts."""
-        if await self.people.are_others(user_id):
+        """Remove everything about a user on all channels, sessions included, from records, search and archives; return the counts.
+
+        Of somebody who is gone already, what is left goes as well, in ratings and in archives.
+        """
+        if await self.people.are_others(user_id, archived=True):
             return Erased()
         return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
 

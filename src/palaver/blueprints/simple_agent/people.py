@@ -13,6 +13,7 @@ from palaver.blueprints.simple_agent.schema import Conversation, Identity, User
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict, Duplicate, NotFound, TransactionCancelled, Validation
 from palaver.expr import F
 from palaver.ids import Ids
+from palaver.lifecycle.archive import Archive
 from palaver.query import Query
 from palaver.store import Store
 from palaver.turns.refusing import refusing
@@ -113,16 +114,24 @@ class People:
             raise nobody()
         return found
 
-    async def are_others(self, user_id: str) -> bool:
-        """Say whether somebody is another tenant's: by their row, and where that is gone by what is left of them."""
+    async def are_others(self, user_id: str, *, archived: bool = False) -> bool:
+        """Say whether somebody is another tenant's, as far as the records know; those nothing is left of, as the archives do."""
+        whose = await self._tenant_of(user_id)
+        if whose is None and archived and (held := await Archive(self._store).newest(User, user_id)) is not None:
+            whose = str(held["tenant"])
+        return whose not in (None, self._tenant)
+
+    async def _tenant_of(self, user_id: str) -> str | None:
+        """Return whose somebody is: by their row, and where that is gone by what is left of them; None where nothing is."""
         user = await self._store.find(User.at(user_id))
         if user is not None:
-            return user.tenant != self._tenant
-        # Whoever is being erased loses the row first, and asking again has to finish that.
+            return user.tenant
+        # Whoever is being erased loses the row first, and asking again has to finish that; ratings outlive who was purged.
         left = await self._all(patterns.identities_of_user(user_id).limit(1))
         left = left or await self._all(patterns.conversations_of_user(user_id).limit(1))
         left = left or await self._all(patterns.messages_of_user(user_id).limit(1))
-        return any(each.tenant != self._tenant for each in left)
+        left = left or await self._all(patterns.feedback_of_user(user_id).limit(1))
+        return left[0].tenant if left else None
 
     async def identities(self, user_id: str) -> list[Identity]:
         """Return who a user is on each channel."""

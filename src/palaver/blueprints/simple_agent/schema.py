@@ -242,6 +242,7 @@ class Feedback(Entity, table="feedback"):
 
     message_id: str
     user_id: Annotated[str, Subject()]
+    tenant: str = DEFAULT_TENANT
     conversation_id: str
     channel_type: Channel
     rating: Rating
