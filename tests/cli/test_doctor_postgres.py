@@ -216,3 +216,38 @@ async def test_a_pooler_is_seen(server: servers.Database) -> None:
     level, seen, _ = await found(bouncer.url(name), "server")
     assert "ok" == level
     assert "transaction pooler" in seen
+
+
+def test_a_migration_that_is_pending_is_told(palaver: Palaver, server: servers.Database, name: str) -> None:
+    (index,) = server.sql("SELECT indexname FROM pg_indexes WHERE indexname LIKE '%IntentIndex'", database=name).splitlines()
+    server.sql(f'DROP INDEX "{index}"', database=name)
+    ran = palaver("doctor", "-u", f"{server.url(name)}?blobs=memory:", "--blueprint", "baller")
+    (schema,) = [check for check in ran.json["checks"] if check["check"] == "schema"]
+    assert ("warn", "Run `palaver migrate apply`.") == (schema["level"], schema["fix"])
+    assert "IntentIndex" in schema["seen"]
+
+
+async def test_a_standby_takes_no_writes(server: servers.Database, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a standby answers, and a server that is too old: neither is started here, so their answer stands in."""
+    pool = await Pool.open(server.url(name), PostgresOptions())
+    try:
+        doctor = Doctor(pool, Names("public"), {})
+        asked = doctor._row
+
+        async def standby(text: str, *arguments: Any) -> Any:
+            return ("18.1", True) if "pg_is_in_recovery" in text else await asked(text, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(doctor, "_row", standby)
+            assert ("fail", "Name the primary in the URL.") == ((found := await doctor._server()).level, found.fix)
+        monkeypatch.setattr(pool, "version", 140_011)
+        assert ("fail", "Update the server to 15 or newer.") == ((found := await doctor._server()).level, found.fix)
+    finally:
+        await pool.aclose()
+
+
+async def test_extensions_are_told_and_none_is_required(server: servers.Database, name: str) -> None:
+    level, seen, _ = await found(server.url(name), "extensions")
+    assert ("ok", True) == (level, seen.endswith("none is required"))
+    available = server.sql("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'", database=name) != "0"
+    assert available == ("no vector" not in seen)
