@@ -44,6 +44,9 @@ class Page(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return iter(self.items)
 
+    def __repr__(self) -> str:
+        return f"Page({len(self.items)} items, {'the last' if self._make is None else 'with a cursor'})"
+
     def __len__(self) -> int:
         return len(self.items)
 

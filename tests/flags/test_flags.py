@@ -173,6 +173,15 @@ async def test_history_says_who_changed_what_when_and_why(store: Store, flags: F
     ] == [(one.scope, one.value, one.by, one.reason) for one in await flags.history(SLASH)]
 
 
+async def test_the_history_of_a_flag_there_never_was_is_refused(store: Store, flags: Flags) -> None:
+    assert [] == await flags.history(SLASH)
+    with pytest.raises(Validation, match="Did you mean enable_slash_commands"):
+        await flags.history("enable_slash_command")
+    await flags.set(GREETING, "Hi", by="ann")
+    async with Flags.open(store, FlagSet(SLASH), FeatureFlag) as fewer:
+        assert ["ann"] == [one.by for one in await fewer.history("greeting")]
+
+
 async def test_two_who_change_different_things_at_once_undo_nothing(store: Store, flags: Flags, other: Flags) -> None:
     sets = [one.set(SLASH, True, user=f"{name}{n}") for n in range(8) for name, one in (("a", flags), ("b", other))]
     await asyncio.gather(*sets)

@@ -68,6 +68,12 @@ async def test_pages_of_any_size_give_the_same_records_in_the_same_order(filled:
         assert [each.id for each in whole] == ids
 
 
+async def test_a_page_shows_how_much_it_is_and_nothing_of_what_it_holds(filled: Store) -> None:
+    pages = [await filled.page(Message.key("c"), limit=limit) for limit in (7, 100)]
+
+    assert ["Page(7 items, with a cursor)", "Page(60 items, the last)"] == [repr(page) for page in pages]
+
+
 async def test_ids_are_in_the_order_of_their_numbers(filled: Store) -> None:
     assert [str(n) for n in range(60)] == [each.id async for each in filled.query(Message.key("c"))]
     assert ["8", "9", "10", "11"] == [each.id async for each in filled.query(Message.key("c").between("8", "11"))]

@@ -328,9 +328,15 @@ class Flags:
         return FlagState(name, flag.kind, flag.copied_default(), flag.about, True, settings, variants)
 
     async def history(self, flag: str | Flag[Any], /) -> list[Changed]:
-        """Return who changed what of a flag, when and why, the newest first; of the last 400 days."""
+        """Return who changed what of a flag, when and why, the newest first; of the last 400 days.
+
+        One that is declared no more has its history too; raises Validation for a name that is and was none.
+        """
         name = flag if isinstance(flag, str) else flag.name
-        return await history_of(self._store, self._entity, self.declared.name, name)
+        changes = await history_of(self._store, self._entity, self.declared.name, name)
+        if not changes:
+            self.declared[name]  # says which names there are
+        return changes
 
     async def report(
         self,
