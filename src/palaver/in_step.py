@@ -46,7 +46,8 @@ class InStep:
         """The values are of records of `table`; `doubted` is called when belief ends, and `catch_up` is to be called then."""
         self._cache, self._values = cache, cache.values(kind)
         self._made = 0
-        self._fingerprint = _fingerprint(table)
+        # In braces: on a cluster the mark and what it speaks of lie in one slot, or it would not speak of them.
+        self._tag = f"{{{_fingerprint(table)}}}"
         self._mark = ""
         self._doubted = doubted
         self._generation: str | None = None
@@ -94,7 +95,7 @@ class InStep:
         if generation is None:
             return
         try:
-            await self._values.delete(_named(generation, key), revision=revision, fence_s=fence_s)
+            await self._values.delete(self._named(generation, key), revision=revision, fence_s=fence_s)
         except PalaverError:
             if generation == self._generation:
                 self.doubt()
@@ -103,7 +104,11 @@ class InStep:
     def _name(self, key: str) -> str:
         if not self.believes or self._generation is None or not key.startswith(f"{self.term} "):
             raise Unavailable("It is not known yet what the cache was told.")
-        return _named(self._generation, key)
+        return self._named(self._generation, key)
+
+    def _named(self, generation: str, key: str) -> str:
+        """Return the key in the cache: a hash, since keys of records may say whose they are."""
+        return f"{self._tag}{generation}:{blake2b(key.partition(' ')[2].encode(), digest_size=16).hexdigest()}"
 
     # --- belief -----------------------------------------------------------------------------------------------------
 
@@ -118,7 +123,7 @@ class InStep:
         if self._cache.health().error == NO_CACHE:
             return
         # Several databases, and programs with several versions of a declaration, may share a cache.
-        self._mark = self._mark or f"@{await _identity(records)}:{self._fingerprint}"
+        self._mark = self._mark or f"@{await _identity(records)}:{self._tag}"
         for _ in range(_ATTEMPTS):
             await self._values.get(self._mark)
             # By now there is a connection; all that follows has to go over it.
@@ -283,8 +288,3 @@ def _fingerprint(table: Table) -> str:
     """Return what tells apart programs that read a record of this table differently."""
     shape = (table.name, [(column.name, column.kind) for column in table.columns], table.key, table.expires)
     return blake2b(repr(shape).encode(), digest_size=8).hexdigest()
-
-
-def _named(generation: str, key: str) -> str:
-    """Return the key in the cache: a hash, since keys of records may say whose they are."""
-    return f"{generation}:{blake2b(key.partition(' ')[2].encode(), digest_size=16).hexdigest()}"

@@ -18,7 +18,7 @@ from tests.servers.postgres import Database, External, PgBouncer, Postgres
 from tests.servers.presence import Absent, Once, optional, package_version
 from tests.servers.process import Failed, free_port
 from tests.servers.radosgw import RadosGateway
-from tests.servers.redis import External as ExternalRedis, Redis
+from tests.servers.redis import Cluster as RedisCluster, External as ExternalRedis, Redis
 
 __all__ = [
     "Absent",
@@ -42,6 +42,7 @@ __all__ = [
     "postgres18",
     "radosgw",
     "redis",
+    "redis_cluster",
     "s3_endpoints",
     "start_dynalite",
     "start_ministack",
@@ -110,6 +111,12 @@ def dynalite() -> Emulator:
 def start_redis(**settings: str) -> Redis:
     """Start a Redis that belongs to the caller; settings are those of redis.conf, with an underscore for each dash."""
     return Redis({name.replace("_", "-"): value for name, value in settings.items()})
+
+
+@Once
+def redis_cluster() -> RedisCluster:
+    """Three nodes of a Redis Cluster, shared by the test run: keep to a prefix of your own."""
+    return RedisCluster()
 
 
 @Once

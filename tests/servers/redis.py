@@ -8,6 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from tests.servers.presence import Absent, package
@@ -49,7 +53,7 @@ class Redis:
     def __init__(self, settings: dict[str, str]) -> None:
         self.version = version()
         self._folder = Folder("redis")
-        self.port = free_port()
+        self.port = int(settings.get("port") or free_port())
         self.password = settings.get("requirepass", "")
         told = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self._folder.path), "save": "", "appendonly": "no"} | settings
         self.command = [binary(), *(word for name, value in told.items() for word in (f"--{name}", value))]
@@ -84,10 +88,104 @@ class Redis:
         self.stop()
         self._folder.close()
 
+    def say(self, *words: str) -> str:
+        """Send a command over a connection of its own; return what is answered to it."""
+        with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            probe.sendall(f"{' '.join(words)}\r\n".encode())
+            return probe.recv(65_536).decode()
+
     def _ready(self) -> bool:
+        """Say whether it answers, and not another server that took the port meanwhile."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
-                probe.sendall(b"PING\r\n")
-                return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+            told = self.say("INFO", "server")
         except OSError:
             return False
+        return f"process_id:{self.process.pid}\r\n" in told or told.startswith("-NOAUTH")
+
+
+class Cluster:
+    """Nodes that share the slots evenly, and for each as many replicas as asked for."""
+
+    def __init__(self, primaries: int = 3, replicas: int = 0) -> None:
+        settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "cluster-require-full-coverage": "no"}
+        self.nodes = [Redis(settings | {"port": str(_port_of_a_node())}) for _ in range(primaries * (1 + replicas))]
+        self.primaries = self.nodes[:primaries]
+        self.version = self.nodes[0].version
+        self.ids = [node.say("CLUSTER", "MYID").split("\r\n")[1] for node in self.nodes]
+        for place, node in enumerate(self.primaries):
+            first, last = 16_384 * place // primaries, 16_384 * (place + 1) // primaries - 1
+            assert node.say("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)).startswith("+OK")
+        for node in self.nodes[1:]:
+            self.nodes[0].say("CLUSTER", "MEET", "127.0.0.1", str(node.port))
+        self.until(lambda: all(f"cluster_known_nodes:{len(self.nodes)}" in node.say("CLUSTER", "INFO") for node in self.nodes))
+        for place, node in enumerate(self.nodes[primaries:]):
+            self.until(partial(self._replicates, node, self.ids[place % primaries]))
+        self.until(lambda: all("cluster_state:ok" in node.say("CLUSTER", "INFO") for node in self.nodes))
+        self.until(lambda: all("master_link_status:up" in node.say("INFO", "replication") for node in self.nodes[primaries:]))
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.primaries)}"
+
+    def owner(self, slot: int) -> int:
+        """Return the place of the primary that was given a slot."""
+        return slot * len(self.primaries) // 16_384
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+    @staticmethod
+    def _replicates(node: Redis, primary: str) -> bool:
+        return node.say("CLUSTER", "REPLICATE", primary).startswith("+OK")
+
+    @staticmethod
+    def until(holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not holds():
+            assert time.monotonic() < end, "the cluster never came to be"
+            time.sleep(0.05)
+
+
+def _port_of_a_node() -> int:
+    """A free port: nodes talk to each other over that 10,000 above it, and it too has to be below those of outgoing connections."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                if port < 22_000:
+                    probe.bind(("127.0.0.1", port + 10_000))
+                    return port
+
+
+class Watched:
+    """A primary and a replica that a sentinel watches, and puts in the primary's place when that is away."""
+
+    def __init__(self, name: str = "main") -> None:
+        self.primary = Redis({})
+        self.replica = Redis({"replicaof": f"127.0.0.1 {self.primary.port}"})
+        Cluster.until(lambda: "master_link_status:up" in self.replica.say("INFO", "replication"))
+        self._folder = Folder("sentinel")
+        port = free_port()
+        told = [f"port {port}", f"monitor {name} 127.0.0.1 {self.primary.port} 1", f"down-after-milliseconds {name} 500"]
+        lines = [told[0], *(f"sentinel {line}" for line in told[1:]), f"sentinel failover-timeout {name} 2000", "bind 127.0.0.1"]
+        settings = self._folder.path / "sentinel.conf"
+        settings.write_text("\n".join(lines), encoding="utf-8")
+        self.url = f"redis+sentinel://127.0.0.1:{port}/{name}"
+        self._sentinel = Process([binary(), str(settings), "--sentinel"], folder=self._folder.path, ready=partial(self._knows, port))
+        self._sentinel.start()
+
+    def _knows(self, port: int) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as probe:
+                probe.sendall(b"INFO sentinel\r\n")
+                return b"status=ok" in (told := probe.recv(4_096)) and b"slaves=1" in told
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self._sentinel.stop()
+        self._folder.close()
+        self.replica.close()
+        self.primary.close()

@@ -9,7 +9,7 @@ from palaver.errors import ConfigError
 from palaver.ports import Cache
 
 _BYTES = {"kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000}
-_REDIS = ("redis:", "rediss:", "redis+unix:")
+_REDIS = ("redis:", "rediss:", "redis+", "rediss+")
 
 
 def check_cache(where: str) -> None:

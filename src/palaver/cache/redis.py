@@ -18,14 +18,16 @@ from palaver.cache.redis_windows import RedisWindows
 from palaver.caching import ABSENT, HIGHEST_REVISION, CacheHealth, Held, checked_name
 from palaver.clock import Clock
 from palaver.connections.redis import RedisClient, encode, encoded_part
+from palaver.connections.redis_cluster import Redis, RedisCluster
 from palaver.connections.redis_options import RedisOptions, parse_redis_url
+from palaver.errors import ConfigError
 from palaver.observing import Finding, Observed
 
 _UNREVISED = b"v" + b"0" * (HEAD - 1)
 
 
 class RedisCache:
-    """`ports.Cache` on a Redis server from 6.2 on, for one event loop; connects at the first call, and again by itself.
+    """`ports.Cache` on Redis from 6.2 on, a server or a cluster, for one event loop; connects at the first call, and again by itself.
 
     `near` names kinds whose values are also kept in this process, within those bounds, and dropped when Redis says that they
     changed. With a `clock` its time counts in place of the server's: for tests.
@@ -34,7 +36,10 @@ class RedisCache:
     def __init__(self, url: str | RedisOptions, *, near: Mapping[str, Bounds] | None = None, clock: Clock | None = None) -> None:
         """Read the URL; raises ConfigError. See `parse_redis_url` for what it may say."""
         self.options = parse_redis_url(url) if isinstance(url, str) else url
-        self.client = RedisClient(self.options, scripts=ALL)
+        clustered = self.options.via == "cluster"
+        if clustered and near:
+            raise ConfigError("Near values need a Redis that is no cluster.", hint="Leave near= out.")
+        self.client: Redis = RedisCluster(self.options, scripts=ALL) if clustered else RedisClient(self.options, scripts=ALL)
         prefix = self.options.prefix
         self.limiter = RedisLimiter(self.client, prefix, clock)
         self.presence = RedisPresence(self.client, prefix, clock)
@@ -85,7 +90,7 @@ class RedisCache:
 class RedisValues:
     """`ports.KeyValue`: a value with its revision, or a fence, under one key."""
 
-    def __init__(self, client: RedisClient, head: bytes) -> None:
+    def __init__(self, client: Redis, head: bytes) -> None:
         self._client, self._head = client, head
         self.hits = self.misses = 0
 
@@ -101,7 +106,7 @@ class RedisValues:
     async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
         if not keys:
             return []
-        found = await self._client.read(encode("MGET", *(self._head + checked_text(key) for key in keys)))
+        found = await self._client.get_many([self._head + checked_text(key) for key in keys])
         return [self._count(data) for data in found]
 
     async def set(self, key: str, value: bytes, *, ttl_s: float, revision: int = 0, expected: int | None = None) -> bool:
@@ -151,7 +156,7 @@ def read_value(data: bytes | None) -> Held | None:
 class NearValues(RedisValues):
     """Values of which this process keeps those it read, until Redis says that they changed."""
 
-    def __init__(self, client: RedisClient, head: bytes, near: Near, bounds: Bounds) -> None:
+    def __init__(self, client: Redis, head: bytes, near: Near, bounds: Bounds) -> None:
         super().__init__(client, head)
         self._near, self._shelf = near, near.shelf(head, bounds)
 

@@ -10,14 +10,15 @@ from palaver.cache.checks import checked_text
 from palaver.cache.hearing import Ear, Listener
 from palaver.caching import Heard, Missed
 from palaver.connections.redis import RedisClient, encode
+from palaver.connections.redis_cluster import Redis
 from palaver.connections.redis_options import RedisOptions
 from palaver.errors import Unavailable
 
 
 class RedisBus:
-    """`ports.Bus` on Redis channels. A server that fell silent is noticed by a ping each `timeout`."""
+    """`ports.Bus` on Redis channels, of a cluster on any of its nodes. A server that fell silent is noticed by a ping each `timeout`."""
 
-    def __init__(self, publishing: RedisClient, options: RedisOptions) -> None:
+    def __init__(self, publishing: Redis, options: RedisOptions) -> None:
         self._publishing = publishing
         self._head = f"{options.prefix}:b:".encode()
         self._timeout_s = options.timeout_s

@@ -112,7 +112,8 @@ async def diagnose(client: Redis, cache: Cache) -> list[Finding]:
         raise
     except PalaverError:
         return [*found, Finding("cache server", "warn", "its figures are closed to this user", "Allow the command INFO.")]
-    return [*found, _version(told), _memory(told), await _persistence(client, told), _role(client, told), _clients(told), await _clock(client)]
+    found += [_version(told), _memory(told), await _persistence(client, told), _role(client, told), _clients(told)]
+    return [*found, await _clock(client)]
 
 
 def _version(told: Mapping[str, str]) -> Finding:

@@ -10,7 +10,8 @@ from palaver.cache.checks import LONGEST_PLAIN, check_takes, check_text, checked
 from palaver.cache.redis_scripts import TAKE, TAKE_BUCKET, TAKE_BUCKETS
 from palaver.caching import Limit, Take, Taken, Verdict, all_granted, granted
 from palaver.clock import Clock, to_ms
-from palaver.connections.redis import RedisClient, Script, encode, encoded_part
+from palaver.connections.redis import Script, encode, encoded_part
+from palaver.connections.redis_cluster import Redis
 from palaver.ports import Ready
 
 _COST = struct.Struct("<d").pack
@@ -25,7 +26,7 @@ _MOST_FORMS = 1_000
 class RedisLimiter:
     """`ports.Limiter`. A group is a hash tag, so it lies on one node whatever is taken together."""
 
-    def __init__(self, client: RedisClient, prefix: str, clock: Clock | None) -> None:
+    def __init__(self, client: Redis, prefix: str, clock: Clock | None) -> None:
         self._client, self._clock = client, clock
         self._head = f"{{{prefix}:l:"
         self._fields: dict[str, bytes] = {}
@@ -125,7 +126,7 @@ class _Form:
 
     __slots__ = ("_after", "_before", "_client", "_clock", "_granted", "_length", "_rest", "_script")
 
-    def __init__(self, client: RedisClient, clock: Clock | None, script: Script, count: int, asked: bytes, fields: bytes) -> None:
+    def __init__(self, client: Redis, clock: Clock | None, script: Script, count: int, asked: bytes, fields: bytes) -> None:
         self._client, self._clock, self._script = client, clock, script
         self._before, self._length = script.head(count), b"$%d\r\n" % (8 + len(asked))
         self._rest = b"%b\r\n%b" % (asked, fields)

@@ -9,13 +9,14 @@ from palaver.cache.checks import check_listed, check_text, checked_ms, checked_t
 from palaver.cache.redis_scripts import AMONG, LAST_SEEN, PRESENT, TOUCH
 from palaver.caching import Present
 from palaver.clock import Clock, from_ms, to_ms
-from palaver.connections.redis import RedisClient, encode, encoded_part
+from palaver.connections.redis import encode, encoded_part
+from palaver.connections.redis_cluster import Redis
 
 
 class RedisPresence:
     """`ports.Presence`; a channel is a hash tag."""
 
-    def __init__(self, client: RedisClient, prefix: str, clock: Clock | None) -> None:
+    def __init__(self, client: Redis, prefix: str, clock: Clock | None) -> None:
         self._client, self._clock = client, clock
         self._head = f"{{{prefix}:p:"
 

@@ -9,14 +9,15 @@ from palaver.cache.checks import check_bounds, check_filling, check_items, check
 from palaver.cache.reading import newest
 from palaver.cache.redis_scripts import BEGIN, PUSH, REPLACE
 from palaver.caching import Item, Rebuild
-from palaver.connections.redis import RedisClient, encode, encoded_part
+from palaver.connections.redis import encode, encoded_part
+from palaver.connections.redis_cluster import Redis
 from palaver.errors import Corruption
 
 
 class RedisWindows:
     """`ports.Window`."""
 
-    def __init__(self, client: RedisClient, prefix: str) -> None:
+    def __init__(self, client: Redis, prefix: str) -> None:
         self._client = client
         self._head = f"{prefix}:w:".encode()
 

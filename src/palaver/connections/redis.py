@@ -17,12 +17,13 @@ from typing import Any, Literal
 import hiredis
 
 from palaver.connections.redis_errors import translate
-from palaver.connections.redis_options import RedisOptions
+from palaver.connections.redis_options import Place, RedisOptions
 from palaver.connections.redis_wire import ErrorReply, Lost, Wire
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, ReadOnly, Unavailable
 
 Breaker = Literal["closed", "half-open", "open"]
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_ASKING = hiredis.pack_command(("ASKING",))
 
 
 def encode(*parts: bytes | str | int) -> bytes:
@@ -109,6 +110,7 @@ class RedisClient:
         self._error: PalaverError | None = None
         self._closed = False
         self._leave_again = 0.0
+        self._turn = -1
         self.made = 0
 
     @property
@@ -215,6 +217,21 @@ class RedisClient:
             answers.append(await self.read(command) if isinstance(reply, BaseException) else reply)
         return answers
 
+    async def get_many(self, keys: Sequence[bytes]) -> list[Any]:
+        """Return what is stored under several keys."""
+        return list(await self.read(encode("MGET", *keys)))
+
+    async def ask(self, command: bytes) -> Any:
+        """Send a command to a node of a cluster that is just being given its slot; what becomes of a lost one is not known."""
+        wire = self._pick() or await self._connected()
+        wire.send(_ASKING).add_done_callback(_looked_at)
+        try:
+            return await wire.send(command)
+        except ErrorReply as reply:
+            raise self._told(reply, wire) from None
+        except Lost:
+            raise OutcomeUnknown("The connection to Redis ended after the command was sent.", engine="redis") from None
+
     async def aclose(self) -> None:
         """End the connections; who still waits for a reply gets the same error as when the server ends them."""
         self._closed = True
@@ -301,6 +318,37 @@ class RedisClient:
             self._on_change(True)
 
     async def _dial(self) -> Wire:
+        options = self.options
+        if options.via == "sentinel":
+            wire, (*_, role) = await self._reach(await self._primary(), [*self._hello, encode("ROLE")])
+            if role[0] != b"master":
+                wire.close()
+                raise Unavailable("The server that the sentinels name is not the primary yet.", engine="redis")
+            return wire
+        if options.via == "cluster":
+            # Any of its nodes: the next one each time.
+            self._turn += 1
+            return (await self._reach(options.hosts[self._turn % len(options.hosts)], self._hello))[0]
+        return (await self._reach((options.host, options.port), self._hello))[0]
+
+    async def _primary(self) -> Place:
+        """Return where the primary is, as the first sentinel says that knows."""
+        error: PalaverError | None = None
+        asked = [encode("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.options.name)]
+        for place in self.options.hosts:
+            try:
+                wire, (told,) = await self._reach(place, asked)
+            except PalaverError as failed:
+                error = failed
+                continue
+            wire.close()
+            if told:
+                return told[0].decode(), int(told[1])
+            error = ConfigError("The sentinels know no primary of this name.", hint="Correct the name in the URL.", engine="redis")
+        raise error or ConfigError("The URL names no sentinel.")
+
+    async def _reach(self, place: Place, hello: Sequence[bytes]) -> tuple[Wire, list[Any]]:
+        """Return a connection, and what was answered to its first commands."""
         assert self._loop is not None
         options = self.options
         wire = Wire(
@@ -316,15 +364,15 @@ class RedisClient:
                 if options.path:
                     await self._loop.create_unix_connection(lambda: wire, options.path)
                 else:
-                    await self._loop.create_connection(lambda: wire, options.host, options.port, ssl=_tls(options))
-                replies = await asyncio.gather(*map(wire.send, self._hello), return_exceptions=True)
+                    await self._loop.create_connection(lambda: wire, *place, ssl=_tls(options))
+                replies = await asyncio.gather(*map(wire.send, hello), return_exceptions=True)
             for reply in replies:
                 if isinstance(reply, BaseException):
                     raise reply
         except BaseException as error:
             wire.close()
             raise _why_not(error) from None
-        return wire
+        return wire, replies
 
     def _forget(self, wire: Wire, stuck: bool) -> None:
         if wire not in self._wires:
@@ -338,6 +386,11 @@ class RedisClient:
                 self._on_change(False)
         if not self._closed:
             self._connect()
+
+
+def _looked_at(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _load(wire: Wire) -> int:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from palaver.errors import ConfigError
 
-_SCHEMES = ("redis", "rediss", "redis+unix")
+Place = tuple[str, int]
+Via = Literal["", "unix", "cluster", "sentinel"]
+_SCHEMES: dict[str, tuple[bool, Via, int]] = {
+    "redis": (False, "", 6379),
+    "rediss": (True, "", 6379),
+    "redis+unix": (False, "unix", 0),
+    "redis+cluster": (False, "cluster", 6379),
+    "rediss+cluster": (True, "cluster", 6379),
+    "redis+sentinel": (False, "sentinel", 26379),
+}
+"""Whether TLS is spoken, what is named, and the port where none is."""
+_HOSTS = "Write redis://host:6379/0, rediss:// for TLS, redis+cluster://host1,host2, or redis+sentinel://host1,host2/name."
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +29,15 @@ class RedisOptions:
     """One server, and the limits kept towards it.
 
     `pool` is how many sockets commands travel on; `timeout_s` how long a reply may take, `connect_s` how long a
-    connection; over `inflight` commands without a reply a call is refused.
+    connection; over `inflight` commands without a reply a call is refused. `hosts` are some nodes of a cluster, or the
+    sentinels that know where the primary called `name` is.
     """
 
     host: str = "127.0.0.1"
     port: int = 6379
+    via: Via = ""
+    hosts: tuple[Place, ...] = ()
+    name: str = ""
     path: str = ""
     db: int = 0
     tls: bool = False
@@ -37,7 +53,12 @@ class RedisOptions:
     @property
     def shown(self) -> str:
         """The address, as it may be shown anywhere."""
-        return f"redis+unix://{self.path}" if self.path else f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
+        if self.path:
+            return f"redis+unix://{self.path}"
+        scheme = f"{'rediss' if self.tls else 'redis'}{'+' if self.via else ''}{self.via}"
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts or [(self.host, self.port)])
+        where = {"cluster": "", "sentinel": f"/{self.name}/{self.db}"}.get(self.via, f"/{self.db}")
+        return f"{scheme}://{hosts}{where}"
 
 
 def _amount(text: str) -> int:
@@ -72,15 +93,20 @@ def parse_redis_url(url: str) -> RedisOptions:
     """Read `redis://[user:password@]host[:port][/db]?pool=1&timeout=2&connect=2&inflight=10000&prefix=palaver`.
 
     `rediss://` speaks TLS and checks the certificate, against the file `ca` if one is named; `redis+unix:///path` is a
-    socket in the file system. Raises ConfigError, which names the option and not its value.
+    socket in the file system. `redis+cluster://host[:port],host…` names some nodes of a cluster, and
+    `redis+sentinel://host[:26379],host…/name[/db]` the sentinels of a primary. Raises ConfigError, which names the option and
+    not its value.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port or 6379
     except ValueError:
-        raise ConfigError("The port of the Redis URL is not a number.") from None
+        raise ConfigError("The host of the Redis URL cannot be read.", hint=_HOSTS) from None
     if parts.scheme not in _SCHEMES:
-        raise ConfigError("This is not the URL of a Redis server.", hint="Write redis://host:6379/0, or rediss:// for TLS.")
+        raise ConfigError("This is not the URL of a Redis server.", hint=_HOSTS)
+    tls, via, port = _SCHEMES[parts.scheme]
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    places = tuple(_place(host, port) for host in hosts.split(","))
     given: dict[str, object] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in _READ:
@@ -91,25 +117,43 @@ def parse_redis_url(url: str) -> RedisOptions:
             given[attribute] = read(text)
         except ValueError:
             raise ConfigError(f"The option {name} of the Redis URL is not {what}.") from None
-    if "ca" in given and parts.scheme != "rediss":
+    if "ca" in given and not tls:
         raise ConfigError("The option ca needs TLS.", hint="Write rediss:// instead of redis://.")
+    if via in ("cluster", "sentinel"):
+        given["hosts"] = places
+    elif len(places) > 1:
+        raise ConfigError("The Redis URL names several hosts.", hint=_HOSTS)
     return RedisOptions(
-        host=parts.hostname or "127.0.0.1",
-        port=port,
-        tls=parts.scheme == "rediss",
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password or ""),
-        **_where(parts),  # type: ignore[arg-type]
+        host=places[0][0],
+        port=places[0][1],
+        via=via,
+        tls=tls,
+        user=unquote(user),
+        password=unquote(password),
+        **_where(parts, via),  # type: ignore[arg-type]
         **given,  # type: ignore[arg-type]
     )
 
 
-def _where(parts: SplitResult) -> dict[str, object]:
-    if parts.scheme == "redis+unix":
+def _place(text: str, port: int) -> Place:
+    """Return one of the hosts that are named, and its port."""
+    host, colon, number = text.rpartition(":") if text.rfind(":") > text.rfind("]") else (text, "", "")
+    if colon and not (number.isdecimal() and int(number) < 65_536):
+        raise ConfigError("The port of the Redis URL is not a number.")
+    return (host.strip("[]").lower() or "127.0.0.1", int(number) if number else port)
+
+
+def _where(parts: SplitResult, via: Via) -> dict[str, object]:
+    if via == "unix":
         if not parts.path.strip("/"):
             raise ConfigError("The Redis URL names no socket.", hint="Write redis+unix:///run/redis.sock.")
         return {"path": unquote(parts.path)}
-    text = parts.path.strip("/")
+    first, _, second = parts.path.strip("/").partition("/")
+    name, text = (unquote(first), second) if via == "sentinel" else ("", parts.path.strip("/"))
+    if via == "sentinel" and not name:
+        raise ConfigError("The URL names no primary.", hint="Write redis+sentinel://host1,host2/name: sentinels call it by a name.")
     if text and not text.isdecimal():
         raise ConfigError("The database of a Redis URL is a number.", hint="Write redis://host:6379/0.")
-    return {"db": int(text or 0)}
+    if via == "cluster" and int(text or 0):
+        raise ConfigError("A Redis Cluster has database 0 alone.", hint="Leave the number out of the URL.")
+    return {"name": name, "db": int(text or 0)}
