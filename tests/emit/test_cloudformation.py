@@ -12,6 +12,7 @@ import pytest
 
 from palaver import Blob, Expires, Expiry, History, Index, Schema, Unique, days
 from palaver.blueprints.baller.schema import SCHEMA as BALLER
+from palaver.blueprints.simple_agent.schema import SCHEMA as AGENT
 from palaver.emit.cloudformation import template
 from palaver.plan import Planner
 from palaver.records import dynamo_tables
@@ -59,8 +60,9 @@ def lint(made: dict[str, Any], folder: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "options", [URL, {}, {**URL, "encryption": "arn:aws:kms:eu-central-1:123456789012:key/1-2-3-4", "protection": "true"}]
 )
-def test_a_template_is_clean(options: dict[str, str], tmp_path: Path) -> None:
-    assert (0, "") == lint(template(BALLER, prefix="bot-", options=options), tmp_path)
+@pytest.mark.parametrize("schema", [BALLER, AGENT], ids=lambda schema: schema.name)
+def test_a_template_is_clean(schema: Schema, options: dict[str, str], tmp_path: Path) -> None:
+    assert (0, "") == lint(template(schema, prefix="bot-", options=options), tmp_path)
 
 
 def test_a_template_of_many_tables_is_clean(tmp_path: Path) -> None:

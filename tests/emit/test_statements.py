@@ -20,6 +20,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from palaver import ManualClock, Schema
+from palaver.blueprints.baller.schema import SCHEMA as BALLER
+from palaver.blueprints.simple_agent.schema import SCHEMA as AGENT
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.connections.sqlite import Database
@@ -210,6 +212,62 @@ async def test_a_revision_makes_what_applying_makes_in_postgresql(case: Case, da
         async with engine.begin() as connection:
             await connection.run_sync(lambda sync: upgraded(sync, text, tmp_path, back=True))
         assert before == structure(await beside.describe())
+    await engine.dispose()
+    for each in (records, beside):
+        await each.aclose()
+
+
+# --- the blueprints -------------------------------------------------------------------------------------------------
+
+BLUEPRINTS = [pytest.param(schema, id=schema.name) for schema in (BALLER, AGENT)]
+
+
+async def from_nothing(records: Any, schema: Schema) -> tuple[Migration, Physical]:
+    migrator = Migrator(Planner(schema), records, ManualClock(NOW))
+    return await migrator.pending(), await migrator.describe()
+
+
+@pytest.mark.parametrize("schema", BLUEPRINTS)
+async def test_a_revision_makes_a_blueprint_in_sqlite(schema: Schema, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.db", tmp_path / "other.db"
+    records = await sqlite(one, schema)
+    plan, physical = await from_nothing(records, schema)
+    await Migrator(Planner(schema), records, ManualClock(NOW)).apply(plan)
+    wanted = structure(await records.describe())
+    await records.aclose()
+    by_alembic(other, revision(plan, physical, "sqlite"))
+    records = await sqlite(other, schema)
+    assert wanted == structure(await records.describe())
+    assert not [action for action in (await from_nothing(records, schema))[0].actions if isinstance(action, Take)]
+    await records.aclose()
+    assert [] == compared(one, other)
+
+
+@pytest.mark.parametrize("schema", BLUEPRINTS)
+async def test_a_revision_makes_a_blueprint_in_postgresql(schema: Schema, database: str, tmp_path: Path) -> None:
+    """Partitions, sealed columns and foreign keys included; the parts themselves are made by time, by whoever opens it next."""
+    one, other = (f"emit_{next(_NUMBERS)}" for _ in range(2))
+    records, beside = await postgres(database, one, schema), await postgres(database, other, schema)
+    plan, _ = await from_nothing(records, schema)
+    _, physical = await from_nothing(beside, schema)
+    await Migrator(Planner(schema), records, ManualClock(NOW)).apply(plan)
+    engine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
+    async with engine.begin() as connection:
+        await connection.run_sync(upgraded, revision(plan, physical, "postgresql", other), tmp_path)
+    found = await beside.describe()
+    assert structure(await records.describe()) == structure(found)
+    ranges = {table.name: table.ranges for table in Planner(schema).tables.values() if table.ranges is not None}
+    assert ranges == {table.name: table.ranges for table in found.tables if table.ranges is not None}
+    assert not [action for action in (await from_nothing(beside, schema))[0].actions if isinstance(action, Take)]
+    await Migrator(Planner(schema), beside, ManualClock(NOW)).apply((await from_nothing(beside, schema))[0])
+    async with engine.connect() as connection:
+        for mine, theirs in ((one, other), (other, one)):
+            metadata = MetaData(schema=mine)
+            await connection.run_sync(metadata.reflect)
+            moved = MetaData()
+            for table in metadata.tables.values():
+                table.to_metadata(moved, schema=theirs, referred_schema_fn=lambda *_, theirs=theirs: theirs)
+            assert [] == await connection.run_sync(differences, moved, theirs)
     await engine.dispose()
     for each in (records, beside):
         await each.aclose()

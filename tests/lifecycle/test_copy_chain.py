@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from urllib.parse import quote
 import pytest
 
 import palaver
-from palaver.blueprints import baller as blueprint
+from palaver.blueprints import baller as blueprint, simple_agent as agent
 from palaver.blueprints.baller import SCHEMA, Baller
+from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, ChannelConfig, ChannelCredentials, DataMigration, Exposure
 from palaver.lifecycle.copy import Copied, Copy
 from palaver.lifecycle.copy_ends import End
 from palaver.lifecycle.copy_verify import verify
@@ -22,6 +24,7 @@ from tests.engines.s3 import TestBucket
 from tests.lifecycle.app import SCHEMA as EVERYTHING
 from tests.lifecycle.copying import dump, fill, opened, sqlite, url_of
 from tests.lifecycle.test_tenants import SCHEMA as TENANTS, Letter, write
+from tests.stacks import SEAL_KEYS
 
 CHAIN = ("postgres", "dynamodb", "sqlite")
 
@@ -73,6 +76,26 @@ async def test_a_demonstration_comes_home_with_what_was_counted_and_counts_on(tm
         assert (6, 7) == (old["calls"], new["calls"])
 
 
+async def test_an_agent_comes_home_with_its_secrets_sessions_flags_and_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from palaver.cli import run
+
+    monkeypatch.setenv("PALAVER_SEAL_KEYS", SEAL_KEYS)
+    url, made = sqlite(tmp_path, "home"), agent.PROJECTIONS
+    assert 0 == await asyncio.to_thread(run, ["demo", "--blueprint", "simple_agent", "--url", url, "--quiet"])
+    async with palaver.open(url, schema=agent.SCHEMA, projections=made, maintain=False) as store:
+        await _what_an_agent_stores(store)
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(End.open(url, agent.SCHEMA, projections=made))
+        home, reports = await round_trip(source, tmp_path, stack, agent.SCHEMA, made)
+        assert all(report.finished and report.settled for report in reports)
+        dumped = await dump(source)
+        empty = {name for name, rows in dumped.items() if not rows and name != "objects"}
+        assert not empty, empty
+        assert dumped == await dump(home)
+        assert (await verify(source, home)).same
+        await _what_an_agent_finds(Store(home.core))
+
+
 @pytest.mark.parametrize("kind", CHAIN)
 async def test_what_was_not_counted_at_the_source_is_counted_once_at_the_target(tmp_path: Path, kind: str) -> None:
     """The projections of the source stand still in the middle of its feed."""
@@ -92,6 +115,28 @@ async def test_what_was_not_counted_at_the_source_is_counted_once_at_the_target(
         await Store(target.core).settle(20)
         await baller.store.settle(20)
         assert [9, 11] == [(await _usage(end))[0]["calls"] for end in (source, target)]
+
+
+async def _what_an_agent_stores(store: Store) -> None:
+    """What the demonstration has none of: sealed credentials, a session, a flag with its history, an exposure."""
+    async with await agent.capabilities(store) as running:
+        for value in (150, 200):
+            await running.flags.set("max_conversation_length", value, reason="the chain")
+        await running.sessions.start("ann", {"where": "web"})
+    await store.create(ChannelConfig(channel_type="discord", default_model="gpt-4o"))
+    await store.create(ChannelCredentials(channel_type="discord", credentials={"token": "s3cret ÿ"}))
+    await store.create(Exposure(user="ann", experiment="model_selection", variant="variant_a"))
+    await store.create(DataMigration(name="time zones"))
+    await store.settle(20)
+
+
+async def _what_an_agent_finds(store: Store) -> None:
+    found = await store.get(ChannelCredentials.at(DEFAULT_TENANT, "discord"))
+    assert {"token": "s3cret ÿ"} == found.credentials
+    async with await agent.capabilities(store) as running:
+        assert 200 == running.flags.value("max_conversation_length")
+        assert ["ann"] == [each.user for each in await running.sessions.of("ann")]
+        assert 2 == len(await running.flags.history("max_conversation_length"))
 
 
 async def _calls(baller: Baller, count: int) -> None:
