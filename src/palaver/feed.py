@@ -31,6 +31,10 @@ CHUNK = 500
 IDLE_S = 1.0
 # Changes of this long are taken together: a position is a durable write, and one for each change would double them.
 GATHER_S = 0.02
+# While others write, a projection works a fifth of the time, and more the further it falls behind.
+GIVES_WAY = 4.0
+LAG_MOST = 20_000
+LONGEST_PAUSE_S = 0.25
 RETRY_S = 0.1
 
 
@@ -53,6 +57,18 @@ class Restarting(Protocol):
     """A projection that can be emptied, so that building it anew does not trust what is there."""
 
     async def restart(self) -> None: ...
+
+
+def pause_after(moved: int, arrived: int, lag: int, took: float) -> float:
+    """Return for how long, after so many changes were taken in, those who write and read come first.
+
+    What waits is caught up when nobody writes, at once, or when it becomes much.
+    """
+    if not lag:
+        return max(took, GATHER_S)
+    if arrived < moved // 4:
+        return 0.0
+    return min(LONGEST_PAUSE_S, max(GATHER_S, took * GIVES_WAY * (1 - lag / LAG_MOST)))
 
 
 @dataclass(slots=True)
@@ -80,6 +96,7 @@ class Runner:
         self._running = asyncio.Lock()
         self._woken = asyncio.Event()
         self._upkeep_at = 0.0
+        self._head = self._lag = self._arrived = 0
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -110,8 +127,7 @@ class Runner:
                 if not moved:
                     await self._idle()
                 else:
-                    # As long a pause as the work took: those who write and read come first, and what waits is caught up later.
-                    await asyncio.sleep(max(took, GATHER_S))
+                    await asyncio.sleep(pause_after(moved, self._arrived, self._lag, took))
             except Exception as error:
                 log.warning("projections wait: %s", _described(error))
                 await asyncio.sleep(IDLE_S)
@@ -146,7 +162,7 @@ class Runner:
     async def step(self) -> int:
         """Run every projection whose lease can be had over one chunk of changes; return how many changes moved."""
         async with self._running:
-            moved = 0
+            moved, before, self._lag = 0, self._head, 0
             for name in self.projections:
                 try:
                     moved += await self._step(name)
@@ -159,6 +175,7 @@ class Runner:
                     self._errors[name] = error.code if isinstance(error, PalaverError) else type(error).__name__
                     if known != self._errors[name]:
                         log.warning("projection %s failed: %s", name, _described(error))
+            self._arrived = self._head - before
             return moved
 
     async def _step(self, name: str) -> int:
@@ -171,7 +188,9 @@ class Runner:
             log.warning("projection %s is rebuilt: the feed no longer reaches back to it", name)
             await self._rebuild(name, lease)
             return 1
+        self._head = max(self._head, page.head)
         if page.changes:
+            self._lag = max(self._lag, page.head - page.last)
             return await self._advance(name, lease, page.changes, page.last)
         if lease.position is None or page.last > lease.position:
             await self._save(name, lease, page.last, ())

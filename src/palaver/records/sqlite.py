@@ -117,7 +117,9 @@ class SqliteRecords:
             finally:
                 connection.execute("ROLLBACK")
 
-        return await self.database.read(job) if asked else []
+        if not asked:
+            return []
+        return await (self.database.read(job) if len(asked) <= _FETCHED_AT_ONCE else self.database.read_pooled(job))
 
     async def query(self, read: Read) -> RecordPage:
         rows = self._writes.rows(read.table)
