@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from palaver.codec import Encoded, EntityCodec
 from palaver.draft import bind_tenant
 from palaver.entity import Entity
 from palaver.following import Wrote
 from palaver.large_object import LargeObject, bytes_of
-from palaver.ops import Address, Cause, position
+from palaver.ops import Address, Cause, Table, position
 from palaver.streaming import upload
 from palaver.system import blob_address
 from palaver.values import Record
 
 if TYPE_CHECKING:
+    from palaver.plan import Planner
     from palaver.store import Store
 
 CHUNK = 256
@@ -50,7 +51,27 @@ async def load(store: Store, entities: Iterable[Entity] | AsyncIterable[Entity])
         await asyncio.gather(*loading.writing, return_exceptions=True)
 
 
-_WithObjects: TypeAlias = "tuple[Entity, EntityCodec, Encoded]"
+class _Kind:
+    """The entities of one class in a load, and those of the chunk that is being taken."""
+
+    __slots__ = ("codec", "encode", "entity", "guarded", "records", "staged", "table", "tenanted", "waiting", "with_objects")
+
+    def __init__(self, codec: EntityCodec, planner: Planner) -> None:
+        declared = codec.declared
+        self.entity: type[Entity] = declared.entity
+        self.codec, self.encode, self.table = codec, codec.encode, declared.table
+        self.tenanted = declared.tenant is not None
+        depends = declared.uniques or declared.history is not None or planner.has_children(declared)
+        # A large object belongs to one record, which only a look at that one can tell.
+        self.staged = bool(codec.large)
+        #: Whether they need guards, and so are put one by one.
+        self.guarded = bool(depends) or self.staged or declared.name in planner.behind
+        self.begin()
+
+    def begin(self) -> None:
+        self.records: list[Record] = []
+        self.waiting: list[Entity] = []
+        self.with_objects: list[tuple[Entity, Encoded]] = []
 
 
 class _Loading:
@@ -61,56 +82,65 @@ class _Loading:
         self.writing: deque[asyncio.Task[int]] = deque()
         self._store = store
         self._core, self._planner, self._tenant = store.core, store.core.planner, store._tenant
+        self._kinds: dict[type[Entity], _Kind] = {}
+        self._kind: _Kind | None = None
         self._begin()
 
     def _begin(self) -> None:
         self._now_us = self._core.now_us()
-        self._left, self._bytes = CHUNK, CHUNK_BYTES
-        self._records: dict[EntityCodec, list[Record]] = {}
-        self._guarded: list[Entity] = []
-        self._with_objects: list[_WithObjects] = []
+        self._left, self._room = CHUNK, CHUNK_BYTES
 
     def take(self, entity: Entity) -> bool:
-        """Encode an entity; say whether the chunk is full."""
-        codec = self._planner.codec(type(entity))
+        """Encode an entity; say whether the chunk is to be handed over."""
+        kind = self._kind
+        if kind is None or type(entity) is not kind.entity:
+            kind = self._kind = self._kinds.get(type(entity)) or self._known(type(entity))
         self._left -= 1
-        if type(entity) not in self._planner.plain:
-            if self._is_guarded(codec):
-                self._guarded.append(entity)
-                return self._left <= 0
-            if codec.declared.tenant is not None:
-                bind_tenant(codec.declared, entity, self._tenant)
-        encoded = codec.encode(entity, self._now_us, self._tenant)
-        self._bytes -= encoded.size
-        if encoded.uploads:
-            self._bytes -= sum(bytes_of(data) for _, data in encoded.uploads)
-            self._with_objects.append((entity, codec, encoded))
-        elif codec in self._records:
-            self._records[codec].append(encoded.record)
+        if kind.guarded:
+            kind.waiting.append(entity)
+            # What is staged lasts until its source goes on.
+            return self._left <= 0 or kind.staged
+        if kind.tenanted:
+            bind_tenant(kind.codec.declared, entity, self._tenant)
+        encoded = kind.encode(entity, self._now_us, self._tenant)
+        record, size, uploads = encoded
+        self._room -= size
+        if uploads:
+            self._room -= sum(bytes_of(data) for _, data in uploads)
+            kind.with_objects.append((entity, encoded))
         else:
-            self._records[codec] = [encoded.record]
-        return self._left <= 0 or self._bytes <= 0
+            kind.records.append(record)
+        return self._left <= 0 or self._room <= 0
 
-    def _is_guarded(self, codec: EntityCodec) -> bool:
-        declared, planner = codec.declared, self._planner
-        depends = declared.uniques or declared.history is not None or planner.has_children(declared)
-        return bool(depends or codec.large) or declared.name in planner.behind
+    def _known(self, entity: type[Entity]) -> _Kind:
+        found = self._kinds[entity] = _Kind(self._planner.codec(entity), self._planner)
+        return found
 
     async def hand_over(self) -> None:
         """Give the chunk to the engine and begin the next; wait while the engine has enough."""
-        records, now_us, guarded, with_objects = self._records, self._now_us, self._guarded, self._with_objects
+        now_us = self._now_us
+        chunk = [(kind, kind.records, kind.waiting, kind.with_objects) for kind in self._kinds.values()]
         self._begin()
-        for codec, some in records.items():
-            self.writing.append(asyncio.create_task(self._write(codec, some, now_us)))
-        for entity in guarded:
-            await self._store.put(entity)
-            self.stored += 1
-        if with_objects:
-            await self._upload(with_objects, now_us)
+        for kind, records, _, _ in chunk:
+            kind.begin()
+            self._start(kind, records, now_us)
+        for kind, _, waiting, with_objects in chunk:
+            for entity in waiting:
+                await self._put(entity)
+            if with_objects:
+                self._start(kind, await self._uploaded(with_objects), now_us)
         # A turn of the loop, so that the engine has this chunk before the next is encoded.
         await asyncio.sleep(0)
         while len(self.writing) >= UNDER_WAY:
             self.stored += await self.writing.popleft()
+
+    def _start(self, kind: _Kind, records: Sequence[Record], now_us: int) -> None:
+        if records:
+            self.writing.append(asyncio.create_task(self._write(kind.table, records, now_us)))
+
+    async def _put(self, entity: Entity) -> None:
+        await self._store.put(entity)
+        self.stored += 1
 
     async def end(self) -> None:
         """Hand over what is left, and wait for everything."""
@@ -118,28 +148,24 @@ class _Loading:
         while self.writing:
             self.stored += await self.writing.popleft()
 
-    async def _upload(self, with_objects: Sequence[_WithObjects], now_us: int) -> None:
-        """Store objects and give the engine the records they belong to."""
-        records: dict[EntityCodec, list[Record]] = {}
+    async def _uploaded(self, with_objects: Sequence[tuple[Entity, Encoded]]) -> list[Record]:
+        """Store objects and return the records they belong to; what needs guards is put at once instead."""
+        records: list[Record] = []
         uploads: list[tuple[str, bytes | LargeObject]] = []
-        for entity, codec, encoded in with_objects:
+        for entity, encoded in with_objects:
             if any(await self._core.records.get([blob_address(key) for key, _ in encoded.uploads])):
                 # An object of it is about to be removed, which only a guarded write can prevent.
-                await self._store.put(entity)
-                self.stored += 1
+                await self._put(entity)
             else:
                 uploads += encoded.uploads
-                records.setdefault(codec, []).append(encoded.record)
+                records.append(encoded.record)
         await asyncio.gather(*(upload(self._core.blobs, key, data) for key, data in uploads))
-        for codec, some in records.items():
-            self.writing.append(asyncio.create_task(self._write(codec, some, now_us)))
+        return records
 
-    async def _write(self, codec: EntityCodec, records: Sequence[Record], now_us: int) -> int:
-        table = codec.declared.table
+    async def _write(self, table: Table, records: Sequence[Record], now_us: int) -> int:
         revisions = await self._core.records.load(table.name, records, now_us, Cause(self._store._actor))
         if self._core.follower is not None:
             keys = [position(table, None, record) for record in records]
-            await self._core.follower.touched(
-                [Wrote(Address(table.name, key), revision) for key, revision in zip(keys, revisions, strict=True)]
-            )
+            told = [Wrote(Address(table.name, key), revision) for key, revision in zip(keys, revisions, strict=True)]
+            await self._core.follower.touched(told)
         return len(records)

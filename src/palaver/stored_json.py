@@ -20,7 +20,7 @@ _QUOTED_TAG = '"$:'
 _SHORT = 100_000
 _FEW = 16
 _WIDEST = 2**53
-_WIDE_EXPONENT = re.compile(rb"\de[+-]?\d{3}")
+_WIDE_EXPONENT = re.compile(r"\de[+-]?\d{3}")
 _BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _LEVELS = 24
@@ -38,7 +38,9 @@ def settled(value: Any, what: str) -> tuple[Value, int]:
         data = orjson.dumps(value, option=_STRICT)
     except TypeError:
         return value, size(value, what)
-    if len(data) > _SHORT or b"\\u0000" in data or _has_wide_exponent(data) or not _is_shallow(data):
+    # Looking into a text takes a tenth of looking into bytes.
+    text = data.decode()
+    if len(data) > _SHORT or "\\u0000" in text or _has_wide_exponent(text) or not _is_shallow(text):
         return value, size(value, what)
     copy = orjson.loads(data)
     # Unequal: something that only looked like JSON, such as a tuple or NaN. An empty set or None key ends there too.
@@ -64,17 +66,17 @@ def _flat_size(value: dict[Any, Any]) -> int:
     return total
 
 
-def _has_wide_exponent(data: bytes) -> bool:
+def _has_wide_exponent(text: str) -> bool:
     """Say whether a number of three exponent digits may be there; a few look-ups spare most values the slow search."""
-    maybe = b"e1" in data or b"e2" in data or b"e3" in data or b"e-1" in data or b"e-2" in data or b"e-3" in data
-    return maybe and _WIDE_EXPONENT.search(data) is not None
+    maybe = "e1" in text or "e2" in text or "e3" in text or "e-1" in text or "e-2" in text or "e-3" in text
+    return maybe and _WIDE_EXPONENT.search(text) is not None
 
 
-def _is_shallow(data: bytes) -> bool:
+def _is_shallow(text: str) -> bool:
     """Say whether nesting is surely within limits: strip innermost brackets until none are left."""
-    if data.count(b"[") + data.count(b"{") <= _LEVELS:
+    if text.count("[") + text.count("{") <= _LEVELS:
         return True
-    brackets = data.translate(None, _BRACKETS)
+    brackets = text.encode().translate(None, _BRACKETS)
     for _ in range(_LEVELS):
         if not brackets:
             return True
@@ -84,17 +86,17 @@ def _is_shallow(data: bytes) -> bool:
 
 def dumps(value: Value) -> str:
     """Return a value as text from which `loads` makes the same value again."""
-    return packed(value).decode()
+    try:
+        text = orjson.dumps(value).decode()
+    except TypeError:
+        return orjson.dumps(_tagged(value)).decode()
+    # Text of the user may look like a tag; only a walk can tell, and it leaves text alone. Most texts have no such sign at all.
+    return text if "$" not in text or _QUOTED_TAG not in text else orjson.dumps(_tagged(value)).decode()
 
 
 def packed(value: Value) -> bytes:
     """Return `dumps` as UTF-8."""
-    try:
-        data = orjson.dumps(value)
-    except TypeError:
-        return orjson.dumps(_tagged(value))
-    # Text of the user may look like a tag; only a walk can tell, and it leaves text alone.
-    return data if _QUOTED_TAG.encode() not in data else orjson.dumps(_tagged(value))
+    return dumps(value).encode()
 
 
 def with_exact_floats(value: Value) -> str:
@@ -117,7 +119,7 @@ def _marked(value: Any) -> Any:
 
 def loads(text: str) -> Any:
     value = orjson.loads(text)
-    return value if _QUOTED_TAG not in text else _untagged(value)
+    return value if "$" not in text or _QUOTED_TAG not in text else _untagged(value)
 
 
 def _tagged(value: Any) -> Any:

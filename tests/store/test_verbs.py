@@ -308,27 +308,6 @@ async def test_a_check_holds_in_the_same_commit(store: Store) -> None:
     assert await store.find(User.at("v")) is None
 
 
-async def test_bulk_stores_many_and_again_changes_nothing(store: Store) -> None:
-    members = [Member(team_id="t", name=f"{n:04d}") for n in range(1_000)]
-
-    assert 1_000 == await store.bulk(members)
-    assert 1_000 == await store.bulk(members)
-    assert members == [member async for member in store.query(Member.key("t"))]
-
-
-async def test_bulk_keeps_unique_sets(store: Store) -> None:
-    assert 2 == await store.bulk([User(id="a", email="a"), User(id="b", email="b")])
-    assert "b" == (await store.get(User.by_email("b"))).id
-
-
-async def test_bulk_takes_an_asynchronous_source(store: Store) -> None:
-    async def source() -> Any:
-        for n in range(3):
-            yield Team(id=str(n))
-
-    assert 3 == await store.bulk(source())
-
-
 async def test_entities_of_another_schema_are_refused(store: Store) -> None:
     from tests.store.world import Note
 

@@ -1,0 +1,132 @@
+"""Loading many records: in chunks, several under way, whatever the source does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+import palaver
+from palaver import Blob, Entity, Key, LargeObject, Schema, Store
+from palaver.errors import PalaverError, Unavailable, Validation
+from palaver.loading import CHUNK
+from tests.store.world import Member, Team, User
+
+MANY = 3 * CHUNK + 7
+
+
+def members(count: int = MANY, team: str = "t") -> Iterator[Member]:
+    return (Member(team_id=team, name=f"{n:05d}") for n in range(count))
+
+
+async def names(store: Store, team: str = "t") -> list[str]:
+    return [member.name async for member in store.query(Member.key(team))]
+
+
+async def test_bulk_stores_many_and_again_changes_nothing(store: Store) -> None:
+    members = [Member(team_id="t", name=f"{n:04d}") for n in range(1_000)]
+
+    assert 1_000 == await store.bulk(members)
+    assert 1_000 == await store.bulk(members)
+    assert members == [member async for member in store.query(Member.key("t"))]
+
+
+async def test_bulk_keeps_unique_sets(store: Store) -> None:
+    assert 2 == await store.bulk([User(id="a", email="a"), User(id="b", email="b")])
+    assert "b" == (await store.get(User.by_email("b"))).id
+
+
+async def test_bulk_takes_an_asynchronous_source(store: Store) -> None:
+    async def source() -> Any:
+        for n in range(3):
+            yield Team(id=str(n))
+
+    assert 3 == await store.bulk(source())
+
+
+async def test_entities_of_several_classes_are_loaded_together(store: Store) -> None:
+    others = (User(id=f"{n}", email=f"{n}") if n % 50 == 0 else Team(id=f"{n}") for n in range(MANY))
+    mixed = [entity for both in zip(members(), others, strict=True) for entity in both]
+        each for n, member in enumerate(members()) for each in (member, User(id=f"{n}", email=f"{n}") if n % 50 == 0 else Team(id=f"{n}"))
+    ]
+    assert 2 * MANY == await store.bulk(mixed)
+    assert MANY == len(await names(store))
+    assert "50" == (await store.get(User.by_email("50"))).id
+    assert await store.find(Team.at("51")) is not None
+
+
+@pytest.mark.parametrize("taken", [0, 3, CHUNK, CHUNK + 3])
+async def test_what_was_taken_before_the_source_failed_is_stored(store: Store, taken: int) -> None:
+    def source() -> Iterator[Member]:
+        yield from members(taken)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await store.bulk(source())
+    assert taken == len(await names(store))
+
+
+async def test_what_was_taken_before_one_that_does_not_fit_is_stored(store: Store) -> None:
+    good = list(members(5))
+    with pytest.raises(Validation):
+        await store.bulk([*good, good[0].model_copy(update={"name": 7}), Member(team_id="t", name="later")])
+    assert [member.name for member in good] == await names(store)
+
+
+async def test_an_error_of_the_engine_ends_the_load_and_leaves_no_task(store: Store) -> None:
+    engine: Any = store.core.records
+    load, calls = engine.load, 0
+
+    async def failing(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Unavailable("gone")
+        return await load(*args)
+
+    engine.load = failing
+    with pytest.raises(PalaverError, match="gone"):
+        await store.bulk(members(40 * CHUNK))
+    engine.load = load
+    assert calls < 40
+    assert {asyncio.current_task()} == {task for task in asyncio.all_tasks() if "_write" in repr(task) or task is asyncio.current_task()}
+    assert MANY == await store.bulk(members())
+
+
+async def test_a_load_that_is_cancelled_leaves_no_task(store: Store) -> None:
+    seen = asyncio.Event()
+
+    async def source() -> AsyncIterator[Member]:
+        for member in members(CHUNK + 1):
+            yield member
+        seen.set()
+        await asyncio.sleep(60)
+
+    loading = asyncio.create_task(store.bulk(source()))
+    await seen.wait()
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert not [task for task in asyncio.all_tasks() if "_write" in repr(task)]
+    assert CHUNK == len(await names(store))
+
+
+class Call(Entity, table="calls"):
+    id: str
+    audio: Annotated[LargeObject, Blob("calls/{id}")]
+    key = Key("id")
+
+
+async def test_a_large_object_is_stored_before_its_source_goes_on(tmp_path: Path) -> None:
+    async def source() -> AsyncIterator[Call]:
+        for n in range(3):
+            async with LargeObject.staged([b"%d" % n]) as audio:
+                yield Call(id=str(n), audio=audio)
+
+    async with palaver.open(f"sqlite:///{tmp_path / 'calls.db'}", schema=Schema("calls", [Call])) as store:
+        assert 3 == await store.bulk(source())
+        call = await store.get(Call.at("2"))
+        assert b"2" == b"".join([piece async for piece in store.stream(call.audio)])
