@@ -333,7 +333,8 @@ class Runner:
             moved = 0
             # A projection may hang, here or in the background; the time that was asked for still holds.
             with contextlib.suppress(TimeoutError):
-                moved = await asyncio.wait_for(self.step(), max(0.0, deadline - asyncio.get_running_loop().time()))
+                async with asyncio.timeout_at(deadline):
+                    moved = await self.step()
             if not moved:
                 await asyncio.sleep(RETRY_S if self._errors else 0.005)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -244,6 +245,34 @@ async def test_a_full_pool_is_throttled_and_works_again(engine: PostgresRecords)
         with pytest.raises(Throttled):
             await stored(engine, NOTES, "u", "1")
     assert await stored(engine, NOTES, "u", "1") is None
+
+
+async def test_a_cancellation_that_comes_with_a_connection_is_not_lost(engine: PostgresRecords) -> None:
+    """Before Python 3.12 `wait_for` would take the connection and go on: whoever stops a task would wait for it for ever."""
+    pool = engine.pool
+    async with pool.connection():
+        last = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+        pool.release(last)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with pool.connection():
+            pass
+
+
+async def test_a_connection_that_comes_with_the_end_of_the_waiting_is_taken(engine: PostgresRecords) -> None:
+    pool = engine.pool
+    async with pool.connection():
+        last = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(pool.options.wait_s - 0.01, pool.release, last)
+        time.sleep(pool.options.wait_s * 2)  # noqa: ASYNC251 - both are due in one turn of the loop
+        pool.release(await waiting)
+        async with pool.connection():
+            pass
 
 
 async def test_missing_rights_are_forbidden(url: str, database: str, engine: PostgresRecords) -> None:

@@ -48,7 +48,8 @@ async def _until(stopped: asyncio.Event, here: Here, store: Store, every: float)
         if swept.total:
             _report(here, {"swept": swept.total, "expired": swept.expired, "cascaded": swept.cascaded, "objects": swept.objects})
         try:
-            await asyncio.wait_for(stopped.wait(), every)
+            async with asyncio.timeout(every):
+                await stopped.wait()
         except TimeoutError:
             continue
 

@@ -292,7 +292,8 @@ class Pool:
             if self._connections or self._opening:
                 self._empty = self.loop.create_future()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._empty, wait_s)
+                    async with asyncio.timeout(wait_s):
+                        await self._empty
             for connection in tuple(self._connections):
                 connection.abort()
         if self._timer is not None:

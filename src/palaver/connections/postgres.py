@@ -229,8 +229,12 @@ class Pool:
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            return await asyncio.wait_for(waiter, self.options.wait_s)
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with the connection.
+            async with asyncio.timeout(self.options.wait_s):
+                return await waiter
         except TimeoutError:
+            if waiter.done() and not waiter.cancelled():
+                return waiter.result()
             raise Throttled(
                 f"No connection became free in {self.options.wait_s:g} s.", hint="Raise `pool` in the URL, or ask less at once."
             ) from None
