@@ -28,6 +28,7 @@ from palaver.records.dynamo_values import (
     is_surely_within,
     item_size,
     levels,
+    nested,
     plain,
 )
 from palaver.stored_json import loads, packed
@@ -68,22 +69,23 @@ def item_of(layout: Layout, record: Mapping[str, Value], revision: int, cause: A
     aside: dict[str, Value] = {}
     for name, value in record.items():
         of = type(value)
-        if value is None or (of is int and name == REVISION):
-            continue
-        if name in indexed and not indexed[name].fits(value):
+        if indexed and name in indexed and value is not None and not indexed[name].fits(value):
             aside[name] = value
         elif of is str:
             item[name] = {"S": value}
         elif of is bool:
             item[name] = {"BOOL": value}
         elif of is int and kinds.get(name) == "int":
+            # The revision is among them, and replaced below.
             item[name] = {"N": repr(value)}
-        else:
-            attribute = encoded(kinds.get(name, "json"), value)
-            if (of is dict or of is list) and not is_flat(value) and levels(attribute) > MAX_LEVELS:
+        elif of is dict or of is list:
+            attribute = nested(value)
+            if not is_flat(value) and levels(attribute) > MAX_LEVELS:
                 aside[name] = value
             else:
                 item[name] = attribute
+        elif value is not None:
+            item[name] = encoded(kinds.get(name, "json"), value)
     item[REVISION] = {"N": str(revision)}
     if cause is not None:
         item[CAUSE] = cause

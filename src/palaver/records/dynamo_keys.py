@@ -233,6 +233,8 @@ class Layout:
             if not half.is_composite and half.attribute not in keyed:
                 self.indexed[half.attribute] = half
         self.entangled = {name for half in self.composites.values() for name in half.columns}
+        # Conditions that are the same for many writes of this table, where requests are made.
+        self.forms: dict[str, Any] = {}
         self._part = _key_maker(self.halves)
         self._plain = None if any(half.is_composite for half in self.halves) else self.halves
 

@@ -13,6 +13,7 @@ from palaver.errors import BatchShape
 from palaver.expr import Append, IfAbsent, Path, parse_path
 from palaver.ops import (
     REVISION,
+    Absent,
     Add,
     Cause,
     Change_,
@@ -22,7 +23,6 @@ from palaver.ops import (
     Put,
     Read,
     Remove,
-    Set,
     Unchanged,
     Update,
     apply_update,
@@ -82,13 +82,53 @@ class Writing(NamedTuple):
 
 def put(layout: Layout, op: Put, writing: Writing, seen: Record | None = UNSEEN) -> Action:
     """Return the put; unseen, it may only replace a record whose revision is behind this instant. Raises NotNative."""
+    about = _cause(layout, writing.cause, op.released)
+    if seen is UNSEEN and (form := _form(layout, op.guards)) is not None:
+        body = {"TableName": layout.name, "Item": item_of(layout, op.record, writing.now_us, about)}
+        return Action("Put", form.into(body, writing.now_us), writing.now_us)
     terms = Terms()
     if seen is UNSEEN:
         revision, parts = _ahead_of(layout, terms, op.guards, writing.now_us)
     else:
         revision, parts = next_revision(seen, writing.now_us), [_exactly(layout, terms, seen)]
-    item = item_of(layout, op.record, revision, _cause(layout, writing.cause, op.released))
+    item = item_of(layout, op.record, revision, about)
     return Action("Put", _conditional({"TableName": layout.name, "Item": item}, terms, parts), revision)
+
+
+class _Form(NamedTuple):
+    """A condition in which only the time is another each time; `times` says which values are it, in seconds or not."""
+
+    condition: str
+    names: dict[str, str]
+    times: tuple[tuple[str, bool], ...]
+
+    def into(self, body: dict[str, Any], now_us: int) -> dict[str, Any]:
+        body["ConditionExpression"] = self.condition
+        body["ExpressionAttributeNames"] = self.names
+        if self.times:
+            body["ExpressionAttributeValues"] = {
+                alias: {"N": str(now_us // 1_000_000 if is_second else now_us)} for alias, is_second in self.times
+            }
+        return body
+
+
+def _form(layout: Layout, guards: Sequence[Guard]) -> _Form | None:
+    """Return the condition of an unseen put that most puts have; None for others."""
+    if not guards:
+        kind = "put"
+    elif len(guards) == 1 and type(guards[0].when) is Absent:
+        kind = "create"
+    else:
+        return None
+    form: _Form | None = layout.forms.get(kind)
+    if form is None:
+        terms, now_us = Terms(), 10**15 + 1
+        _, parts = _ahead_of(layout, terms, guards, now_us)
+        if not parts:
+            return None
+        times = tuple((alias, value["N"] != str(now_us)) for alias, value in terms.values.items())
+        form = layout.forms[kind] = _Form(conditions.conjunction(parts), terms.names, times)
+    return form
 
 
 def _ahead_of(layout: Layout, terms: Terms, guards: Sequence[Guard], now_us: int) -> tuple[int, list[str]]:
@@ -173,13 +213,12 @@ def _changes(layout: Layout, terms: Terms, changes: Sequence[Change_], parts: li
     for change in changes:
         name = _top(layout, change.path, touched)
         alias = terms.name(name)
-        match change:
-            case Set(_, None) | Remove():
-                removes.append(alias)
-            case Set(_, to):
-                sets.append(f"{alias} = {_operand(layout, terms, name, to, parts)}")
-            case Add(_, amount):
-                adds.append(f"{alias} {_amount(layout, terms, name, amount, parts)}")
+        if isinstance(change, Add):
+            adds.append(f"{alias} {_amount(layout, terms, name, change.amount, parts)}")
+        elif isinstance(change, Remove) or change.to is None:
+            removes.append(alias)
+        else:
+            sets.append(f"{alias} = {_operand(layout, terms, name, change.to, parts)}")
     return sets, removes, adds
 
 

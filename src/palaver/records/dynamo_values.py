@@ -64,22 +64,12 @@ def _nested_float(value: float) -> Attribute:
 
 
 def _nested_map(value: Mapping[str, Value]) -> Attribute:
-    inner: dict[str, Attribute] = {}
-    tagged = False
-    each: Any
-    for name, each in value.items():
-        of = type(each)
-        # What most maps hold needs no call.
-        if of is str:
-            inner[name] = {"S": each}
-        elif of is int:
-            inner[name] = {"N": repr(each)}
-        elif of is Decimal:
-            inner[name] = {"M": {"$:number": {"N": number_text(each)}}}
-        else:
-            inner[name] = nested(each)
-        tagged = tagged or name[:2] == "$:" or not name
-    if tagged:
+    # What most maps hold needs no call.
+    inner: dict[str, Attribute] = {
+        name: {"S": each} if type(each) is str else {"N": repr(each)} if type(each) is int else _NESTED.get(type(each), nested)(each)
+        for name, each in value.items()
+    }
+    if "" in value or ("$:" in "".join(value) and any(name[:2] == "$:" for name in value)):
         return {"M": {"$:map": {"L": [{"L": [{"S": name}, attribute]} for name, attribute in inner.items()]}}}
     return {"M": inner}
 

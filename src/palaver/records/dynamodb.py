@@ -81,8 +81,11 @@ class DynamoRecords:
             return await self._writes.write(writes)
         finally:
             # Also after a failure: whether it was written may be unknown.
-            if any(op.at.table in self._layouts and self._layouts[op.at.table].table.feed for op in writes.ops):
-                self._feed.wrote()
+            for op in writes.ops:
+                layout = self._layouts.get(op.at.table)
+                if layout is not None and layout.table.feed:
+                    self._feed.wrote()
+                    break
 
     async def load(self, table: str, records: Sequence[Record], now_us: int, cause: Cause) -> list[int]:
         try:

@@ -200,9 +200,10 @@ class _Commit:
         self._ahead = False
         self._actions: list[list[Action]] = []
         # DynamoDB takes one action on an item: of several ops on a record all are judged here, and only a write is sent.
-        self._shared: dict[Address, list[int]] = {}
-        for number, op in enumerate(ops):
-            self._shared.setdefault(op.at, []).append(number)
+        self._shared: dict[Address, list[int]] = {ops[0].at: [0]} if self._alone else {}
+        if not self._alone:
+            for number, op in enumerate(ops):
+                self._shared.setdefault(op.at, []).append(number)
 
     async def run(self) -> Written | Refused:
         """Try once; where others were faster, wait for a turn among those of this process, and go on against those of others."""
@@ -223,8 +224,8 @@ class _Commit:
         raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
 
     async def _try(self) -> Written | Refused | None:
-        refused = await self._prepare()
-        if refused is not None:
+        missing = self._plan()
+        if missing and (refused := await self._prepare(missing)) is not None:
             return refused
         answer = await self._send()
         if answer is not None:
@@ -243,13 +244,14 @@ class _Commit:
 
     # --- deciding ---------------------------------------------------------------------------------------------------
 
-    async def _prepare(self) -> Refused | None:
-        """Make the actions; read and judge what DynamoDB cannot judge."""
-        while missing := self._plan():
+    async def _prepare(self, missing: list[int]) -> Refused | None:
+        """Read and judge what DynamoDB cannot judge, until all actions are made."""
+        while missing:
             await self._look(missing)
             refused = await self._refusal()
             if refused is not None:
                 return refused
+            missing = self._plan()
         return None
 
     def _plan(self) -> list[int]:
@@ -332,20 +334,21 @@ class _Commit:
 
     async def _send(self) -> dict[str, Any] | None:
         """Send the actions and return the answer; None where a condition failed, with what was found noted."""
-        owners = [number for number, actions in enumerate(self._actions) for _ in actions]
-        flat = [action for actions in self._actions for action in actions]
+        flat = self._actions[0] if self._alone else [action for actions in self._actions for action in actions]
         if not flat:
             return {}
         self._cleared = set()
         lost: list[int] = []
+        client = self._writes.client
         try:
             if len(flat) == 1 and flat[0].kind != "ConditionCheck":
-                return await self._send_alone(flat[0])
+                return await client.call(*requests.single(flat[0]), idempotent=False)
             body = requests.transaction(flat, os.urandom(16).hex())
-            return await self._writes.client.call("TransactWriteItems", body, idempotent=True)
+            return await client.call("TransactWriteItems", body, idempotent=True)
         except ConditionalCheckFailed as failed:
             self._note(0, failed.item, lost)
         except TransactionCancelled as cancelled:
+            owners = [number for number, actions in enumerate(self._actions) for _ in actions]
             for owner, reason in zip(owners, cancelled.reasons, strict=True):
                 if reason.code == "ConditionalCheckFailed":
                     self._note(owner, reason.item, lost)
@@ -361,10 +364,6 @@ class _Commit:
         if lost:
             await self._look(lost)
         return None
-
-    async def _send_alone(self, action: Action) -> dict[str, Any]:
-        operation, body = requests.single(action)
-        return await self._writes.client.call(operation, body, idempotent=False)
 
     def _note(self, number: int, item: Item | None, lost: list[int]) -> None:
         """Keep the record that failed a condition. None may also mean that the server does not tell."""
@@ -383,11 +382,17 @@ class _Commit:
     def _written(self, answer: Mapping[str, Any]) -> Written:
         revisions: list[int | None] = []
         updated: list[Record | None] = []
-        for number, (op, actions) in enumerate(zip(self._ops, self._actions, strict=True)):
+        for number, actions in enumerate(self._actions):
+            op = self._ops[number]
             revision, after = (actions[0].revision, actions[0].after) if actions else (None, None)
-            if isinstance(op, Update) and after is None and "Attributes" in answer:
-                after = record_of(self._layouts[number], answer["Attributes"])
-                revision = revision_of(after)
-            revisions.append(revision if isinstance(op, Put | Update) else None)
-            updated.append(after if isinstance(op, Update) else None)
+            if isinstance(op, Update):
+                if after is None and "Attributes" in answer:
+                    after = record_of(self._layouts[number], answer["Attributes"])
+                    revision = revision_of(after)
+                updated.append(after)
+            else:
+                updated.append(None)
+                if not isinstance(op, Put):
+                    revision = None
+            revisions.append(revision)
         return Written(revisions, updated)
