@@ -143,8 +143,11 @@ async def exists_as_declared(end: End, *, provision: bool, what: str) -> None:
     if empty and what == "source":
         raise NotProvisioned("The source holds nothing of this schema.", hint="Check its URL.")
     migrator = Migrator(planner, end.records, clock)
-    _same_version(end, await end.ask(migrator.kept), what)
-    lacks = 0 if empty else len((await end.ask(migrator.pending)).actions)
+    kept = await end.ask(migrator.kept)
+    _same_version(end, kept, what)
+    lacks = 0 if empty else len((await end.ask(partial(migrator.pending, parts=what == "target"))).actions)
+    if lacks and kept and kept["version"] != end.core.schema.version:
+        raise _other_version(end, kept, what)
     if lacks and not provision:
         raise NotProvisioned(
             f"The {what} lacks {lacks} of the tables, columns and indexes of the schema.",
@@ -165,13 +168,19 @@ async def _make_place(end: End) -> None:
 
 
 def _same_version(end: End, kept: Mapping[str, Any], what: str) -> None:
+    """Refuse another version; one before this, which a source may be of that lacks nothing of it, is looked at closely."""
     schema = end.core.schema
-    if kept and (kept["name"], kept["version"]) != (schema.name, schema.version):
-        raise NotProvisioned(
-            f"The {what} was written with version {kept['version']} of schema {kept['name']};"
-            f" this program has version {schema.version} of {schema.name}.",
-            hint="Bring both databases to one version with `palaver migrate apply` first.",
-        )
+    if kept and (kept["name"] != schema.name or kept["version"] > schema.version or (what == "target" and kept["version"] < schema.version)):
+        raise _other_version(end, kept, what)
+
+
+def _other_version(end: End, kept: Mapping[str, Any], what: str) -> NotProvisioned:
+    schema = end.core.schema
+    return NotProvisioned(
+        f"The {what} was written with version {kept['version']} of schema {kept['name']};"
+        f" this program has version {schema.version} of {schema.name}.",
+        hint="Bring both databases to one version with `palaver migrate apply` first.",
+    )
 
 
 async def schema_kept(end: End) -> dict[str, Any]:

@@ -85,8 +85,8 @@ class Migrator:
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
-    async def pending(self, allow: Collection[str] = ()) -> Migration:
-        """Return what the database lacks; what is left of it where a migration was cut off.
+    async def pending(self, allow: Collection[str] = (), *, parts: bool = True) -> Migration:
+        """Return what the database lacks; what is left of it where a migration was cut off. Who only reads needs no `parts`.
 
         Raises NotProvisioned where stored data would be stranded, and where a newer program wrote it.
         """
@@ -101,7 +101,7 @@ class Migrator:
             return under_way.plan
         physical = await self._records.describe()
         limits = self._records.limits
-        plan = migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=limits.partitions)
+        plan = migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=parts and limits.partitions)
         return await self._with_place(plan)
 
     async def _with_place(self, plan: Migration) -> Migration:
