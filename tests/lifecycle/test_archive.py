@@ -6,6 +6,7 @@ import gzip
 import json
 import tracemalloc
 from datetime import date, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,82 @@ async def test_parts_lie_under_their_day_and_read_with_any_tool(store: Store) ->
     assert [{"name": "visits", "n": 7}] == [json.loads(line) for line in gzip.decompress(await store.core.blobs.get(part.key)).splitlines()]
 
 
-async def test_large_values_are_named_by_their_object(store: Store) -> None:
+async def value_of(archive: Archive, named: Any) -> Any:
+    return json.loads(b"".join([piece async for piece in archive.value(DAY, named)]))
+
+
+async def test_large_values_stay_as_long_as_their_archive(store: Store, clock: ManualClock) -> None:
+    """The records are over and their objects with them: what was archived is whole by itself."""
+    await write_both(store)
+    kept = (await store.get(Message.at(f"{DOOMED}-c0", "1"))).context
+    archive = Archive(store)
+    manifest = await archive.run(DAY)
+    clock.advance(timedelta(days=400))
+    while (await store.sweep()).total:
+        await store.settle(5)
+        clock.advance(timedelta(days=31))
+    assert [] == (await store.page(Message.by_user(DOOMED))).items
+    assert [] == await archive.verify(DAY)
+    found = [row["context"] for row in await rows(archive, Message) if row["context"]]
+    assert found
+    assert {f"objects/{digest}" for part in manifest.entities["Message"].parts for digest in part.objects} == {
+        each["$object"] for each in found
+    }
+    assert kept in [await value_of(archive, each) for each in found]
+
+
+async def test_an_erased_persons_large_values_leave_the_archive(store: Store) -> None:
+    await write_both(store)
+    archive = Archive(store, about={Feedback: ("owner_id",)})
+    before = await archive.run(DAY)
+    await erase(store, DOOMED, archive=archive)
+    after = await archive.manifest(DAY)
+    assert after is not None
+    gone, left = ({d for part in each.entities["Message"].parts for d in part.objects} for each in (before, after))
+    stored = {info.key.rpartition("/")[2] async for info in store.core.blobs.list(archive.folder(DAY) + "objects/")}
+    assert left
+    assert left < gone
+    assert left == stored
+
+
+async def test_a_value_that_is_damaged_in_an_archive_is_found(store: Store) -> None:
     await write_both(store)
     archive = Archive(store)
+    manifest = await archive.run(DAY)
+    digest = manifest.entities["Message"].parts[0].objects[0]
+    await store.core.blobs.delete([f"{archive.folder(DAY)}objects/{digest}"])
+    assert ["part 0 of Message: not_found"] == await archive.verify(DAY)
+
+
+async def test_a_record_deleted_with_its_object_while_it_is_archived_is_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await write_both(store)
+    at = Message.at(f"{DOOMED}-c0", "1")
+    address = store.core.planner.address(at, None)
+    (key,) = store.core.planner.codec(Message).references((await store.core.records.get((address,)))[0] or {})
+    scan = store.core.records.scan
+
+    async def late(table: str, **options: Any) -> Any:
+        page = await scan(table, **options)
+        if table == "messages" and await store.find(at) is not None:
+            await store.delete(at)
+            await store.core.blobs.delete([key])
+        return page
+
+    monkeypatch.setattr(store.core.records, "scan", late)
+    archive = Archive(store)
     await archive.run(DAY)
-    named = (await rows(archive, Message))[0]["context"]
-    assert await store.core.blobs.head(named["$object"]) is not None
+    assert 23 == len(await rows(archive, Message))
+    assert [] == await archive.verify(DAY)
+
+
+async def test_an_object_that_is_missing_is_damage_and_no_gap_in_the_archive(store: Store) -> None:
+    await write_both(store)
+    address = store.core.planner.address(Message.at(f"{DOOMED}-c0", "1"), None)
+    (key,) = store.core.planner.codec(Message).references((await store.core.records.get((address,)))[0] or {})
+    await store.core.blobs.delete([key])
+    with pytest.raises(Corruption):
+        await Archive(store).run(DAY)
+    assert await Archive(store).manifest(DAY) is None
 
 
 async def test_a_day_is_archived_once(store: Store) -> None:
@@ -100,10 +171,13 @@ async def test_nothing_a_manifest_does_not_name_stays(store: Store) -> None:
     await write_both(store)
     archive = Archive(store)
     await store.core.blobs.put("archive/2026/03/10/Counter-00007-dead.jsonl.gz", b"left by a crash")
+    lost = sha256(b"left by a crash").hexdigest()
+    await store.core.blobs.put(f"archive/2026/03/10/objects/{lost}", b"left by a crash")
     manifest = await archive.run(DAY)
     listed = {info.key async for info in store.core.blobs.list("archive/2026/03/10/")}
     parts = [part for archived in manifest.entities.values() for part in archived.parts]
-    assert {*(part.key for part in parts), *(part.note for part in parts), "archive/2026/03/10/manifest-000000.json"} == listed
+    objects = {f"archive/2026/03/10/objects/{digest}" for part in parts for digest in part.objects}
+    assert {*(part.key for part in parts), *(part.note for part in parts), *objects, "archive/2026/03/10/manifest-000000.json"} == listed
 
 
 async def test_damage_is_found(store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from hashlib import sha256
@@ -11,14 +11,20 @@ from typing import Any
 
 from palaver.blobpath import ARCHIVE, segment
 from palaver.errors import Corruption
+from palaver.lifecycle.encoding import line
 from palaver.store import Store
 
 FORMAT = 1
+OBJECTS = "objects/"
+"""Below the folder of a day: its large values."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of an archive: where it lies, what is in it, and whom it is about, as hashes of 16 digits."""
+    """One file of an archive: where it lies, what is in it, and whom it is about, as hashes of 16 digits.
+
+    `objects`: the hashes of the large values its records name, which lie beside it.
+    """
 
     key: str
     number: int
@@ -27,6 +33,7 @@ class Part:
     sha256: str
     whom: Sequence[str] = ()
     after: Sequence[Any] | None = None
+    objects: Sequence[str] = ()
 
     @property
     def note(self) -> str:
@@ -73,18 +80,33 @@ class PartWriter:
     raw: int = 0
     records: int = 0
     whom: set[str] = field(default_factory=set)
+    objects: set[str] = field(default_factory=set)
     _pieces: list[bytes] = field(default_factory=list)
     _deflate: Any = field(default_factory=lambda: zlib.compressobj(6, wbits=31))
 
-    def add(self, text: bytes, whom: Iterable[str] = ()) -> None:
+    def add(self, record: Mapping[str, Any], whom: Iterable[str] = ()) -> None:
+        text = line(record)
         self.raw += len(text)
         self.records += 1
         self.whom.update(whom)
+        self.objects.update(objects_of(record))
         if piece := self._deflate.compress(text):
             self._pieces.append(piece)
 
     def finish(self) -> bytes:
         return b"".join([*self._pieces, self._deflate.flush()])
+
+
+def named(digest: str, size: int) -> dict[str, Any]:
+    """Return what stands for a large value in an archived record: its file beside the parts, by the hash of its bytes."""
+    return {"$object": OBJECTS + digest, "bytes": size}
+
+
+def objects_of(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the hashes of the large values an archived record names."""
+    for value in record.values():
+        if isinstance(value, dict) and str(value.get("$object", "")).startswith(OBJECTS):
+            yield value["$object"].removeprefix(OBJECTS)
 
 
 def whom(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.declared import Declared
 from palaver.fields import stored_name
-from palaver.lifecycle.encoding import json_value, line
+from palaver.lifecycle.encoding import json_value
 from palaver.lifecycle.parts import Archived, Manifest, Part, PartWriter, whom
 from palaver.lifecycle.personal import MASKED, Mask, Policy, mask_of, owners
 from palaver.store import Store
@@ -77,7 +77,7 @@ class Rewriter:
             hit += after is not record
             removed += after is None
             if after is not None:
-                writing.add(line(after))
+                writing.add(after)
                 still = still or any(str(after.get(_name(declared, name))) == self._subject for name in archived.about)
         if dry_run or not hit:
             return hit, removed, part
