@@ -238,5 +238,5 @@ E = TypeVar("E", bound=Entity)
 
 def stamped(entity: E, revision: int) -> E:
     """Return the same instance content with a revision."""
-    copy: E = build(type(entity), {**entity.__dict__, "_revision": revision}, entity.model_fields_set)
+    copy: E = build(type(entity), {**entity.__dict__, "_revision": revision}, entity.__pydantic_fields_set__)
     return copy

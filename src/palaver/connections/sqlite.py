@@ -118,9 +118,10 @@ class Database:
         when a COMMIT failed. A caller cancelled before its batch is taken has written nothing.
         """
         writer = self._writer
-        if self._closing or writer is None or self._blocked or not self._has_room(writer, cost):
-            writer = await self._wait_for_writer(cost, deadline)
         self._check()
+        if writer is None or self._blocked or not self._has_room(writer, cost):
+            writer = await self._wait_for_writer(cost, deadline)
+            self._check()
         future: asyncio.Future[T] = self._loop.create_future()
         self._put += 1
         self._put_bytes += cost

@@ -6,7 +6,7 @@ Guards are judged and records are changed by the same functions as in memory; SQ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -77,8 +77,9 @@ class Writes:
         return found
 
     async def write(self, writes: WriteSet) -> Written | Refused:
-        if all(map(_creates, writes.ops)):
-            return await self._create(writes)
+        if (job := self._creation(writes)) is not None:
+            cost = job.cost
+            return await self._database.write(job, cost=cost, savepoint=False, together=self._together, short=cost <= SHORT_COST)
         for op in writes.ops:
             self.rows(op.at.table)
         cost = _cost(writes.ops)
@@ -88,20 +89,19 @@ class Writes:
 
     # --- records that are new ---------------------------------------------------------------------------------------
 
-    async def _create(self, writes: WriteSet) -> Written | Refused:
-        """Insert first and ask afterwards: a record that is there already is the rare case."""
-        if not writes.ops:
-            return Written((), ())
+    def _creation(self, writes: WriteSet) -> _Creation | None:
+        """Return the job for a batch that only creates: it inserts first and asks afterwards, since a record is rarely there already."""
         now_us, tables = writes.now_us, self._rows
         creates: list[Create] = []
         cost = 0
         for op in writes.ops:
+            if type(op) is not Put or (op.guards and (len(op.guards) > 1 or type(op.guards[0].when) is not Absent)):
+                return None
             rows = tables.get(op.at.table) or self.rows(op.at.table)
-            row = rows.encode(op.record, now_us)  # type: ignore[union-attr]
+            row = rows.encode(op.record, now_us)
             cost += rows.weigh(row)
-            creates.append((rows, row, op))  # type: ignore[arg-type]
-        job = _Creation(self, creates, writes)
-        return await self._database.write(job, cost=cost, savepoint=False, together=self._together, short=cost <= SHORT_COST)
+            creates.append((rows, row, op))
+        return _Creation(self, creates, writes, cost) if creates else None
 
     def _create_job(self, creates: list[Create], writes: WriteSet, connection: apsw.Connection) -> Written | Refused:
         if not self._insert(connection, creates):
@@ -128,7 +128,7 @@ class Writes:
         try:
             for rows, creates in by_table.items():
                 for some in _slices(creates, min(MOST_AT_ONCE, rows.most)):
-                    self._execute(rows.inserts(len(some)), [value for _, row, _ in some for value in row])
+                    self._execute(rows.inserts(len(some)), list(chain.from_iterable([row for _, row, _ in some])))
                     inserted += some
         except LOSES_TRANSACTION:
             raise
@@ -277,10 +277,10 @@ class Writes:
 class _Creation:
     """The job that stores new records for one caller."""
 
-    __slots__ = ("_owner", "creates", "writes")
+    __slots__ = ("_owner", "cost", "creates", "writes")
 
-    def __init__(self, owner: Writes, creates: list[Create], writes: WriteSet) -> None:
-        self._owner, self.creates, self.writes = owner, creates, writes
+    def __init__(self, owner: Writes, creates: list[Create], writes: WriteSet, cost: int) -> None:
+        self._owner, self.creates, self.writes, self.cost = owner, creates, writes, cost
 
     def __call__(self, connection: apsw.Connection) -> Written | Refused:
         return self._owner._create_job(self.creates, self.writes, connection)
@@ -360,11 +360,6 @@ def _copied(value: Any) -> Any:
     return [_copied(inner) for inner in value] if type(value) is list else value
 
 
-def _creates(op: Op) -> bool:
-    """Say whether an op is a put that only asks that nothing is there, if anything."""
-    return type(op) is Put and (not op.guards or (len(op.guards) == 1 and type(op.guards[0].when) is Absent))
-
-
 def _cost(ops: Sequence[Op]) -> int:
     """Return a rough size of what ops hold in memory."""
     total = 0
@@ -401,7 +396,12 @@ def _flush(connection: apsw.Connection, changes: list[FeedRow]) -> None:
     """Store the changes of a whole group: one statement for many rows also means one hand-over of the interpreter."""
     for start in range(0, len(changes), _FEED_ROWS):
         part = changes[start : start + _FEED_ROWS]
-        connection.execute(_FEED + ", ".join([_FEED_ROW] * len(part)), [value for row in part for value in row])
+        connection.execute(_feed_text(len(part)), list(chain.from_iterable(part)))
+
+
+@cache
+def _feed_text(rows: int) -> str:
+    return _FEED + ", ".join([_FEED_ROW] * rows)
 
 
 def _unbound(*_arguments: Any) -> Any:
