@@ -238,4 +238,4 @@ def test_every_chapter_of_the_design_is_read() -> None:
     def names() -> Iterator[str]:
         yield from (chapter.kind for chapter in DESIGN.chapters)
 
-    assert ["use", "key", "setting", "query", "practice", "plan"] == list(names())
+    assert ["use", "key", "setting", "query", "practice", "claim", "trouble", "plan"] == list(names())
