@@ -50,8 +50,6 @@ async def test_bulk_takes_an_asynchronous_source(store: Store) -> None:
 async def test_entities_of_several_classes_are_loaded_together(store: Store) -> None:
     others = (User(id=f"{n}", email=f"{n}") if n % 50 == 0 else Team(id=f"{n}") for n in range(MANY))
     mixed = [entity for both in zip(members(), others, strict=True) for entity in both]
-        each for n, member in enumerate(members()) for each in (member, User(id=f"{n}", email=f"{n}") if n % 50 == 0 else Team(id=f"{n}"))
-    ]
     assert 2 * MANY == await store.bulk(mixed)
     assert MANY == len(await names(store))
     assert "50" == (await store.get(User.by_email("50"))).id
