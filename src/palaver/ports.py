@@ -100,6 +100,13 @@ class Scrubs(Protocol):
 
 
 @runtime_checkable
+class KeepsDeleted(Protocol):
+    def deleted_stays(self) -> str | None:
+        """Say where bytes of what was deleted stay, until when, and what ends it sooner; None where none do."""
+        ...
+
+
+@runtime_checkable
 class Wakes(Protocol):
     async def wait_for_change(self, after: int, timeout: float) -> bool:
         """Return True as soon as a change after a position may be there, written by any process; False in the end."""

@@ -165,6 +165,11 @@ class S3Blobs(ObjectBlobs):
 
         return BucketSettings(bucket_rules(schema, prefix=self.place.prefix))
 
+    def deleted_stays(self) -> str | None:
+        if self.place.versions == "purge":
+            return None
+        return "S3: a bucket with versions keeps deleted objects until its rules end them; with versions=purge in the URL they go at once."
+
     async def diagnose(self) -> list[Finding]:
         # It builds on this file.
         from palaver.blobs.s3_doctor import Doctor

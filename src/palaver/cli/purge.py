@@ -44,21 +44,24 @@ async def purge(
     """
     if (subject is None) == (inactive_since is None):
         raise Stop(Exit.USAGE, "usage", "Purge takes one person, or --inactive-since.", hint="palaver purge 2010 --dry-run")
+    from palaver.lifecycle.erase import remaining
+
     async with here.open() as store:
         erasing = await _erasing(here, store, subject, inactive_since)
         counted = await erasing(True)
         if subject is not None and not counted.erased.total:
             raise Stop(Exit.NOT_FOUND, "not_found", "Nothing is stored about this person.", hint="Check the identifier.")
         if dry_run or not counted.erased.total:
-            return _tell(here, counted, dry_run, None)
+            return _tell(here, counted, dry_run, None, remaining(store))
         people = f"{counted.persons:,} {'person' if counted.persons == 1 else 'people'}"
         what = f"Erasing {counted.erased.total:,} records, objects and documents of {people}"
         here.confirm(what, subject if subject is not None else f"{counted.persons}")
         erased = await erasing(False)
         made = store.clock.now().astimezone(UTC).isoformat(timespec="seconds")
+        stays = remaining(store)
     if receipt is not None:
-        _write(receipt, _receipt(erased, made))
-    return _tell(here, erased, False, made)
+        _write(receipt, _receipt(erased, made, stays))
+    return _tell(here, erased, False, made, stays)
 
 
 async def _erasing(here: Context, store: Store, subject: str | None, since: str | None) -> Callable[[bool], Awaitable[Purged]]:
@@ -90,18 +93,18 @@ async def _erasing(here: Context, store: Store, subject: str | None, since: str 
     return many
 
 
-def _receipt(purged: Purged, made: str | None) -> dict[str, Any]:
-    return {"people": purged.persons, "total": purged.erased.total, "at": made, **asdict(purged.erased)}
+def _receipt(purged: Purged, made: str | None, stays: list[str]) -> dict[str, Any]:
+    return {"people": purged.persons, "total": purged.erased.total, "at": made, **asdict(purged.erased), "remains": stays}
 
 
 def _write(path: Path, receipt: dict[str, Any]) -> None:
     path.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
-def _tell(here: Context, purged: Purged, dry_run: bool, made: str | None) -> int:
+def _tell(here: Context, purged: Purged, dry_run: bool, made: str | None, stays: list[str]) -> int:
     people, erased = purged.persons, purged.erased
     if here.out.json:
-        here.out.emit("purge", {"dry_run": dry_run, **_receipt(purged, made)})
+        here.out.emit("purge", {"dry_run": dry_run, **_receipt(purged, made, stays)})
         return Exit.OK
     verb = "would be erased" if dry_run else "erased"
     rows: list[tuple[str, str, int]] = []
@@ -109,4 +112,6 @@ def _tell(here: Context, purged: Purged, dry_run: bool, made: str | None) -> int
         rows += [(name, entity, count) for entity, count in value.items()] if isinstance(value, dict) else [(name, "", value)]
     here.out.table(("what", "of", "count"), [row for row in rows if row[2]], right=("count",))
     here.out.say(f"{erased.total:,} {verb}, of {people:,} {'person' if people == 1 else 'people'}")
+    for each in stays:
+        here.out.say(each)
     return Exit.OK

@@ -34,7 +34,7 @@ from palaver.lifecycle.personal import (
     through,
 )
 from palaver.ops import MARK, REVISION, Address, Cause, Delete, Read, WriteSet, is_live
-from palaver.ports import Scrubs
+from palaver.ports import KeepsDeleted, Scrubs
 from palaver.query import At
 from palaver.searching import document_id
 from palaver.store import Store
@@ -100,10 +100,10 @@ async def erase(
     """Remove what is about a person, in every store, and return the counts; asked again, it finds nothing.
 
     Cut off, it is finished by asking again. `before_us` spares records written at or after that instant. `archive` is
-    where archives of this store lie (default: beside its objects). With `scrub`, no deleted byte is left in the
-    database file when this returns. An entry in the ledger, without the person's name, lets `repurge` do it again to
-    a restored backup. Raises Conflict where other processes keep writing the person's records, SettleTimeout where a
-    projection does not follow.
+    where archives of this store lie (default: beside its objects). With `scrub`, no deleted byte is left in a SQLite
+    file when this returns; what other engines keep, `remaining` says. An entry in the ledger, without the person's
+    name, lets `repurge` do it again to a restored backup. Raises Conflict where other processes keep writing the
+    person's records, SettleTimeout where a projection does not follow.
     """
     if not subject:
         raise Validation("Nobody is named to be erased.", hint="A subject is a text that is not empty.")
@@ -149,6 +149,13 @@ async def scrubbed(store: Store) -> None:
     for engine in (store.core.records, store.core.search):
         if isinstance(engine, Scrubs):
             await _scrub(engine)
+
+
+def remaining(store: Store) -> list[str]:
+    """Return what each engine still holds of what was deleted, until when, and what ends it sooner; nothing where nothing stays."""
+    core = store.core
+    said = [engine.deleted_stays() for engine in (core.records, core.blobs) if isinstance(engine, KeepsDeleted)]
+    return [each for each in said if each]
 
 
 async def _scrub(engine: Scrubs) -> None:

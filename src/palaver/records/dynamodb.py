@@ -153,6 +153,12 @@ class DynamoRecords:
 
     # --- structure --------------------------------------------------------------------------------------------------
 
+    def deleted_stays(self) -> str:
+        return (
+            "DynamoDB: the streams show what was deleted for 24 hours, and point-in-time recovery, where it is on, can bring it back for"
+            " as many days as it is set to (35 at most). On-demand backups keep it until they are deleted."
+        )
+
     async def diagnose(self) -> list[Finding]:
         return await Doctor(self.client, self._structure.own, self._layouts).diagnose()
 

@@ -45,6 +45,10 @@ from palaver.values import KeyPart, Record, record_size
 _FETCHED_AT_ONCE = 200
 
 
+REWRITE = "ANALYZE; VACUUM (FULL); SELECT pg_switch_wal(); CHECKPOINT;"
+"""What leaves no deleted byte in a database's files: its statistics hold values too. Each table is locked while it is written anew."""
+
+
 class PostgresRecords:
     """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed, Wakes, Restores, ContinuesFeed and Diagnoses on one schema of a database."""
 
@@ -157,6 +161,12 @@ class PostgresRecords:
 
     async def diagnose(self) -> list[Finding]:
         return await Doctor(self.pool, self.names, self._tenants).diagnose()
+
+    def deleted_stays(self) -> str:
+        return (
+            "PostgreSQL: rows that were deleted stay in the files of their tables until these are written anew, and in its log until the"
+            f" log's files are used again. Now, as the owner of the database: {REWRITE}"
+        )
 
     async def observe(self) -> Observed:
         return await postgres_figures.observe(self.pool, self.names.schema)
