@@ -282,9 +282,22 @@ def test_a_url_says_everything() -> None:
     assert ("127.0.0.1", 6379, 0) == (parse_redis_url("redis://").host, parse_redis_url("redis://").port, parse_redis_url("redis://").db)
 
 
+def test_a_url_names_nodes_of_a_cluster_or_sentinels() -> None:
+    cluster = parse_redis_url("rediss+cluster://ann:p%40ss@one.example,two.example:7000,[::1]:7001?prefix=bot")
+    assert ("cluster", True, (("one.example", 6379), ("two.example", 7000), ("::1", 7001))) == (cluster.via, cluster.tls, cluster.hosts)
+    assert ("ann", "p@ss", "rediss+cluster://one.example:6379,two.example:7000,::1:7001") == (cluster.user, cluster.password, cluster.shown)
+    watched = parse_redis_url("redis+sentinel://:secret@s1,s2:26380/main/3")
+    assert ("sentinel", (("s1", 26379), ("s2", 26380)), "main", 3, "secret") == (
+        watched.via, watched.hosts, watched.name, watched.db, watched.password,
+    )  # fmt: skip
+    assert "redis+sentinel://s1:26379,s2:26380/main/3" == watched.shown
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        "redis://x,y", "redis+cluster://x/1", "redis+cluster://x:port", "redis+sentinel://x", "redis+sentinel://x/name/one",
+        "redis+cluster://x:99999", "rediss+sentinel://x/name", "redis+something://x",
         "http://x", "redis://x/one", "redis://x:port", "redis://x?pool=0", "redis://x?pool=many", "redis://x?timeout=0", "redis://x?timeout=nan",
         "redis://x?prefix=", "redis://x?prefix={a}", "redis://x?poool=3", "redis://x?ca=/ca.pem", "redis+unix://",
     ],

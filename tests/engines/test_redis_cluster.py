@@ -125,6 +125,18 @@ async def _entities(address: str) -> None:
         for _ in range(2):
             assert [1, None] == [found.number if found else None for found in await plain.get_many([Plain.at("a"), Plain.at("b")])]
         assert plain.figures.hits > 0
+        # The mark is read with each value, and says what its node was told.
+        names = [name for node in servers.redis_cluster().nodes for name in await _names(node.port, "*entity.Plain*")]
+        assert len([name for name in names if b":@" in name]) >= 1
+        assert len({slot_of(name) for name in names}) == 1
+
+
+async def _names(port: int, pattern: str) -> list[bytes]:
+    node = RedisClient(parse_redis_url(f"redis://127.0.0.1:{port}"))
+    try:
+        return list(await node.read(encode("KEYS", pattern)))
+    finally:
+        await node.aclose()
 
 
 async def _keys(node: RedisClient, command: bytes) -> list[bytes]:
