@@ -130,6 +130,16 @@ def planted() -> Iterator[str]:
     )
 
 
+def faults() -> Iterator[str]:
+    sys.path.insert(0, str(ROOT))
+    from tests.reliability.faults import FAULTS
+
+    yield "## Faults, errors and tests"
+    yield "On real servers and emulators; what only the service itself does (throttle, repartition) comes from a server that follows a script."
+    rows = [[fault.what, fault.engine, fault.told, "<br>".join(f"`{test.rpartition('/')[2]}`" for test in fault.tests)] for fault in FAULTS]
+    yield table(("what happens", "engine", "error, or what is kept", "test"), *rows)
+
+
 SECTIONS: dict[str, Callable[[Figures], Iterator[str]]] = {
     "specification": specification,
     "kill": kill,
@@ -154,7 +164,7 @@ def render() -> str:
         if name in results:
             parts += section(results[name])
             parts.append(f"*{results[name]['date']}, {results[name]['machine']}.*")
-    return "\n\n".join([*parts, *planted()]) + "\n"
+    return "\n\n".join([*parts, *faults(), *planted()]) + "\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 import palaver
-from palaver import Entity, Key, Schema, Store
+from palaver import Entity, Index, Key, Schema, Store
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_errors import RETRIED, is_refusal, translate
 from palaver.connections.postgres_options import PostgresOptions
@@ -235,6 +235,44 @@ async def test_a_program_the_database_is_ahead_of_reads_and_puts_nothing(url: st
         assert 1 == (await older.get(Tally.at("t"))).count
         with pytest.raises(NotProvisioned):
             await older.put(Tally(name="t"))
+
+
+async def test_an_index_that_is_being_built_is_not_provisioned(url: str) -> None:
+    class Tally(Entity, table="tallies"):
+        name: str
+        count: int = 0
+
+        key = Key("name")
+        by_count = Index("count")
+
+    at, indexed = f"{url}?schema=building&blobs=memory:", Schema("faults", [Tally], version=2)
+    async with palaver.open(at, schema=SCHEMA, migrate=True, maintain=False) as store:
+        await store.put(globals()["Tally"](name="t", count=1))
+
+    async def migrate() -> None:
+        async with palaver.open(at, schema=indexed, migrate=True, maintain=False):
+            pass
+
+    writing = await asyncpg.connect(url)
+    try:
+        async with writing.transaction():
+            # Whoever builds an index waits for those who write already.
+            await writing.execute("LOCK TABLE building.tallies IN ROW EXCLUSIVE MODE")
+            migrating = asyncio.create_task(migrate())
+            building = "SELECT FROM pg_index WHERE indrelid = 'building.tallies'::regclass AND NOT indisvalid"
+            for _ in range(500):
+                if await asked(url, building):
+                    break
+                await asyncio.sleep(0.02)
+            assert await asked(url, building)
+            with pytest.raises(NotProvisioned, match="has not ended"):
+                async with palaver.open(at, schema=indexed, maintain=False):
+                    pass
+        await migrating
+    finally:
+        await writing.close()
+    async with palaver.open(at, schema=indexed, maintain=False) as store:
+        assert ["t"] == [each.name async for each in store.query(Tally.by_count(1))]
 
 
 # --- what the server refuses ----------------------------------------------------------------------------------------
