@@ -82,3 +82,17 @@ def test_a_tenant_that_is_a_field_is_asked_for_as_a_field(palaver: Palaver, agen
     assert (Exit.USAGE, "no_tenants") == (bound.code, bound.problem["code"])
     assert "--where tenant=acme" in bound.problem["hint"]
     assert [user] == [each["user_id"] for each in palaver("query", "User", "--where", "tenant=acme").json["data"]]
+
+
+def test_a_key_is_shown_whole_however_long_it_is(palaver: Palaver, agent: Path) -> None:
+    async def log_in() -> str:
+        async with (
+            library.open(str(agent), schema=simple_agent.SCHEMA, maintain=False) as store,
+            await simple_agent.capabilities(store) as running,
+        ):
+            return (await SimpleAgent(store, running).log_in("web", "ann")).session.id
+
+    shown = asyncio.run(log_in())
+
+    assert 64 == len(shown)
+    assert shown in palaver("query", "LoginSession", "--human").out.split()

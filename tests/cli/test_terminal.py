@@ -71,6 +71,21 @@ def test_colours_can_be_refused(how: dict[str, str] | None) -> None:
     assert "\x1b[3" not in shown
 
 
+@pytest.mark.parametrize("columns", ["20", "50", "400"])
+def test_no_figure_and_no_key_is_cut_however_narrow_the_terminal(columns: str) -> None:
+    ran = subprocess.run([*PALAVER, "stats", "usage", "--json"], capture_output=True, check=True)
+    figures = [f"{each['prompt_tokens']:,}" for each in json.loads(ran.stdout)["data"]]
+    ran = subprocess.run([*PALAVER, "query", "Message", "--limit", "3", "--json"], capture_output=True, check=True)
+    keys = [(each["conversation_id"], each["message_id"]) for each in json.loads(ran.stdout)["data"]]
+
+    usage = on_terminal("stats", "usage", env={"COLUMNS": columns})[1].split()
+    lines = [line.split() for line in on_terminal("query", "Message", "--limit", "3", env={"COLUMNS": columns})[1].splitlines()]
+
+    assert figures
+    assert [] == [figure for figure in figures if figure not in usage]
+    assert set(keys) <= {tuple(line[:2]) for line in lines}
+
+
 def test_a_person_can_ask_for_json() -> None:
     _, shown = on_terminal("version", "--json")
 

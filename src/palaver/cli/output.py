@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 CONTRACT = 1
 """The version every JSON object carries. Within one version fields are only added."""
+
+GAP, FOLDED = 2, 12
+"""Between the columns of a table, and how narrow one may become that is folded."""
 
 _SHOWN = frozenset("\n\t")
 _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -70,6 +73,9 @@ class Output:
     @cached_property
     def console(self) -> Console:
         """The console for people; only ever asked for when the output is not JSON."""
+        return self._console(None if sys.stdout.isatty() else 120)
+
+    def _console(self, width: int | None) -> Console:
         from rich.console import Console
 
         terminal = sys.stdout.isatty()
@@ -82,7 +88,7 @@ class Output:
             highlight=False,
             markup=False,
             emoji=False,
-            width=None if terminal else 120,
+            width=width,
         )
 
     def print(self, *parts: Any) -> None:
@@ -91,17 +97,24 @@ class Output:
             *(harmless(part) if isinstance(part, str) else part for part in parts), soft_wrap=all(isinstance(p, str) for p in parts)
         )
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), one_line: bool = False) -> None:
-        """Print rows under headings; columns named in `right` hold figures; `one_line` keeps each row on its line."""
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Collection[str] = (), one_line: bool = False
+    ) -> None:
+        """Print rows under headings; columns named in `right` hold figures; `one_line` keeps each row on its line.
+
+        Neither is ever cut: where the terminal has no room, its lines run over.
+        """
         from rich.table import Table
 
-        shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, 2, 0, 0))
+        shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, GAP, 0, 0))
+        whole = frozenset(columns if one_line else right)
         for name in columns:
-            figures = name in right
-            shown.add_column(name, justify="right" if figures else "left", overflow="fold", no_wrap=figures or one_line)
-        for row in rows:
-            shown.add_row(*(cell(value) for value in row))
-        self.console.print(shown)
+            shown.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
+        cells = [[cell(value) for value in row] for row in rows]
+        for row in cells:
+            shown.add_row(*row)
+        least = _least(columns, cells, whole)
+        (self.console if least <= self.console.width else self._console(least)).print(shown, crop=False)
 
     # --- talk -------------------------------------------------------------------------------------------------------
 
@@ -114,6 +127,14 @@ class Output:
         from palaver.cli.progress import Progress
 
         return Progress(what, total, quiet=self.quiet)
+
+
+def _least(columns: Sequence[str], rows: Sequence[Sequence[Text]], whole: Set[str]) -> int:
+    """Return how wide a table has to be for the columns that are not to be cut; the others are folded down to a few letters."""
+    widths = [max([len(name), *(row[number].cell_len for row in rows)]) for number, name in enumerate(columns)]
+    return sum(width if name in whole else min(width, FOLDED) for name, width in zip(columns, widths, strict=True)) + GAP * (
+        len(columns) - 1
+    )
 
 
 def cell(value: object) -> Text:

@@ -165,7 +165,7 @@ def _fitting(declared: Declared, items: Sequence[Entity], sort: Sequence[str], w
         values = [getattr(item, name) for item in items]
         if name not in key and (name in hidden or all(value is None or isinstance(value, nested) for value in values)):
             continue
-        cells = [_one_line(value) for value in values]
+        cells = [_one_line(value, whole=name in key) for value in values]
         needs = max(map(len, [name, *cells])) + 2
         if name in key or needs <= room:
             columns[name] = cells
@@ -173,11 +173,11 @@ def _fitting(declared: Declared, items: Sequence[Entity], sort: Sequence[str], w
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)] if items else []
 
 
-def _one_line(value: object) -> str:
+def _one_line(value: object, *, whole: bool) -> str:
     from palaver.cli.output import plain_text
 
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else " ".join(plain_text(value).split())
-    return text if len(text) <= WIDE else text[: WIDE - 1] + "…"
+    return text if whole or len(text) <= WIDE else text[: WIDE - 1] + "…"
 
 
 def _count(out: Output, declared: Declared, n: int) -> int:
