@@ -68,7 +68,7 @@ def _flat_size(value: dict[Any, Any]) -> int:
 
 def _has_wide_exponent(text: str) -> bool:
     """Say whether a number of three exponent digits may be there; a few look-ups spare most values the slow search."""
-    maybe = "e1" in text or "e2" in text or "e3" in text or "e-1" in text or "e-2" in text or "e-3" in text
+    maybe = "e1" in text or "e2" in text or "e3" in text or "e-1" in text or "e-2" in text or "e-3" in text or "e+" in text
     return maybe and _WIDE_EXPONENT.search(text) is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -16,10 +17,10 @@ from pydantic.alias_generators import to_camel
 
 from palaver import Blob, Entity, Expiry, Index, InstantMs, InstantText, Key, Schema, Snowflake
 from palaver.codec import EntityCodec
-from palaver.errors import ItemTooLarge, Validation
+from palaver.errors import ItemTooLarge, NumberRange, Validation
 from palaver.ops import REVISION
 from palaver.plan import Planner
-from palaver.stored_json import dumps, loads
+from palaver.stored_json import dumps, loads, settled
 from palaver.values import EXACT, MAX_RECORD, record_size
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -351,3 +352,10 @@ def test_the_largest_record_is_measured_to_the_byte() -> None:
         CODEC.encode(Everything(id="i", text="x" * (MAX_RECORD - fixed + 1)), 1, None)
     with pytest.raises(ItemTooLarge):
         CODEC.encode(Everything(id="i", anything=["x" * 1000] * 500), 1, None)
+
+
+@pytest.mark.parametrize("number", [1e126, -1e300, 1e-131, -5e-300, math.inf, math.nan])
+@pytest.mark.parametrize("inside", [lambda n: n, lambda n: {"a": n}, lambda n: [[n]], lambda n: {"a": {"b": "e-1", "c": n}}])
+def test_a_float_no_engine_holds_is_refused_wherever_it_is(number: float, inside: Any) -> None:
+    with pytest.raises(NumberRange):
+        settled(inside(number), "a value")
