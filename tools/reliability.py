@@ -135,7 +135,7 @@ def faults() -> Iterator[str]:
     from tests.reliability.faults import FAULTS
 
     yield "## Faults, errors and tests"
-    yield "On real servers and emulators; what only the service itself does (throttle, repartition) comes from a server that follows a script."
+    yield "On real servers and emulators; what only the service itself does (throttle, repartition) is played by a script."
     rows = [[fault.what, fault.engine, fault.told, "<br>".join(f"`{test.rpartition('/')[2]}`" for test in fault.tests)] for fault in FAULTS]
     yield table(("what happens", "engine", "error, or what is kept", "test"), *rows)
 
