@@ -3,6 +3,10 @@
     python -m bench                                    our own phases beside raw apsw
     python -m bench --harness FOLDER --python PEERS     also the comparison harness, one peer at a time
     python -m bench --write                            keep the figures in bench/results.json and docs/performance.md
+    python -m bench --only w3,w4 …                     these runs alone; store, startup and installed are runs too
+
+Everything takes about 25 minutes on a quiet machine. What was measured is kept run by run, so that `--only` goes on where one ended,
+and a run that is not made again keeps its figures and their date.
 
 The harness is run with an interpreter that has the peers installed; `bench/adapters.py` puts Palaver into its rounds.
 Put `--dir` on a real disk: where an fsync costs nothing, every durable figure is wrong.
@@ -21,21 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import installed, store
+from bench import installed, musts, peers, store
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results.json"
 PAGE = ROOT / "docs" / "performance.md"
 
-PEERS = ("agents-sqlite", "langgraph-sync", "langchain-sql", "llamaindex-sql", "chainlit-indexed")
-W1 = "raw-wal-full,raw-group"
-W6 = "raw-1-commit,raw-group"
-SLOW = "w1, fsync 2 ms"
-ONE = ("raw-wal-full", "raw-1-commit", "raw-sqlite-executemany", "raw-redis-asyncio", "raw-dict")
-SHARED = ("raw-group", "raw-autopipeline")
+SECTIONS = ("store", "startup", "installed")
+ONE = ("raw-wal-full", "raw-1-commit", "raw-sqlite-executemany", "raw-redis-asyncio", "raw-dict", "raw-asyncpg", "raw-http", "raw-pg-copy")
+SHARED = ("raw-group", "raw-autopipeline", "raw-batch")
 
 
 def machine(folder: str | None) -> dict[str, Any]:
@@ -81,45 +84,6 @@ def startup(runs: int = 7) -> dict[str, Any]:
         "use_ms": round(statistics.median(used) - empty),
         "help_ms": round(statistics.median(helped)),
     }
-
-
-def harness(folder: Path, python: str, work: str | None, rounds: int) -> list[dict[str, Any]]:
-    """Run W1, W3, W6 and W7 with our adapters: once beside the raw limits, then beside one peer at a time."""
-    runs: list[tuple[str, list[str]]] = [
-        ("w1", ["w1_chat_embedded.py", "--peers", W1, "--adapter", "adapters:ChatEmbedded", "--n", "1000"]),
-        ("w6", ["w6_trace.py", "--peers", W6, "--adapter", "adapters:TraceTurn", "--adapter", "adapters:TraceSteps", "--n", "150"]),
-        ("w7", ["w7_bulk.py", "--peers", "raw-sqlite-executemany", "--adapter", "adapters:ChatEmbedded", "--n", "50000"]),
-    ]
-    beside = ["--adapter", "adapters:ChatEmbedded", "--n", "300", "--secs", "2.5"]
-    runs += [(f"w1 {peer}", ["w1_chat_embedded.py", "--peers", f"{W1},{peer}", *beside]) for peer in PEERS]
-    steps = ["--peers", f"{W6},chainlit-steps", "--adapter", "adapters:TraceSteps", "--n", "60"]
-    runs.append(("w6 chainlit-steps", ["w6_trace.py", *steps]))
-    w1 = ["w1_chat_embedded.py", "--peers", "raw-wal-full", "--adapter", "adapters:ChatEmbedded", "--phases", "read"]
-    runs.append(("w1, 100,000 messages", [*w1, "--preload", "100000"]))
-    runs.append(("w1, histories of 1,000", [*w1, "--per-conv", "1000"]))
-    slow = ["w1_chat_embedded.py", "--peers", "raw-group", "--adapter", "adapters:ChatEmbedded", "--phases", "append"]
-    runs.append((SLOW, slow))
-    redis = ["--adapter", "adapters_cache:RedisPalaver", "--adapter", "adapters_cache:RedisLimits"]
-    runs.append(("w3", ["w3_redis.py", "--peers", "raw-autopipeline,raw-redis-asyncio,limits-aio-redispy", *redis]))
-    runs.append(("w3 in process", ["w3_redis.py", "--peers", "raw-dict,limits-memory", "--adapter", "adapters_cache:MemoryPalaver"]))
-    rows: list[dict[str, Any]] = []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "bench"), str(ROOT / "src")])}
-    for label, command in runs:
-        extra = ["--rounds", str(rounds), *(["--dir", work] if work else [])]
-        around = environment | _slow_fsync(folder) if label == SLOW else environment
-        done = subprocess.run([python, *command, *extra], cwd=folder, env=around, capture_output=True, text=True, check=False, timeout=540)
-        rows += [{"run": label, **json.loads(line)} for line in done.stdout.splitlines() if line.startswith("{")]
-        print(f"{label}: {len(rows)} rows", file=sys.stderr)
-        if done.returncode:
-            print(done.stderr[-2000:], file=sys.stderr)
-    return rows
-
-
-def _slow_fsync(folder: Path) -> dict[str, str]:
-    """Compile the library that makes every fsync take 2 ms, as a disk in a network does, and say how it is loaded."""
-    made = Path(tempfile.gettempdir()) / "slow_fsync.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(made), str(folder / "slow_fsync.c"), "-ldl"], check=True)
-    return {"SLOW_FSYNC_US": "2000", "LD_PRELOAD": str(made)}
 
 
 def page(results: dict[str, Any]) -> str:
@@ -188,18 +152,24 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Beside the libraries a user would pick instead",
         "",
-        "One run each with the raw limits, one peer and Palaver in the same rounds. `x` is the median over the rounds of the ratio",
-        "to a raw loop: one that does each call by itself, and one in which concurrent calls share a commit or a write to the socket.",
+        "What each job must reach, and what it aims at, as ratios to a raw loop that does the same work, or as bounds where it says",
+        "so. The peer is the best of the libraries that were measured at the same work.",
         "",
-        "| run | phase | who | per second | p50 µs | p99 µs | x raw, alone | x raw, shared | disk bytes a message |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        *musts.table(rows),
+        "",
+        "All figures follow: one run each with the raw limits, one peer and Palaver in the same rounds. `x` is the median over the",
+        "rounds of the ratio to a raw loop: one that does each call by itself, and one in which concurrent calls share a commit or a",
+        "write to the socket.",
+        "",
+        "| run | phase | who | per second | p50 µs | p99 µs | x raw, alone | x raw, shared | disk bytes a message | date |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         if "ops_s" not in row:
             continue
         one, shared = (next((row[f"x_{raw}"] for raw in among if f"x_{raw}" in row), "") for among in (ONE, SHARED))
         cells = [row["run"], row.get("phase", "load"), row["name"], f"{row['ops_s']:,}", row.get("p50_us", ""), row.get("p99_us", "")]
-        cells += [one, shared, row.get("disk_bytes_per_msg", "")]
+        cells += [one, shared, row.get("disk_bytes_per_msg", ""), row.get("date", "")]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
@@ -210,24 +180,49 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--harness", type=Path, help="the comparison harness's folder")
     parser.add_argument("--python", default=sys.executable, help="an interpreter with the peers installed")
+    parser.add_argument("--only", default="", help="runs, by how their names begin, with commas between")
     parser.add_argument("--write", action="store_true", help="keep the figures")
     options = parser.parse_args()
-    results: dict[str, Any] = {
-        "machine": machine(options.dir),
-        "startup": startup(),
-        "installed": installed.fresh(),
-        "store": asyncio.run(store.measure(options.dir, options.rounds, search=False)),
-        "store_searched": asyncio.run(store.measure(options.dir, options.rounds, search=True)),
-    }
-    if options.harness:
-        results["harness"] = harness(options.harness.resolve(), options.python, options.dir, options.rounds)
-    elif RESULTS.exists():
-        results["harness"] = json.loads(RESULTS.read_text()).get("harness", [])
-    text = page(results)
-    print(text)
-    if options.write:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        PAGE.write_text(text)
+    only = [word.strip() for word in options.only.split(",") if word.strip()]
+    unknown = [word for word in only if word not in SECTIONS and not peers.chosen([word])]
+    if unknown:
+        parser.error(f"there is no run {unknown[0]}; there are {', '.join([*SECTIONS, *(run.label for run in peers.RUNS)])}")
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in measure(options, only):
+        results |= part(results)
+        if options.write:
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            PAGE.write_text(page(results))
+    print(page(results))
+
+
+def measure(options: argparse.Namespace, only: list[str]) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Take one measurement after the other; each gives what it changes in the results."""
+    if not only or "startup" in only:
+        begun = startup()
+        yield lambda _: {"startup": begun}
+    if not only or "installed" in only:
+        fresh = installed.fresh()
+        yield lambda _: {"installed": fresh}
+    if not only or "store" in only:
+        found = {
+            "machine": machine(options.dir),
+            "store": asyncio.run(store.measure(options.dir, options.rounds, search=False)),
+            "store_searched": asyncio.run(store.measure(options.dir, options.rounds, search=True)),
+        }
+        yield lambda _: found
+    runs = peers.chosen([word for word in only if word not in SECTIONS]) if not only or set(only) - set(SECTIONS) else []
+    if not options.harness:
+        return
+    for label, rows in peers.measured(runs, options.harness.resolve(), options.python, options.dir, options.rounds):
+        yield partial(_with, label, rows)
+
+
+def _with(label: str, rows: list[dict[str, Any]], results: dict[str, Any]) -> dict[str, Any]:
+    """Return all rows of the harness with these in place of those of an earlier run, in the order of the runs."""
+    order = {run.label: number for number, run in enumerate(peers.RUNS)}
+    kept = [row for row in results.get("harness", []) if row["run"] != label and row["run"] in order]
+    return {"harness": sorted(kept + rows, key=lambda row: order[row["run"]])}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class ChatPostgres(ChatEmbedded):
         self.where = where
 
     async def open(self) -> None:
-        at = self.where
+        at: Any = self.where
         server = f"{at['user']}@{quote(at['host'], safe='')}:{at['port']}"
         url = f"postgresql://{server}/{at['dbname']}?pool={POOL}"
         self.store = await palaver.open(url, schema=CHAT, migrate=True, maintain=False)
