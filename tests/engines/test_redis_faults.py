@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import contextlib
 import random
 from collections import Counter
@@ -13,7 +12,7 @@ import pytest
 
 from palaver.cache.bounded import Bounds
 from palaver.caching import Item, Limit, Take
-from palaver.connections.redis import RedisClient, encode
+from palaver.connections.redis import encode
 from palaver.errors import (
     Corruption,
     Forbidden,
@@ -361,33 +360,3 @@ async def test_what_another_program_put_under_our_keys_is_a_miss_or_corruption_a
         ):
             with pytest.raises(Corruption):
                 await call
-
-
-async def test_keys_of_one_call_share_a_slot_of_a_cluster() -> None:
-    """The part of a key in the first braces decides where it lies; no group or channel can end it early."""
-    seen: list[list[bytes]] = []
-
-    class Watched(RedisClient):
-        async def run(self, script: Any, keys: Any, *rest: Any, **options: Any) -> Any:
-            seen.append(list(keys))
-            return await super().run(script, keys, *rest, **options)
-
-        async def run_each(self, script: Any, calls: Any, **options: Any) -> Any:
-            seen.extend(list(keys) for keys, *_ in calls)
-            return await super().run_each(script, calls, **options)
-
-    def slot(key: bytes) -> int:
-        start = key.find(b"{")
-        end = key.find(b"}", start + 1)
-        return binascii.crc_hqx(key[start + 1 : end] if 0 <= start < end - 1 else key, 0) % 16_384
-
-    async with opened(url()) as cache:
-        cache.client.__class__ = Watched
-        for name in ("", "}", "{}", "a}b", "tenant", "{a}", "%7D"):
-            takes = [Take(LIMIT, key) for key in ("", "}", "x{y}", "{")]
-            await cache.limiter.take(*takes, group=name, token="}{")
-            await cache.limiter.take_each([takes], group=name)
-            await cache.presence.touch("{m}", [name], ttl_s=9)
-            await cache.presence.present(name)
-    assert all(len({slot(key) for key in keys}) == 1 for keys in seen)
-    assert any(len(keys) > 4 for keys in seen)
