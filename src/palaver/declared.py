@@ -84,10 +84,10 @@ class Declared:
 
     def part_of(self, instance: Entity, part: Part) -> KeyPart:
         """Return the encoded value of a key part of an instance."""
-        return part.encode(_reach(instance, part.steps))
+        return part.encode(reached(instance, part.steps))
 
 
-def _reach(instance: Any, steps: tuple[str | int, ...]) -> Any:
+def reached(instance: Any, steps: tuple[str | int, ...]) -> Any:
     value = instance
     for step in steps:
         if value is None:
@@ -480,7 +480,7 @@ def shadow_values(declared: Declared, record: Mapping[str, Any], instance: Any) 
     """Return the shadow columns of a record: encoded index parts, missing where a part is missing or a sentinel."""
     out: dict[str, KeyPart] = {}
     for column, shadow in declared.shadows:
-        value = _reach(instance, shadow.steps)
+        value = reached(instance, shadow.steps)
         if value is not None and value not in shadow.sentinels:
             out[column] = shadow.encode(value)
     return out

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from palaver.batch import Patch
-from palaver.declared import Declared, FieldSpec
+from palaver.declared import Declared, FieldSpec, reached
 from palaver.entity import did_you_mean, kind_names
 from palaver.errors import Expression, Validation
 from palaver.expr import OPERANDS, Append, IfAbsent, Path, parse_path, paths, resolve
@@ -54,6 +54,8 @@ class Patcher:
             touched = self._reading[declared.entity] = frozenset(_depends_on_old(declared))
         if touched and any(_first(path) in touched for path in (*op.set, *op.add, *op.remove)):
             return True
+        if declared.shadows and self.shadows(declared, op) is None:
+            return True
         if rule is not None and rule.after is not None and _unsets_expiry(declared, rule, op):
             return True
         return any(self._computed(declared, path, value, path in op.add) for path, value in (*op.set.items(), *op.add.items()))
@@ -64,6 +66,27 @@ class Patcher:
         if target.most and (isinstance(value, OPERANDS) or (isinstance(value, str | bytes) and len(value) > LONG)):
             return True
         return target.bounded and (added or isinstance(value, OPERANDS))
+
+    def shadows(self, declared: Declared, op: Patch) -> list[Change_] | None:
+        """Return what a patch changes in columns computed from fields, for indexes; None where that takes the record."""
+        changes: list[Change_] = []
+        for column, part in declared.shadows:
+            for path in (*op.set, *op.add, *op.remove):
+                steps = parse_path(Path(path))
+                if steps[: len(part.steps)] != part.steps[: len(steps)]:
+                    continue
+                target = self._target(declared, path)
+                value = op.set.get(path)
+                deep = len(steps) > 1 and path in op.remove
+                if deep or path in op.add or isinstance(value, OPERANDS) or target.adapter is None or len(steps) > len(part.steps):
+                    return None
+                value = None if value is None else _validated(declared, target, target.adapter, value)
+                if value is None and len(steps) == 1 and target.spec.default is not None:
+                    value = target.spec.default()  # what reading gives where nothing is stored
+                inside = reached(value, part.steps[len(steps) :])
+                indexed = inside is not None and inside not in part.sentinels
+                changes.append(Set(Path(column), part.encode(inside)) if indexed else Remove(Path(column)))
+        return changes
 
     def split(self, declared: Declared, op: Patch) -> tuple[dict[str, Any], Patch | None]:
         """Return the blob fields a patch sets, with their values, and what remains of the patch.
@@ -294,9 +317,7 @@ def _unsets_expiry(declared: Declared, rule: Expires, op: Patch) -> bool:
 
 
 def _depends_on_old(declared: Declared) -> Iterator[str]:
-    """Yield the fields whose change needs the old record: shadows, unique sets, blobs, composite references."""
-    for _, part in declared.shadows:
-        yield str(part.steps[0])
+    """Yield the fields whose change needs the old record: unique sets, blobs, composite references."""
     for unique in declared.uniques.values():
         for part in unique.parts:
             yield str(part.steps[0])
