@@ -21,13 +21,16 @@ from palaver.connections.redis import RedisClient, encode
 from palaver.connections.redis_cluster import RedisCluster, slot_of
 from palaver.connections.redis_options import parse_redis_url
 from palaver.connections.redis_wire import Wire
+from palaver.context import ContextWindow
 from palaver.entity_cache import EntityCache
 from palaver.errors import ConfigError, PalaverError
 from palaver.ports import Cache
 from palaver.testing.cache import CacheTests
 from tests import servers
 from tests.cache.people import PEOPLE, Plain, with_cache
+from tests.context.app import CHAT, Message, message, numbers
 from tests.engines.redis_servers import answers, opened, until
+from tests.identity.accounts import in_use, process
 from tests.servers.redis import Cluster
 from tests.stacks import fresh
 
@@ -229,6 +232,45 @@ async def test_messages_are_heard_from_one_node_to_another(moving: Cluster) -> N
     async with opened(moving.url) as one, opened(from_another) as other, one.bus.listen("news") as heard:
         await other.bus.publish("news", b"hello")
         assert Heard("news", b"hello") == await asyncio.wait_for(anext(heard), 5)
+
+
+async def test_a_node_that_gives_all_its_slots_away_ends_nobodys_call() -> None:
+    """It leaves the map while calls are under way; they have their answers, and the next ones go elsewhere."""
+    async with opened(url()) as cache:
+        client: Any = cache.client
+        values = cache.values("v")
+        await values.set("k", b"x", ttl_s=60)
+        slot = slot_of(f"{cache.options.prefix}:v:v:k".encode())
+        place = client._owners[slot]
+        node = client._nodes[place]
+        asked = [asyncio.ensure_future(values.get("k")) for _ in range(100)]
+        await asyncio.sleep(0)
+        made = cache.made
+        await client._keep_only(set(client._nodes) - {place})
+        assert place not in client._nodes
+        assert all(held is not None and held.value == b"x" for held in await asyncio.gather(*asked))
+        await until(lambda: asyncio.sleep(0, not node._wires))
+        assert await values.get("k") is not None
+        assert cache.made > made
+    with pytest.raises(ConfigError, match="closed"):
+        await values.get("k")
+
+
+async def test_sessions_and_context_windows_are_served_by_a_cluster(tmp_path: Path) -> None:
+    address = url()
+    async with process(f"sqlite:///{tmp_path}/sessions.db?sync=normal", address) as (_, sessions):
+        started = await sessions.start("ann", {"model": "small"})
+        await until(lambda: in_use(sessions, started.token))
+        await sessions.end(started.token)
+        assert await sessions.read(started.token) is None
+    async with palaver.open(with_cache(fresh("sqlite", tmp_path), address), schema=CHAT, migrate=True, maintain=False) as store:
+        context = ContextWindow(store, Message)
+        await context._subscription.ready()
+        for number in range(3):
+            await context.create(message(number))
+            assert list(range(number + 1)) == numbers(await context.read("c"))
+        await context.read("c")
+        assert context.figures.hits > 0
 
 
 # --- a node that dies -----------------------------------------------------------------------------------------------

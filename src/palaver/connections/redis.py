@@ -108,7 +108,7 @@ class RedisClient:
         self._connecting: asyncio.Task[None] | None = None
         self._first_attempt: asyncio.Future[None] | None = None
         self._error: PalaverError | None = None
-        self._closed = False
+        self._closed = self._left = False
         self._leave_again = 0.0
         self._turn = -1
         self.made = 0
@@ -232,6 +232,14 @@ class RedisClient:
         except Lost:
             raise OutcomeUnknown("The connection to Redis ended after the command was sent.", engine="redis") from None
 
+    def leave(self) -> None:
+        """Connect no more, and end each connection when everything that waits on it has its reply."""
+        self._left = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        for wire in list(self._wires):
+            wire.retire()
+
     async def aclose(self) -> None:
         """End the connections; who still waits for a reply gets the same error as when the server ends them."""
         self._closed = True
@@ -259,7 +267,7 @@ class RedisClient:
             self._loop = loop
         elif self._loop is not loop:
             raise ConfigError("A Redis client belongs to the event loop that used it first.", hint="Open one per event loop.")
-        if self.breaker == "closed":
+        if self.breaker == "closed" and not self._left:
             self._connect()
             assert self._first_attempt is not None
             await asyncio.shield(self._first_attempt)
@@ -384,7 +392,7 @@ class RedisClient:
                 self._error, self.breaker = Unavailable("The Redis server does not answer in time.", engine="redis"), "open"
             if self._on_change is not None:
                 self._on_change(False)
-        if not self._closed:
+        if not self._closed and not self._left:
             self._connect()
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from palaver.connections.redis import RedisClient, RedisHealth, Script, encode
 from palaver.connections.redis_errors import Elsewhere
 from palaver.connections.redis_options import Place, RedisOptions
-from palaver.errors import Conflict, PalaverError, ReadOnly, Unavailable
+from palaver.errors import ConfigError, Conflict, PalaverError, ReadOnly, Unavailable
 
 SLOTS = 16_384
 _HOPS = 5
@@ -39,6 +39,8 @@ class RedisCluster:
         self.options = options
         self._scripts = tuple(scripts)
         self._nodes: dict[Place, RedisClient] = {}
+        self._left: list[RedisClient] = []
+        self._closed = False
         self._owners: list[Place | None] = []
         self._learning: asyncio.Task[None] | None = None
         self._learn_at = 0.0
@@ -88,15 +90,18 @@ class RedisCluster:
         return await self.read_each([encode("GET", key) for key in keys])
 
     async def aclose(self) -> None:
+        self._closed = True
         if self._learning is not None:
             self._learning.cancel()
             await asyncio.wait([self._learning])
-        await asyncio.gather(*(node.aclose() for node in self._nodes.values()))
+        await asyncio.gather(*(node.aclose() for node in (*self._nodes.values(), *self._left)))
 
     # --- finding the node -------------------------------------------------------------------------------------------
 
     async def _routed(self, command: bytes, call: Callable[[RedisClient], Awaitable[Any]], script: Script | None = None) -> Any:
         """Make a call of the node that has the slot of a command's key, and follow where it says that the slot has gone."""
+        if self._closed:
+            raise ConfigError("The Redis client is closed.")
         if not self._owners:
             await asyncio.shield(self._learn())
         place: Place | None = None
@@ -168,7 +173,8 @@ class RedisCluster:
         for place in self._nodes.keys() - owners:
             node = self._nodes.pop(place)
             self._moves += node.made
-            await node.aclose()
+            node.leave()
+            self._left.append(node)
         await asyncio.gather(*(self._node(owner).read(encode("PING")) for owner in owners), return_exceptions=True)
 
 
