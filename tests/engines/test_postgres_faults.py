@@ -273,6 +273,13 @@ async def test_an_index_that_is_being_built_is_not_provisioned(url: str) -> None
         await writing.close()
     async with palaver.open(at, schema=indexed, maintain=False) as store:
         assert ["t"] == [each.name async for each in store.query(Tally.by_count(1))]
+    # As whoever builds it and dies leaves it.
+    await asked(url, "UPDATE pg_index SET indisvalid = false WHERE indrelid = 'building.tallies'::regclass AND NOT indisprimary")
+    with pytest.raises(NotProvisioned, match="lacks 1 of"):
+        async with palaver.open(at, schema=indexed, maintain=False):
+            pass
+    await migrate()
+    assert not await asked(url, building)
 
 
 # --- what the server refuses ----------------------------------------------------------------------------------------

@@ -129,7 +129,10 @@ FAULTS = (
         "items left unprocessed",
         "DynamoDB",
         "asked again until each has landed once",
-        (ENGINES + "test_dynamodb_faults.py::test_items_left_unprocessed_land_once",),
+        (
+            ENGINES + "test_dynamodb_faults.py::test_items_left_unprocessed_land_once",
+            ENGINES + "test_dynamodb_client.py::test_what_a_batch_leaves_unprocessed_is_written_later_and_nothing_else_again",
+        ),
     ),
     Fault(
         "an index still being built",
