@@ -16,7 +16,7 @@ from palaver.clock import from_us
 from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
 from palaver.entity import E, Entity
 from palaver.errors import ConfigError, ItemTooLarge, KeyTooLong, NumberRange, Validation
-from palaver.fields import LARGE, build
+from palaver.fields import LARGE, NEW, SET_EXTRA, SET_NAMES, SET_PRIVATE, SET_VALUES, build
 from palaver.large_object import LargeObject
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION, Change_, Set
@@ -66,7 +66,9 @@ class EntityCodec:
         self.large = [spec for spec in declared.blobs if spec.kind is LARGE]
         apart = {spec.name for spec in (*declared.blobs, *declared.secrets)}
         self._put_fields = compile_writer(self, [spec for spec in declared.fields.values() if spec.name not in apart])
-        self._values = _reader(declared)
+        self._values, build_plain = _readers(declared, set(declared.fields))
+        #: Returns the instance a record stands for. Raises Unsealable for a secret that cannot be opened.
+        self.decode: Callable[[Mapping[str, Any]], Any] = self._decode if build_plain is None else build_plain
         self.table = declared.table.name
         self._key = declared.table.key
         #: The values of a record's key, in order.
@@ -346,8 +348,7 @@ class EntityCodec:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def decode(self, record: Mapping[str, Any]) -> Any:
-        """Return the instance a record stands for. Raises Unsealable for a secret that cannot be opened."""
+    def _decode(self, record: Mapping[str, Any]) -> Any:
         values = self._values(record)
         for spec in self.declared.secrets:
             if (sealed := record.get(spec.stored)) is not None:
@@ -363,9 +364,15 @@ class EntityCodec:
         return build(self.declared.entity, values, self._names)
 
 
-def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Compile the function from a record to an instance's values: one dict display, since every read pays for it."""
-    scope: dict[str, Any] = {}
+def _readers(
+    declared: Declared, names: set[str]
+) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], Callable[[Mapping[str, Any]], Any] | None]:
+    """Compile the functions from a record to an instance's values, and to the instance where it is nothing but those.
+
+    One dict display, and what `fields.build` does without its calls: every read pays for it.
+    """
+    scope: dict[str, Any] = {"entity": declared.entity, "names": names, "NEW": NEW}
+    scope |= {"SET_VALUES": SET_VALUES, "SET_NAMES": SET_NAMES, "SET_EXTRA": SET_EXTRA, "SET_PRIVATE": SET_PRIVATE}
     parts: list[str] = []
     blobs = {spec.name for spec in declared.blobs}
     for number, spec in enumerate(declared.fields.values()):
@@ -385,8 +392,12 @@ def _reader(declared: Declared) -> Callable[[Mapping[str, Any]], dict[str, Any]]
             f"{spec.name!r}: " + (read if (present, absent) == ("v", "None") else f"{absent} if (v := {read}) is None else {present}")
         )
     parts.append(f"'_revision': record[{REVISION!r}]")
-    exec(f"def read(record):\n get = record.get\n return {{{', '.join(parts)}}}\n", scope)
-    return scope["read"]  # type: ignore[no-any-return]
+    display = "{" + ", ".join(parts) + "}"
+    lines = ["def read(record):", " get = record.get", f" return {display}", "def built(record):", " get = record.get"]
+    lines += [" instance = NEW(entity)", f" SET_VALUES(instance, {display})", " SET_NAMES(instance, names)"]
+    lines += [" SET_EXTRA(instance, None)", " SET_PRIVATE(instance, None)", " return instance"]
+    exec("\n".join(lines) + "\n", scope)
+    return scope["read"], None if declared.secrets or declared.entity.__private_attributes__ else scope["built"]
 
 
 def _large(value: Any) -> LargeObject:

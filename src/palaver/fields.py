@@ -351,8 +351,8 @@ def _others(stored: Mapping[str, Any], parts: list[ModelPart]) -> dict[str, Any]
 
 _set = object.__setattr__
 # The slots' own setters: half of what setting an attribute by its name costs, and every read pays it.
-_new = object.__new__
-_set_values, _set_names, _set_extra, _set_private = (
+NEW = object.__new__
+SET_VALUES, SET_NAMES, SET_EXTRA, SET_PRIVATE = (
     BaseModel.__dict__[name].__set__ for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 )
 
@@ -367,11 +367,11 @@ def build(model: type[BaseModel], values: dict[str, Any], names: set[str] | None
         instance = model.model_construct(names, **values)
         instance.__dict__.update(values)
         return instance
-    instance = _new(model)
-    _set_values(instance, values)
-    _set_names(instance, set(values) if names is None else names)
-    _set_extra(instance, None)
-    _set_private(instance, None)
+    instance = NEW(model)
+    SET_VALUES(instance, values)
+    SET_NAMES(instance, set(values) if names is None else names)
+    SET_EXTRA(instance, None)
+    SET_PRIVATE(instance, None)
     return instance
 
 

@@ -11,17 +11,20 @@ from typing_extensions import TypeVar
 
 from palaver.clock import to_us
 from palaver.codec import BlobRef, EntityCodec
+from palaver.entity import Entity
 from palaver.errors import Corruption, NotFound
 from palaver.ops import REVISION, Read, RecordPage, is_live, position
 from palaver.plan import Planner
 from palaver.ports import BlobStore, RecordEngine
-from palaver.query import Query
-from palaver.values import KeyPart
+from palaver.query import At, Query, UniqueAt
+from palaver.system import key_from_plain
+from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
     from palaver.store import Store
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Entity)
 After = tuple[KeyPart, ...] | None
 
 
@@ -95,6 +98,24 @@ async def merged(records: RecordEngine, planner: Planner, query: Query[Any], ten
 
 def _sortable(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else value
+
+
+async def claimed(records: RecordEngine, planner: Planner, target: UniqueAt[E], tenant: str | None) -> At[E] | None:
+    """Return the address of the record that has the values of a unique set; None where none has."""
+    declared = planner.codec(target.entity).declared
+    record = (await records.get((planner.claim(declared, declared.uniques[target.name], target.values, tenant),)))[0]
+    if record is None:
+        return None
+    body: Any = record["body"]
+    key = key_from_plain(body["key"])
+    return At(target.entity, key[1:] if declared.tenant else key)
+
+
+def claims(planner: Planner, target: UniqueAt[Any], record: Record, tenant: str | None) -> bool:
+    """Say whether a record has the values it was looked up by: between the two reads, or once expired, it may not."""
+    declared = planner.codec(target.entity).declared
+    unique = declared.uniques[target.name]
+    return planner.reservation(declared, unique, record, tenant) == planner.claim(declared, unique, target.values, tenant)
 
 
 async def fetch_blobs(blobs: BlobStore, codec: EntityCodec, entities: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from palaver.batch import Batch, Patch, When, asked_at
 from palaver.clock import Clock, us_of
 from palaver.core import Core
-from palaver.draft import Plan, premise
+from palaver.draft import Plan
 from palaver.entity import Entity, stamped
 from palaver.errors import (
     ConditionFailed,
@@ -31,16 +31,16 @@ from palaver.feed import Runner
 from palaver.following import Following
 from palaver.large_object import LargeObject
 from palaver.loading import load
-from palaver.ops import MARK, REVISION, Address, Put, Table, Update, WriteSet, Written, is_live
+from palaver.ops import MARK, REVISION, Address, Put, Table, Update, Written, is_live
 from palaver.ports import Cache, Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt
-from palaver.reading import Page, filled, merged, read_of, reads_of
+from palaver.reading import Page, claimed, claims, filled, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
-from palaver.streaming import streamed, upload
-from palaver.system import SYSTEM, blob_address, key_from_plain, token_address
+from palaver.streaming import streamed
+from palaver.system import SYSTEM, token_address
 from palaver.upkeep import Swept, Upkeep
 from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
 
@@ -118,7 +118,7 @@ class Store:
     async def find(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E | None:
         """Return the record, or None where there is none."""
         self._here()
-        where = await self._claimed(target) if isinstance(target, UniqueAt) else target
+        where = await claimed(self._records, self._planner, target, self._tenant) if isinstance(target, UniqueAt) else target
         if where is None:
             return None
         codec = self._planner.codec(where.entity)
@@ -126,7 +126,7 @@ class Store:
         record = (await self._records.get((address,), consistent=consistent))[0]
         if record is None or not self._is_live(codec.declared.table, record):
             return None
-        if isinstance(target, UniqueAt) and not self._claims(target, record):
+        if isinstance(target, UniqueAt) and not claims(self._planner, target, record, self._tenant):
             return None
         entity: E = codec.decode(record)
         if not codec.declared.blobs:
@@ -212,23 +212,6 @@ class Store:
     def _is_live(self, table: Table, record: Record) -> bool:
         # The clock is only asked where the answer depends on it.
         return record.get(MARK) is None if table.expires is None else is_live(table, record, us_of(self._core.clock))
-
-    async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
-        declared = self._planner.codec(target.entity).declared
-        claim = self._planner.claim(declared, declared.uniques[target.name], target.values, self._tenant)
-        record = (await self._records.get((claim,)))[0]
-        if record is None:
-            return None
-        body: Any = record["body"]
-        key = key_from_plain(body["key"])
-        return At(target.entity, key[1:] if declared.tenant else key)
-
-    def _claims(self, target: UniqueAt[Any], record: Record) -> bool:
-        """Say whether a record has the values it was looked up by: between the two reads, or once expired, it may not."""
-        declared = self._planner.codec(target.entity).declared
-        unique = declared.uniques[target.name]
-        held = self._planner.reservation(declared, unique, record, self._tenant)
-        return held == self._planner.claim(declared, unique, target.values, self._tenant)
 
     async def stream(self, value: LargeObject, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes of a large object, or of a range, in pieces; raise NotFound where its record no longer has it."""
@@ -327,7 +310,7 @@ class Store:
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
             plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)
             plan.writes = plan.writes._replace(returning=returning)
-            result = await records.write(await self._uploaded(plan) if plan.uploads else plan.writes)
+            result = await records.write(await self.core_upkeep().uploaded(plan) if plan.uploads else plan.writes)
             if isinstance(result, Written):
                 if plan.jobs and self._core.runner is not None:
                     self._core.runner.poke()
@@ -339,17 +322,6 @@ class Store:
             elif not moved(result) or token_failure(result):
                 raise blame(planner, batch, result)
         raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
-
-    async def _uploaded(self, plan: Plan) -> WriteSet:
-        """Upload the objects of a plan; its writes then hold only if the job of none of them moved meanwhile.
-
-        A released object may be removed between its upload and the commit, and the job with it: nothing would be left to see.
-        """
-        jobs = [blob_address(key) for key, _ in plan.uploads]
-        seen = dict(zip(jobs, await self._records.get(jobs), strict=True))
-        await asyncio.gather(*(upload(self._core.blobs, key, data) for key, data in plan.uploads))
-        ops = [op._replace(guards=(*op.guards, premise(0, seen[op.at]))) if op.at in seen else op for op in plan.writes.ops]
-        return plan.writes._replace(ops=ops)
 
     async def _remembered(self, token: str) -> Record | None:
         """Return what an earlier request left under a token."""

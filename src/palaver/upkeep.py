@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from palaver.clock import to_us
 from palaver.declared import Declared
-from palaver.draft import Held, premise, release, was
+from palaver.draft import Held, Plan, premise, release, was
 from palaver.errors import Conflict, ReferenceBroken
 from palaver.ops import (
     MARK,
@@ -31,7 +31,8 @@ from palaver.ops import (
 )
 from palaver.ports import FindsExpired, MakesParts, TrimsFeed
 from palaver.schema import Reference
-from palaver.system import SYSTEM, job_address, key_from_plain, system
+from palaver.streaming import upload
+from palaver.system import SYSTEM, blob_address, job_address, key_from_plain, system
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
@@ -70,6 +71,17 @@ class Upkeep:
         self._core = core
         self._records = core.records
         self._planner = core.planner
+
+    async def uploaded(self, plan: Plan) -> WriteSet:
+        """Upload the objects of a plan; its writes then hold only if the job of none of them moved meanwhile.
+
+        A released object may be removed between its upload and the commit, and the job with it: nothing would be left to see.
+        """
+        jobs = [blob_address(key) for key, _ in plan.uploads]
+        seen = dict(zip(jobs, await self._records.get(jobs), strict=True))
+        await asyncio.gather(*(upload(self._core.blobs, key, data) for key, data in plan.uploads))
+        ops = [op._replace(guards=(*op.guards, premise(0, seen[op.at]))) if op.at in seen else op for op in plan.writes.ops]
+        return plan.writes._replace(ops=ops)
 
     async def work(self) -> int:
         """Finish waiting cascades and due objects, and now and then sweep a little; called by the runner between changes."""

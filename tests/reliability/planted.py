@@ -134,21 +134,21 @@ def object_fsync_missing(handle: int) -> int:
     return os.fstat(handle).st_ctime_ns
 
 
-@replaces(Store, "_uploaded")
+@replaces(upkeep.Upkeep, "uploaded")
 async def object_written_after_the_commit(self: Any, plan: Plan) -> WriteSet:
     async def upload() -> None:
         await asyncio.sleep(0.02)
         for key, data in plan.uploads:
-            await self.core.blobs.put(key, data)
+            await self._core.blobs.put(key, data)
 
-    self.core.late = asyncio.ensure_future(upload())
+    self._core.late = asyncio.ensure_future(upload())
     return plan.writes
 
 
-@replaces(Store, "_uploaded")
+@replaces(upkeep.Upkeep, "uploaded")
 async def upload_without_a_guard(self: Any, plan: Plan) -> WriteSet:
     for key, data in plan.uploads:
-        await self.core.blobs.put(key, data)
+        await self._core.blobs.put(key, data)
     return plan.writes
 
 
