@@ -122,13 +122,15 @@ def test_records_that_do_not_fit_are_counted_and_nothing_is_done(palaver: Palave
         store.create(schema.entities["Note"].entity(id="x", body="text 1"))
     plan = palaver(*NEW, "migrate", "plan")
     assert 7 == plan.code
-    assert ["Note.one: 1 stored record hold a value that another one holds. Change the records that share a value first."] == plan.json[
-        "unmet"
-    ]
+    assert [
+        "Note.one (text): 1 stored record holds a value that another one holds."
+        " Change the records that share a value first, with the program of before."
+    ] == plan.json["unmet"]
     before = palaver(*OLD, "query", "Note", "x").json["data"]
     refused = palaver(*NEW, "migrate", "apply")
     assert (7, "not_provisioned") == (refused.code, refused.problem["code"])
     assert "text 1" not in refused.err
+    assert "Nothing was changed" in refused.problem["hint"]
     assert before == palaver(*OLD, "query", "Note", "x").json["data"]
 
 

@@ -388,7 +388,7 @@ CASES = [
         thing({"name": str}),
         thing({"name": str}, one=Unique("name")),
         [{"id": "1", "name": "a"}, {"id": "2", "name": "a"}],
-        words="hold a value that another",
+        words="holds a value that another",
     ),
     Case(
         "a unique set of more fields",
@@ -487,7 +487,7 @@ CASES = [
         Schema("s", [entity("Thing", {"team": (str | None, None)}), team()]),
         Schema("s", [entity("Thing", {"team": (str | None, None)}, owner=Ref("team", to="Team", on_delete="keep")), team()]),
         [{"id": "1", "team": "t"}, {"id": "2"}],
-        words="1 stored record refer",
+        words="1 stored record refers",
     ),
     Case(
         "much at once",

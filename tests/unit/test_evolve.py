@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
+from pydantic import Field
 
 from palaver import Backfill, Entity, Expiry, Index, InstantMs, Key, RenamedFrom, Schema, Snowflake, Stored, Unique
 from palaver.errors import ConfigError, NotProvisioned
@@ -258,3 +259,19 @@ def test_a_check_widens_another_or_not(old: tuple[object, ...], new: tuple[objec
 def test_what_was_kept_as_it_is_stored_needs_nothing() -> None:
     assert () == between(schema({"name": str}), schema({"title": Annotated[str, Stored("name")]})).actions
     assert () == between(schema({"n": UUID}), schema({"n": str})).actions
+
+
+def test_an_entity_whose_table_was_renamed_without_a_word_is_refused_and_names_both_ways() -> None:
+    old, new = schema({"name": str}), schema({"name": str}, table="others")
+    with pytest.raises(NotProvisioned, match="stored in table things and declared in table others") as refused:
+        between(old, new)
+    assert 'renamed_from="things"' in refused.value.hint
+    assert ["table others", "table things goes, with its records"] == [action.words for action in between(old, new, "Thing").actions]
+
+
+def test_a_plan_says_which_values_a_column_takes() -> None:
+    old = schema({"x": Literal["a", "b"], "n": int})
+    plan = between(old, schema({"x": Literal["a"], "n": Annotated[int, Field(ge=1)]}))
+    assert {"column x of things becomes text, required, one of a", "column n of things becomes int, required, from 1"} == {
+        action.words for action in plan.actions
+    }

@@ -149,7 +149,9 @@ def _print_status(here: Here, body: dict[str, Any]) -> None:
     out = here.out
     out.print(f"schema {body['schema']}, version {body['schema_version']}, fingerprint {body['fingerprint']}")
     for each in body["applied"]:
-        out.print(f"✓ {each['number']}  {each['at']}  version {each['schema_version']}  {each['fingerprint']}  {len(each['steps'])} steps")
+        out.print(
+            f"✓ {each['number']}  {each['at']}  version {each['schema_version']}  {each['fingerprint']}  {_steps(len(each['steps']))}"
+        )
     for words in body["pending"]:
         out.print(f"+ {words}")
     for words in body["drift"]:
@@ -184,7 +186,11 @@ def _tell(here: Here, found: Migration, unmet: Sequence[str], output: Path | Non
         here.out.print(f"? {words} They are left as they are.")
     for words in unmet:
         here.out.print(f"✗ {words}")
-    here.out.say(f"{len(steps)} step{'s' if len(steps) != 1 else ''}" + (f", written to {output}" if output else ""))
+    if found.actions and not found.automatic and found.from_version == found.version:
+        here.out.say(
+            f"the version is {found.version} as before: raise it, Schema(…, version={found.version + 1}), so that older programs are known"
+        )
+    here.out.say(_steps(len(steps)) + (f", written to {output}" if output else ""))
 
 
 def _done(here: Here, found: Migration, *, resumed: bool) -> None:
@@ -194,7 +200,11 @@ def _done(here: Here, found: Migration, *, resumed: bool) -> None:
         return
     for step in steps:
         here.out.print(f"✓ {step}")
-    here.out.say(f"{len(steps)} step{'s' if len(steps) != 1 else ''} taken" + (", some of them before" if resumed else ""))
+    here.out.say(f"{_steps(len(steps))} taken" + (", some of them before" if resumed else ""))
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' if count != 1 else ''}"
 
 
 def _read(file: Path) -> Migration:

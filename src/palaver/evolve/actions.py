@@ -20,6 +20,8 @@ from palaver.structure import (
 )
 
 Effect = Literal["adds", "widens", "tidies", "fills", "tightens", "renames", "converts", "drops"]
+ASIDE = "{}__before"
+"""What a column is called while its values are sealed or opened into the one that takes its name."""
 AUTOMATIC: frozenset[Effect] = frozenset(("adds", "widens", "tidies", "fills"))
 """What opening an embedded store may do by itself: a program of the version before would not notice, or lose nothing."""
 
@@ -141,6 +143,15 @@ class Demand:
     hint: str = ""
 
 
+def _rule(check: tuple[object, ...]) -> list[str]:
+    match check:
+        case ("in", values):
+            return [f"one of {', '.join(map(str, values))}"]  # type: ignore[call-overload]
+        case ("range", low, high):
+            return [f"from {low}"] * (low is not None) + [f"up to {high}"] * (high is not None)
+    return []
+
+
 def in_words(step: Step) -> str:
     """Return what a step does, for people."""
     table = step.table.name
@@ -156,8 +167,10 @@ def in_words(step: Step) -> str:
         case RenameColumn(_, old, new):
             return f"column {old} of {table} becomes {new}"
         case AlterColumn(_, column):
-            rules = [column.kind, "required" if column.required else "optional", *(["checked"] if column.check else [])]
+            rules = [column.kind, "required" if column.required else "optional", *_rule(column.check)]
             return f"column {column.name} of {table} becomes {', '.join(rules)}"
+        case DropColumn(_, name) if name.endswith(ASIDE.format("")):
+            return f"column {name} of {table} goes: its values are in {name.removesuffix(ASIDE.format(''))} by then"
         case DropColumn(_, name):
             return f"column {name} of {table} goes, with its values"
         case SetExpiry(_, None):

@@ -169,7 +169,7 @@ class Columns:
     def _stored_as(self, old: str, new: str, column: Column) -> bool:
         self._draft.refuse(
             f"{self._label(column.name)} is stored as {old} and declared as {new}.",
-            "Declare a new field, or migrate the data first.",
+            "Declare what is stored, or a new field that your program copies the values into.",
             entity=self._table.entity,
             field=column.name,
         )

@@ -151,9 +151,23 @@ def _tables(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], renames
         owner = declared.get(name)
         before = _renamed(draft, planner, table, declared.get(name.removesuffix(HISTORY)), renames) or name
         if name not in draft.now:
+            if owner is not None:
+                _left_behind(draft, planner, owner, snapshot)
             draft.take("tables", CreateTable(table), "adds")
             continue
         _table(draft, table, owner, entities.get(before, {}))
+
+
+def _left_behind(draft: Draft, planner: Planner, owner: Declared, snapshot: Mapping[str, Any]) -> None:
+    """Refuse an empty table for an entity whose records are in another one, which nobody declares any more."""
+    tables = [entity["table"]["name"] for entity in snapshot.get("entities", ()) if entity["name"] == owner.name]
+    for old in tables:
+        if old in draft.now and old not in planner.tables and not draft.permits(owner.name):
+            draft.refuse(
+                f"{owner.name} is stored in table {old} and declared in table {owner.table.name}, which would be empty.",
+                hint=f'Take the records along with renamed_from="{old}", or drop them: --allow-data-loss {owner.name}.',
+                entity=owner.name,
+            )
 
 
 def _renamed(draft: Draft, planner: Planner, table: Table, owner: Declared | None, renames: bool) -> str | None:
@@ -210,7 +224,8 @@ def _ranges(draft: Draft, planner: Planner) -> None:
             continue
         draft.refuse(
             f"{table.entity} is stored {'in other parts' if now.ranges else 'whole'} and declared Partitioned({table.ranges.column!r}).",
-            hint="Copy it into a new database or schema, which `palaver copy --follow` does while others write; or leave the declaration.",
+            hint="With this program, `palaver copy OLD NEW --follow` makes it in parts in another database or schema,"
+            " while the program of before writes; or take Partitioned away.",
             entity=table.entity,
         )
 
@@ -242,7 +257,8 @@ def _uniques(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], existe
             )
             if not same or table in former:
                 draft.phases["claims"].append(Claim(table, declared.name, name))
-                draft.demands.append(Demand("distinct", table, declared.name, name, hint="Change the records that share a value first."))
+                hint = "Change the records that share a value first, with the program of before."
+                draft.demands.append(Demand("distinct", table, declared.name, name, tuple(part.path for part in unique.parts), hint))
     wanted = {(declared.name, name) for declared in planner.schema.entities.values() for name in declared.uniques}
     draft.phases["claims gone"] += [Release(entity, name) for entity, name in sorted(held - wanted)]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from palaver.declared import Declared, FieldSpec
-from palaver.evolve.actions import Seal
+from palaver.evolve.actions import ASIDE, Seal
 from palaver.evolve.forms import is_sealed, verdict
 from palaver.snapshot import form
 from palaver.structure import DropColumn, DropIndex, RenameColumn, Table
@@ -15,9 +15,6 @@ from palaver.system import HISTORY
 
 if TYPE_CHECKING:
     from palaver.evolve.diff import Draft
-
-ASIDE = "{}__before"
-"""What a column is called while its values are sealed or opened into the one that takes its name."""
 
 
 def sealed_or_opened(

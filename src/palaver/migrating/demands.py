@@ -167,14 +167,16 @@ def tenant_of(declared: Declared, record: Record) -> str | None:
 
 def _in_words(demand: Demand, count: int) -> str:
     where = f"{demand.entity}.{demand.name}"
-    records = f"{count:,} stored record{'s' if count != 1 else ''}"
+    several = count != 1
+    fields = ", ".join(map(str, demand.check))
+    records = f"{count:,} stored record{'s' if several else ''}"
     text = {
-        "empty": f"{where} is new and required, and {records} have no value for it.",
-        "present": f"{where} is required now, and {records} lack it.",
+        "empty": f"{where} is new and required, and {records} ha{'ve' if several else 's'} no value for it.",
+        "present": f"{where} is required now, and {records} lack{'' if several else 's'} it.",
         "within": f"{where} has a value that is no longer allowed in {records}.",
         "exact": f"{where} would lose digits in {records}.",
         "reads": f"{where} cannot be read as it is declared now in {records}.",
-        "distinct": f"{where}: {records} hold a value that another one holds.",
-        "refers": f"{where}: {records} refer to one that does not exist.",
+        "distinct": f"{where} ({fields}): {records} hold{'' if several else 's'} a value that another one holds.",
+        "refers": f"{where}: {records} refer{'' if several else 's'} to one that does not exist.",
     }[demand.kind]
     return f"{text} {demand.hint}".strip()

@@ -52,7 +52,7 @@ async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, ch
     if plan.actions and not changing:
         raise NotProvisioned(
             f"The database lacks {len(plan.actions)} of the tables, columns and indexes this schema needs.",
-            hint="Run `palaver migrate apply`.",
+            hint="`palaver migrate plan` names them, `palaver migrate apply` makes them.",
         )
     if not plan.automatic:
         raise NotProvisioned("The schema changes more than is done by itself.", hint="Run `palaver migrate plan` to see it.")

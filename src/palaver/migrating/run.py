@@ -220,7 +220,7 @@ class Migrator:
             raise NotProvisioned("The database is no longer what the plan was made against.", hint="Plan again: palaver migrate plan.")
         unmet = await self.unmet(plan)
         if unmet:
-            raise NotProvisioned(" ".join(unmet), schema=plan.schema)
+            raise NotProvisioned(" ".join(unmet), hint="Nothing was changed. Apply it again when that is mended.", schema=plan.schema)
         prepared = [action for action in plan.actions if isinstance(action, Prepare)]
         for action in prepared:
             self.tell(action.words, 0)

@@ -41,7 +41,7 @@ ALTER TABLE "public"."things" ALTER COLUMN "n" TYPE double precision USING "n"::
 ALTER TABLE "public"."things" ALTER COLUMN "n" SET NOT NULL;
 COMMENT ON COLUMN "public"."things"."n" IS '{"name":"n","kind":"float"}';
 
--- column x of things becomes text, required, checked
+-- column x of things becomes text, required, one of a, b, c
 ALTER TABLE "public"."things" DROP CONSTRAINT IF EXISTS "things_x_check";
 ALTER TABLE "public"."things" ALTER COLUMN "x" TYPE text COLLATE "C" USING "x"::text;
 ALTER TABLE "public"."things" ALTER COLUMN "x" SET NOT NULL;

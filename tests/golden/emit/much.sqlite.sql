@@ -49,7 +49,7 @@ INSERT INTO "palaver_new:things" ("id", "title", "n", "gone", "left", "x", "fres
 DROP TABLE IF EXISTS "things";
 ALTER TABLE "palaver_new:things" RENAME TO "things";
 
--- column x of things becomes text, required, checked
+-- column x of things becomes text, required, one of a, b, c
 CREATE TABLE IF NOT EXISTS "palaver_new:things" (/* {"entity": "Thing", "partition": 1, "expires": null, "feed": true} */
   "id" /* text */ TEXT NOT NULL,
   "title" /* text */ TEXT NOT NULL,
