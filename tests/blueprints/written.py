@@ -37,14 +37,22 @@ class Planned:
         self.store = store
         self.batches: list[tuple[list[Address], Plan]] = []
         self.explained: list[str] = []
-        write = Store.write
+        write, create = Store.write, Store.create
 
         async def explained(store: Store, batch: Batch, **options: Any) -> Any:
-            self.explained.append(str(await store.explain(batch)))
-            self.batches.append(await self._plan(batch))
+            await self._note(batch)
             return await write(store, batch, **options)
 
+        async def created(store: Store, entity: Any, **options: Any) -> Any:
+            await self._note(Batch().create(entity))
+            return await create(store, entity, **options)
+
         monkeypatch.setattr(Store, "write", explained)
+        monkeypatch.setattr(Store, "create", created)
+
+    async def _note(self, batch: Batch) -> None:
+        self.explained.append(str(await self.store.explain(batch)))
+        self.batches.append(await self._plan(batch))
 
     async def _plan(self, batch: Batch) -> tuple[list[Address], Plan]:
         planner: Planner = self.store.core.planner
