@@ -343,7 +343,7 @@ async def test_a_check_and_a_batch_are_one_trip_each() -> None:
         limits = Limits(cache, RULES)
         await limits.check("message", user="ann", account="a")
         sent: list[bytes] = []
-        [wire] = cache.client._wires
+        [wire] = cache.client._wires  # type: ignore[union-attr]
         send = wire.send
 
         def counting(command: bytes) -> Any:
