@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,12 @@ def test_the_demo_needs_no_network(palaver: Palaver, elsewhere: Path, monkeypatc
     assert Exit.OK == palaver("doctor").code
 
 
+def tries(out: str) -> list[list[str]]:
+    """Return the commands a demonstration says to try, without the name of the program."""
+    lines = [line.split() for line in out.partition("try next:")[2].splitlines() if line]
+    return [words[next(at for at, word in enumerate(words) if word.endswith("palaver")) + 1 :] for words in lines]
+
+
 def test_a_demonstration_is_replaced_by_another(palaver: Palaver, demo: Path) -> None:
     before = palaver("query", "Message", "--limit", 1000).json["data"]
 
@@ -79,12 +87,12 @@ def test_a_demonstration_is_replaced_by_another(palaver: Palaver, demo: Path) ->
     after = palaver("query", "Message", "--limit", 1000).json["data"]
 
     assert 0 == ran.code
-    assert [line for line in ran.out.splitlines() if line.startswith("  palaver ")]
+    assert tries(ran.out)
     assert len(before) == len(after)
 
 
 def test_what_the_demo_tells_people_to_try_works(palaver: Palaver, demo: Path) -> None:
-    lines = [line.split()[1:] for line in palaver("demo", "--human").out.splitlines() if line.startswith("  palaver ")]
+    lines = tries(palaver("demo", "--human").out)
 
     assert len(lines) >= 4
     for tokens in lines:
@@ -177,3 +185,23 @@ def test_a_blueprint_that_is_none_is_refused(palaver: Palaver, elsewhere: Path) 
     assert Exit.USAGE == ran.code
     assert "simple_agent" in ran.problem["hint"]
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("found", "called", "said"),
+    [
+        ("/usr/bin/palaver", ".venv/bin/palaver", "palaver"),
+        (None, ".venv/bin/palaver", ".venv/bin/palaver"),
+        (None, "/x/__main__.py", "python -m palaver"),
+    ],
+)
+def test_what_to_try_next_can_be_typed_as_it_is(
+    palaver: Palaver, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, found: str | None, called: str, said: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    monkeypatch.setattr(sys, "argv", [called])
+
+    told = palaver("demo", "--human").out.partition("try next:")[2].splitlines()[1:]
+
+    assert told
+    assert [] == [line for line in told if not line.startswith(f"  {said} ")]

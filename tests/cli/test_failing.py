@@ -31,6 +31,10 @@ from tests.cli.conftest import Palaver
         (("schema", "show", "Feedbak"), "Feedback"),
         (("query", "Message", "--blueprint", "ballet"), "baller"),
         (("health", "--qiet"), "--quiet"),
+        (("--qiet", "health"), "--quiet"),
+        (("--tenat=acme", "health"), "--tenant"),
+        (("forget", "x"), "purge"),
+        (("status",), "health"),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_right_one(palaver: Palaver, demo: Path, tokens: tuple[str, ...], meant: str) -> None:
@@ -71,6 +75,23 @@ def test_a_request_that_cannot_work_says_so(palaver: Palaver, demo: Path, tokens
     assert ran.problem["detail"]
     assert "Traceback" not in ran.err
     assert "" == ran.out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "detail", "named"),
+    [
+        (("serve",), "There is no command serve.", "work"),
+        (("--describe",), "There is no option --describe.", "--debug"),
+        (("--ndjson", "health"), "There is no option --ndjson.", "--json"),
+    ],
+)
+def test_what_is_like_nothing_there_is_answered_with_what_there_is(
+    palaver: Palaver, tokens: tuple[str, ...], detail: str, named: str
+) -> None:
+    ran = palaver(*tokens)
+
+    assert (Exit.USAGE, detail) == (ran.code, ran.problem["detail"])
+    assert named in ran.problem["hint"]
 
 
 def test_a_database_that_is_not_there_is_not_made(palaver: Palaver, elsewhere: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -160,6 +162,11 @@ async def _mark(store: Store, size: str) -> None:
     await store.core.records.write(WriteSet((put,), store.core.now_us()))
 
 
+def _program() -> str:
+    """Return how this program is called: by its name where a shell finds it, and else as it was."""
+    return "palaver" if shutil.which("palaver") else shlex.quote(sys.argv[0]) if sys.argv[0].endswith("palaver") else "python -m palaver"
+
+
 def _tell(here: Context, place: Path | str, played: Played, tries: Sequence[str], known: Facts, took: float, replaced: bool) -> None:
     out = here.out
     # A server's URL may hold a password, so it is not said again.
@@ -176,7 +183,7 @@ def _tell(here: Context, place: Path | str, played: Played, tries: Sequence[str]
         f"everything is in {path or 'the database that --url names'}",
         "",
         "try next:",
-        *(f"  palaver {each.format(example=played.example)}{at}" for each in tries),
+        *(f"  {_program()} {each.format(example=played.example)}{at}" for each in tries),
     )
     for number, line in enumerate(lines):
         out.print(f"✓ {line}" if number < 3 else line)

@@ -114,13 +114,23 @@ def usage(error: CycloptsError, commands: Sequence[str], options: Sequence[str])
     if isinstance(error, UnknownCommandError):
         # Its own text would import every command to name those that exist.
         given = (error.unused_tokens or [""])[0]
-        near = get_close_matches(given, commands, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(commands)}."
-        return Stop(Exit.USAGE, "usage", f"There is no command {given[:40]}.", hint=hint)
+        return _no_option(given.partition("=")[0], options) if given.startswith("-") else _no_command(given, commands)
     if isinstance(error, UnknownOptionError):
         given = (error.token.keyword or error.token.value).partition("=")[0]
         return Stop(Exit.USAGE, "usage", f"There is no option {given[:40]}.", hint=_nearest_option(error, given, options))
     return Stop(Exit.USAGE, "usage", " ".join(str(error).split()), hint=_HELP)
+
+
+def _no_command(given: str, commands: Sequence[str]) -> Stop:
+    near = [_CALLED_OTHERWISE[given]] if given in _CALLED_OTHERWISE else get_close_matches(given, commands, n=1, cutoff=0.61)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(commands)}."
+    return Stop(Exit.USAGE, "usage", f"There is no command {given[:40]}.", hint=hint)
+
+
+def _no_option(given: str, options: Sequence[str]) -> Stop:
+    near = get_close_matches(given, options, n=1, cutoff=0.7)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(options)}."
+    return Stop(Exit.USAGE, "usage", f"There is no option {given[:40]}.", hint=hint)
 
 
 def _nearest_option(error: UnknownOptionError, given: str, options: Sequence[str]) -> str:
@@ -137,4 +147,15 @@ def _nearest_option(error: UnknownOptionError, given: str, options: Sequence[str
 
 _SAID_OTHERWISE = {"--for": "--target"}
 """What the tables call it is not always what the option is called."""
+_CALLED_OTHERWISE = {
+    "forget": "purge",
+    "erase": "purge",
+    "delete": "purge",
+    "status": "health",
+    "chat": "show",
+    "find": "search",
+    "logs": "tail",
+    "backup": "copy",
+}
+"""What other tools call what a command does."""
 _HELP = "Run `palaver --help`, or a command with --help."
