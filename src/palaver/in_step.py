@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -205,7 +206,7 @@ class InStep:
             self.doubt()
 
 
-class Kept:
+class Kept(ABC):
     """What is made of the records of one entity, read through a cache that is told of all their changes."""
 
     def __init__(
@@ -226,9 +227,9 @@ class Kept:
         self.remember = Remember(self._in_step, load, ttl_s=ttl_s, fence_s=fence_s, at_most=at_most, clock=core.clock)
         self._subscription: Subscription | None = None
 
+    @abstractmethod
     def _named(self, key: Sequence[KeyPart]) -> str:
-        """Return what is kept of the record with this key under."""
-        raise NotImplementedError
+        """Return under which name that of the record with this key is kept."""
 
     def _key(self, name: str) -> str:
         return self._in_step.key(name)
