@@ -43,6 +43,19 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if real.allowed() and not session.config.getoption("--collect-only") and any("aws-" in item.nodeid for item in session.items):
+        try:
+            real.check()
+        except servers.Failed as error:
+            # Once and in a line, instead of in each of hundreds of tests.
+            raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+    return [f"on the real account: {sum('aws-' in item.nodeid for item in items)} tests"] if real.allowed() else []
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--rewrite-golden"):
         items[:] = [item for item in items if "golden" in getattr(item, "fixturenames", ())]
@@ -53,7 +66,8 @@ def pytest_report_header() -> list[str]:
     built = importlib.util.find_spec("palaver.records") is not None
     engines = [name + version for name, version in versions.items() if built and importlib.util.find_spec(f"palaver.records.{name}")]
     found = [f"{name} {version}" for name, version in servers.there().items()]
-    return [f"engines: {', '.join(engines) or 'none'}", f"servers: {', '.join(found)}"]
+    lines = [f"engines: {', '.join(engines) or 'none'}", f"servers: {', '.join(found)}"]
+    return [*lines, real.told()] if real.allowed() else lines
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -126,6 +126,42 @@ def test_without_the_option_nothing_in_the_environment_names_a_real_account(requ
             account.endpoint("s3")
 
 
+def on_the_account(url: str, key: str, secret: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the lane of the real account as somebody would, but against a server of ours."""
+    named = {"REGION": "eu-central-1", "ACCESS_KEY_ID": key, "SECRET_ACCESS_KEY": secret, "ENDPOINT": url}
+    environment = os.environ | {f"PALAVER_TEST_AWS_{name}": value for name, value in named.items()}
+    command = [sys.executable, "-m", "pytest", "--aws", "-p", "no:cacheprovider", "tests/engines/test_s3.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_looking_at_the_lane_asks_nobody_and_says_what_it_would_do() -> None:
+    told = on_the_account("http://127.0.0.1:9", "AKIDNOBODYKNOWS", "the-secret", "--collect-only")
+    assert pytest.ExitCode.OK == told.returncode, told.stdout
+    assert "real account: eu-central-1 at http://127.0.0.1:9, access key AKID…NOWS" in told.stdout
+    assert "costs money" in told.stdout
+    assert "on the real account: " in told.stdout
+    assert "aws-s3" in told.stdout
+    assert "the-secret" not in told.stdout + told.stderr
+
+
+def test_wrong_credentials_end_the_lane_at_once_in_a_line() -> None:
+    guarded = servers.guarded_ministack().endpoint
+    told = on_the_account(guarded.url, "AKIDNOBODYKNOWS", "the-secret", "-k", "aws-s3 and missing")
+    assert pytest.ExitCode.USAGE_ERROR == told.returncode, told.stdout
+    assert "AWS refused the credentials of PALAVER_TEST_AWS_*: " in told.stderr
+    assert "the-secret" not in told.stdout + told.stderr
+    nobody = on_the_account("http://127.0.0.1:9", "AKIDNOBODYKNOWS", "the-secret", "-k", "aws-s3 and missing")
+    assert pytest.ExitCode.USAGE_ERROR == nobody.returncode
+    assert "nobody could be asked" in nobody.stderr
+
+
+def test_the_lane_runs_where_the_credentials_are_known() -> None:
+    at = servers.ministack().endpoint
+    told = on_the_account(at.url, at.access_key, at.secret_key, "-k", "aws-s3 and missing_object", "-q")
+    assert pytest.ExitCode.OK == told.returncode, told.stdout
+    assert "1 passed" in told.stdout
+
+
 def test_the_option_alone_is_not_enough() -> None:
     command = [sys.executable, "-m", "pytest", "--aws", "--collect-only", "-q", "tests/servers"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PALAVER_TEST_AWS_")}
