@@ -151,7 +151,7 @@ def _tables(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], renames
         owner = declared.get(name)
         before = _renamed(draft, planner, table, declared.get(name.removesuffix(HISTORY)), renames) or name
         if name not in draft.now:
-            if owner is not None:
+            if owner is not None and not owner.entity.__palaver_renamed_from__:
                 _left_behind(draft, planner, owner, snapshot)
             draft.take("tables", CreateTable(table), "adds")
             continue
@@ -181,10 +181,11 @@ def _renamed(draft: Draft, planner: Planner, table: Table, owner: Declared | Non
     if former not in draft.now or former in planner.tables.keys() - {table.name}:
         return None
     stored = draft.now[former]
-    if former != table.name and not renames:
+    if former != table.name and not renames and not table.name.endswith(HISTORY):
         draft.refuse(
             f"{table.entity} is stored in {former}, and this engine keeps the names of its tables.",
-            hint=f'Keep table="{former}", or copy the records to a new database: `palaver copy`.',
+            hint=f'Keep table="{former}", which costs nothing. Where the name must go: with the program of before'
+            " `palaver copy` into a file, `palaver migrate apply` to that, and copy it into tables of another prefix.",
             entity=table.entity,
         )
     if renames and (stored.name, stored.entity) != (table.name, table.entity):
