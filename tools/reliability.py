@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,24 @@ def faults() -> Iterator[str]:
 
     yield "## Faults, errors and tests"
     yield "On real servers and emulators; what only the service itself does (throttle, repartition) is played by a script."
-    rows = [[fault.what, fault.engine, fault.told, "<br>".join(f"`{test.rpartition('/')[2]}`" for test in fault.tests)] for fault in FAULTS]
+    rows = [[fault.what, fault.engine, fault.told, named(fault.tests)] for fault in FAULTS]
     yield table(("what happens", "engine", "error, or what is kept", "test"), *rows)
+
+
+def inputs() -> Iterator[str]:
+    sys.path.insert(0, str(ROOT))
+    from tests.reliability.inputs import BAD, REAL_INPUT
+
+    yield "## Bad input"
+    yield "On the embedded stack, and what concerns records on every other stack as well."
+    yield table(("what is asked", "error, or what is promised", "test"), *([each.what, each.told, named(each.tests)] for each in BAD))
+    yield "## Real input"
+    yield "Public data beside the project, which is not shipped with it: a test whose data is not there says so and skips."
+    yield table(("what", "what comes of it", "test"), *([each.what, each.told, named(each.tests)] for each in REAL_INPUT))
+
+
+def named(tests: Sequence[str]) -> str:
+    return "<br>".join(f"`{test.rpartition('/')[2]}`" for test in tests)
 
 
 SECTIONS: dict[str, Callable[[Figures], Iterator[str]]] = {
@@ -164,7 +180,7 @@ def render() -> str:
         if name in results:
             parts += section(results[name])
             parts.append(f"*{results[name]['date']}, {results[name]['machine']}.*")
-    return "\n\n".join([*parts, *faults(), *planted()]) + "\n"
+    return "\n\n".join([*parts, *faults(), *inputs(), *planted()]) + "\n"
 
 
 def main(arguments: list[str]) -> int:

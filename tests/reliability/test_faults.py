@@ -1,4 +1,4 @@
-"""Every test that the list of faults names is there, and asserts something."""
+"""Every test that the lists of faults and inputs name is there, and asserts something."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.faults import FAULTS
+from tests.reliability.inputs import BAD, REAL_INPUT
 
 ROOT = Path(__file__).parent.parent.parent
+NAMED = {test for fault in FAULTS for test in fault.tests} | {test for each in (*BAD, *REAL_INPUT) for test in each.tests}
 
 
-@pytest.mark.parametrize("named", sorted({test for fault in FAULTS for test in fault.tests}), ids=lambda named: named.rpartition("::")[2])
+@pytest.mark.parametrize("named", sorted(NAMED), ids=lambda named: named.rpartition("::")[2])
 def test_a_test_that_is_named_is_there(named: str) -> None:
     file, _, name = named.partition("::")
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -191,13 +191,18 @@ async def test_a_file_of_a_newer_program_is_read_by_an_older_one_and_left_as_it_
 
 
 async def test_text_and_a_foreign_database_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
-    (tmp_path / "a.db").write_text(f"{CANARY} is not a database, and longer than a header. " * 50)
+    file = tmp_path / "a.db"
+    file.write_text(f"{CANARY} is not a database, and longer than a header. " * 50)
+    text = file.read_bytes()
     await refused(tmp_path, Corruption)
-    (tmp_path / "a.db").unlink()
-    connection = apsw.Connection(str(tmp_path / "a.db"))
+    assert text == file.read_bytes()
+    file.unlink()
+    connection = apsw.Connection(str(file))
     connection.execute("PRAGMA application_id = 1234; CREATE TABLE theirs (a)").fetchall()
     connection.close()
+    theirs = file.read_bytes()
     await refused(tmp_path, Corruption)
+    assert theirs == file.read_bytes()
 
 
 LOCKER = """

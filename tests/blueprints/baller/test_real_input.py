@@ -218,7 +218,9 @@ async def test_a_busy_server_of_many_people_at_once_loses_nothing(baller: Baller
 @pytest.mark.soak
 @every_stack
 async def test_the_whole_channel_loses_nothing(baller: Baller, shared_data: Path) -> None:
-    await busy_server(baller, rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz"))
+    lines = rows(shared_data / "dialogs" / "irc-ubuntu.jsonl.gz")
+    assert 12_500 == len(lines)
+    await busy_server(baller, lines)
 
 
 # --- strings that break things ----------------------------------------------------------------------------------------
