@@ -18,6 +18,8 @@ import httptools
 from palaver.connections.dynamodb_endpoints import Endpoint
 from palaver.errors import ConfigError, PalaverError, Throttled
 
+ROOM_BYTES = 64 * 1024
+
 
 class Reply(NamedTuple):
     """One whole HTTP response; header names are in lower case."""
@@ -39,16 +41,31 @@ class Lost(Exception):
         self.stale = stale
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One socket. `ask` sends a request; the next whole response, or `Lost`, is its future's result."""
 
-    __slots__ = ("_body", "_headers", "_heard", "_parser", "_pool", "_served", "_transport", "born", "idle_since", "until", "waiter")
+    __slots__ = (
+        "_body",
+        "_headers",
+        "_heard",
+        "_parser",
+        "_pool",
+        "_room",
+        "_served",
+        "_transport",
+        "born",
+        "idle_since",
+        "until",
+        "waiter",
+    )
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
+        # Without one of our own the loop takes 256 KB for each read, and may give them back to the system each time.
+        self._room = memoryview(bytearray(ROOM_BYTES))
         self._heard = False
         self._served = False
         self.waiter: asyncio.Future[Reply] | None = None
@@ -85,10 +102,13 @@ class Connection(asyncio.Protocol):
         self._fail("cut")
         self._pool.forget(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._room[:nbytes])
         except httptools.HttpParserError:
             self.abort("garbled")
 

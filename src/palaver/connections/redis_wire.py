@@ -14,6 +14,7 @@ from palaver.errors import Throttled
 _NOTHING = object()
 MOST_UNSENT_BYTES = 64 * 1024 * 1024
 LONGEST_LOOK_S = 0.5
+ROOM_BYTES = 64 * 1024
 
 
 class ErrorReply(Exception):
@@ -32,7 +33,7 @@ class Lost(Exception):
         super().__init__()
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.BufferedProtocol):
     """Sends commands and gives each the reply in its place; a caller that no longer waits does not shift the others.
 
     Nothing is answered late: when a reply takes longer than `timeout_s`, the connection ends for all who wait on it.
@@ -59,6 +60,8 @@ class Wire(asyncio.Protocol):
         self._on_push = on_push
         reader = hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=ErrorReply, notEnoughData=_NOTHING)
         self._feed, self._gets = reader.feed, reader.gets
+        # Without one of our own the loop takes 256 KB for each read, and may give them back to the system each time.
+        self._room = memoryview(bytearray(ROOM_BYTES))
         self._future, self._soon = loop.create_future, loop.call_soon
         self._out: list[bytes] = []
         self.waiting: deque[asyncio.Future[Any]] = deque()
@@ -122,11 +125,14 @@ class Wire(asyncio.Protocol):
         self._watch = self._loop.call_later(self._every_s, self._look)
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         gets, next_one = self._gets, self.waiting.popleft
         answered = 0
         try:
-            self._feed(data)
+            self._feed(self._room, 0, nbytes)  # type: ignore[arg-type]
             while (reply := gets()) is not _NOTHING:
                 if type(reply) is hiredis.PushNotification:
                     if self._on_push is not None:
