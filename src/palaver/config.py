@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from palaver.blob_ports import BlobStore
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
 from palaver.cursor import Signer
@@ -19,7 +20,7 @@ from palaver.errors import ConfigError, NotProvisioned
 from palaver.feed import Projection
 from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
 from palaver.plan import Planner
-from palaver.ports import BlobStore, RecordEngine, SearchIndex
+from palaver.ports import RecordEngine, SearchIndex
 from palaver.schema import Schema
 from palaver.searching import SearchProjection
 from palaver.store import Store

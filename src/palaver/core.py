@@ -8,10 +8,11 @@ from functools import cached_property
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from palaver.blob_ports import BlobStore
 from palaver.clock import Clock, us_of
 from palaver.cursor import Signer
 from palaver.plan import Planner
-from palaver.ports import BlobStore, Cache, RecordEngine, SearchIndex
+from palaver.ports import Cache, RecordEngine, SearchIndex
 from palaver.schema import Schema
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
+from palaver.blob_ports import BlobStore
 from palaver.clock import to_us
 from palaver.codec import BlobRef, EntityCodec
 from palaver.entity import Entity
 from palaver.errors import Corruption, NotFound
 from palaver.ops import REVISION, Read, RecordPage, is_live, position
 from palaver.plan import Planner
-from palaver.ports import BlobStore, RecordEngine
+from palaver.ports import RecordEngine
 from palaver.query import At, Query, UniqueAt
 from palaver.system import key_from_plain
 from palaver.values import KeyPart, Record

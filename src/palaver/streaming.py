@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from palaver.blob_ports import BlobStore
 from palaver.blobpath import NOBODY, segment
 from palaver.errors import NotFound, Validation
 from palaver.large_object import LargeObject
-from palaver.ports import BlobStore
 
 
 async def upload(blobs: BlobStore, key: str, data: bytes | LargeObject) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from palaver.blob_ports import BlobStore
 from palaver.blobs.folder import INCOMING
 from palaver.blobs.local import Memory
 from palaver.blobs.objects import ObjectBlobs
 from palaver.blobs.paths import path_of
 from palaver.errors import ConfigError, NotFound, StorageFull, Unavailable
-from palaver.ports import BlobStore
 from palaver.testing.blobs import BlobBackdoor, BlobStoreTests, addressed, keys_of
 
 KEY = addressed("t/u/2026/01/02/c/context.json", b"whole")

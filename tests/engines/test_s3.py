@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from palaver.blob_ports import BlobStore
 from palaver.blobs.s3 import S3Blobs
-from palaver.ports import BlobStore
 from palaver.testing.blobs import BlobBackdoor, BlobStoreTests
 from tests import servers
 from tests.engines.s3 import S3Backdoor, TestBucket

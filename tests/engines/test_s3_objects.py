@@ -14,11 +14,11 @@ from contextlib import suppress
 
 import pytest
 
+from palaver.blob_ports import CreatesObjects, Presigned, Presigns
 from palaver.blobs.paths import path_of
 from palaver.blobs.pieces import PART
 from palaver.blobs.s3 import S3Blobs
 from palaver.errors import ConfigError, KeyTooLong, Validation
-from palaver.ports import CreatesObjects, Presigned, Presigns
 from palaver.testing.blobs import addressed, keys_of
 from tests import servers
 from tests.engines.s3 import S3Backdoor, TestBucket

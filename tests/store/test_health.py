@@ -11,12 +11,12 @@ from urllib.parse import quote
 import pytest
 
 import palaver
+from palaver.blob_ports import BlobStore
 from palaver.cache.memory_limits import MemoryLimiter
 from palaver.entity import Entity
 from palaver.errors import Unavailable
 from palaver.keys import Key
 from palaver.markers import Blob, Searchable
-from palaver.ports import BlobStore
 from palaver.schema import Schema, Search, Source
 from palaver.store import Store
 from tests import servers

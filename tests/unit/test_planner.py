@@ -266,6 +266,7 @@ def test_a_large_value_is_uploaded_and_guarded_against_its_removal() -> None:
 
     check = next(op for op in made.writes.ops if op.at == blob_address(key))
     assert key.startswith("-/u/c/1/context.json/")
+    assert isinstance(data, bytes)
     assert b'"big"' in data
     assert isinstance(check, Check)
     assert only(made, "messages").record["context"]["$blob"] == key

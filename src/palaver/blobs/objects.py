@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from palaver.blob_ports import BlobInfo
 from palaver.blobs.folder import INCOMING, Folder, Held
 from palaver.blobs.local import InThreads, Memory
 from palaver.blobs.paths import folder_of, key_bytes, key_of, path_of, prefix_of
 from palaver.blobs.pieces import SourceFailed, cut, intact
 from palaver.errors import ConfigError, Corruption, NotFound, PalaverError, ReadOnly, StorageFull, Unavailable, Validation
-from palaver.ports import BlobInfo
 
 T = TypeVar("T")
 Doing = Literal["read", "write"]

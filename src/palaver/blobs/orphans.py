@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Collection
 from datetime import timedelta
 
+from palaver.blob_ports import BlobInfo, BlobStore
 from palaver.clock import EPOCH, now
-from palaver.ports import BlobInfo, BlobStore
 
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
+from palaver.blob_ports import BlobInfo, Presigned
 from palaver.blobs.objects import HASH, ObjectBlobs
 from palaver.blobs.paths import path_of
 from palaver.blobs.pieces import PART
@@ -26,7 +27,6 @@ from palaver.connections.s3_errors import Doing, from_obstore, refused, without_
 from palaver.connections.s3_place import place
 from palaver.errors import ConfigError, NotFound, NotProvisioned, Unauthenticated, Validation
 from palaver.observing import Finding
-from palaver.ports import BlobInfo, Presigned
 
 if TYPE_CHECKING:
     from obstore import Attributes

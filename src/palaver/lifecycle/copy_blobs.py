@@ -10,11 +10,11 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from palaver.blob_ports import BlobInfo, BlobStore
 from palaver.errors import Corruption, NotFound
 from palaver.lifecycle.copy_ends import End
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_sums import Kind
-from palaver.ports import BlobInfo, BlobStore
 
 AT_ONCE = 8
 _HASH = re.compile(r"/([0-9a-f]{64})$")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from palaver import config
+from palaver.blob_ports import Provisions
 from palaver.clock import Clock, SystemClock
 from palaver.core import Core
 from palaver.cursor import Signer
@@ -24,7 +25,7 @@ from palaver.migrating.opening import provision as provide
 from palaver.migrating.run import Migrator
 from palaver.ops import Table
 from palaver.plan import Planner
-from palaver.ports import ContinuesFeed, Provisions, RecordEngine, Restores
+from palaver.ports import ContinuesFeed, RecordEngine, Restores
 from palaver.schema import Schema
 from palaver.seal_keys import known, sealer_for
 from palaver.sealing import VARIABLE
@@ -170,7 +171,9 @@ async def _make_place(end: End) -> None:
 def _same_version(end: End, kept: Mapping[str, Any], what: str) -> None:
     """Refuse another version; one before this, which a source may be of that lacks nothing of it, is looked at closely."""
     schema = end.core.schema
-    if kept and (kept["name"] != schema.name or kept["version"] > schema.version or (what == "target" and kept["version"] < schema.version)):
+    if kept and (
+        kept["name"] != schema.name or kept["version"] > schema.version or (what == "target" and kept["version"] < schema.version)
+    ):
         raise _other_version(end, kept, what)
 
 

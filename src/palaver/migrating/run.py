@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from palaver.blob_ports import BlobStore, Provisions
 from palaver.clock import Clock, to_ms, us_of
 from palaver.errors import ConfigError, Conflict, Fenced, Forbidden, NotProvisioned, PalaverError
 from palaver.evolve import Action, Claim, Fill, Migration, Prepare, Rebuild, Release, Seal, Take, base_of, migration, plain_plan, plan_of
@@ -24,7 +25,7 @@ from palaver.migrating.filling import MIGRATE, fill
 from palaver.migrating.sealing import Conversion
 from palaver.ops import CreateTable, Delete, Guard, Op, Origin, Physical, Put, Read, RenameColumn, RenameTable, Unchanged, WriteSet, Written
 from palaver.plan import Planner
-from palaver.ports import BlobStore, MakesParts, Provisions, RecordEngine, Scrubs
+from palaver.ports import MakesParts, RecordEngine, Scrubs
 from palaver.system import SYSTEM, system
 from palaver.values import Record
 

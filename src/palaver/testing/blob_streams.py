@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from palaver.blob_ports import BlobStore
 from palaver.errors import ConfigError, Corruption, KeyTooLong, NotFound, Validation
-from palaver.ports import BlobStore
 
 MB = 1024 * 1024
 PIECES = [[], [b""], [b"x"], [b"", b"a", b"", b"bc"], [b"0123456789" * 100_000] * 3]

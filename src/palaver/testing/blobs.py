@@ -14,10 +14,10 @@ from typing import Protocol
 
 import pytest
 
+from palaver.blob_ports import BlobInfo, BlobStore
 from palaver.blobs.orphans import orphans
 from palaver.clock import EPOCH, ManualClock, use
 from palaver.errors import ConfigError, Corruption, KeyTooLong, NotFound, PalaverError, Validation
-from palaver.ports import BlobInfo, BlobStore
 from palaver.testing.blob_streams import BlobStreamTests
 
 HOSTILE_KEYS = [
