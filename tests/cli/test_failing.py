@@ -231,7 +231,10 @@ def test_a_server_that_is_away_is_an_answer_of_health_and_no_failure(palaver: Pa
         assert ("down", False) == (ran.json["status"], ran.json["ready"])
         assert ("down", "unavailable") == tuple(ran.json["components"]["records"][name] for name in ("state", "error"))
         assert "s3cret" not in ran.out + ran.err
-    assert "records: down" in palaver("health", "--human", "-u", url).out
+    told, well = palaver("health", "--human", "-u", url), palaver("health", "--human", "-u", "memory:")
+    assert "records: down" in told.out
+    assert "`palaver doctor` says what to do\n" == told.err
+    assert "doctor" not in well.err
 
 
 def test_an_unexpected_failure_names_its_kind_and_no_value(palaver: Palaver, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

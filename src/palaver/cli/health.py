@@ -84,3 +84,5 @@ def _tell(here: Context, found: dict[str, Any]) -> None:
     if found["cache"]:
         cache = found["cache"]
         out.print(f"cache: breaker {cache['breaker']}, {cache['hits']:,} hits and {cache['misses']:,} misses in this process")
+    if found["status"] != "ok":
+        out.say("`palaver doctor` says what to do")
