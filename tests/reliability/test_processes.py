@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +217,14 @@ def test_a_loop_that_ends_in_the_middle_loses_nothing_acknowledged(tmp_path: Pat
         enough = asyncio.Event()
         store = await palaver.open(url, schema=SCHEMA, maintain=True)
 
-        async def write(number: int) -> None:
-            await store.create(Left(worker=1, number=number))
-            acknowledged.append(number)
-            if len(acknowledged) == 20:
-                enough.set()
+        async def write(start: int) -> None:
+            for number in count(start, 300):
+                await store.create(Left(worker=1, number=number))
+                acknowledged.append(number)
+                if len(acknowledged) >= 20:
+                    enough.set()
 
-        tasks = [asyncio.ensure_future(write(number)) for number in range(300)]
+        tasks = [asyncio.ensure_future(write(start)) for start in range(300)]
         await enough.wait()
         # Neither the tasks are awaited nor the store closed: the loop cancels and closes.
         assert not all(task.done() for task in tasks)
