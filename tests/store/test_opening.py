@@ -299,6 +299,14 @@ def test_the_blocking_verbs_take_what_the_others_take() -> None:
     assert inspect.signature(palaver.open_sync).parameters == inspect.signature(palaver.open).parameters
 
 
+def test_the_typing_tests_hold_every_blocking_verb() -> None:
+    text = (Path(__file__).parent.parent / "typing" / "test_store.py").read_text(encoding="utf-8")
+    typed = text.partition("def the_blocking_store_keeps")[2]
+    verbs = [name for name, verb in vars(SyncStore).items() if inspect.isfunction(verb) and not name.startswith("_")]
+    assert len(verbs) > 15
+    assert [] == [name for name in verbs if f"store.{name}(" not in typed]
+
+
 def test_the_blocking_store_is_the_same_store_from_several_threads(url: str) -> None:
     with palaver.open_sync(url, schema=CHAT, maintain=False) as store:
         results: list[object] = []

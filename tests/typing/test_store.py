@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Annotated, Any, assert_type
 
@@ -18,19 +18,26 @@ from palaver import (
     Index,
     InstantMs,
     Key,
+    LargeObject,
     Page,
     Query,
     Ref,
+    Schema,
     Snowflake,
     Store,
     Unique,
     days,
     now,
+    open_sync,
     unchanged,
 )
+from palaver.evolve import Migration
+from palaver.explain import Explanation
 from palaver.expr import And, Compare, Exists, In, Not, Or
 from palaver.query import UniqueAt
+from palaver.searching import Results
 from palaver.sync import SyncStore
+from palaver.upkeep import Swept
 
 
 class User(Entity, table="users"):
@@ -128,9 +135,41 @@ def takes_any(query: Query[Any]) -> None:
 takes_any(Message.by_user("u"))
 
 
-def the_blocking_store_keeps_types_too(store: SyncStore, user: User) -> None:
+def the_blocking_store_keeps_types_too(store: SyncStore, user: User, message: Message, value: LargeObject) -> None:
     assert_type(store.get(User.at("u")), User)
     assert_type(store.find(User.by_email("e")), User | None)
     assert_type(store.page(Message.key("c")), Page[Message])
+    assert_type(store.query(Message.by_user("u")), Iterator[Message])
+    assert_type(store.count(Message.by_user("u")), int)
+    assert_type(store.create(message), Message)
+    assert_type(store.put(message, when=unchanged(message)), Message)
     assert_type(store.patch(user, set={"email": "f"}), User)
-    assert_type(list(store.query(Message.by_user("u"))), list[Message])
+    assert_type(store.patch(Message.at("c", "1"), add={"n": 1}), Message)
+    store.delete(user, token="t")
+    assert_type(store.write(Batch().create(message)), tuple[Entity | None, ...])
+    assert_type(store.bulk([message]), int)
+    assert_type(store.stream(value, start=1), Iterator[bytes])
+    assert_type(store.search("messages", "goal"), Results)
+    assert_type(store.explain(Message.by_user("u")), Explanation)
+    assert_type(store.migrate(dry_run=True), Migration)
+    store.settle(1.0)
+    assert_type(store.sweep(limit=5), Swept)
+    store.rebuild("usage")
+    assert_type(store.health(), dict[str, Any])
+    assert_type(store.for_tenant("a"), SyncStore)
+    assert_type(store.acting_as("me"), SyncStore)
+    assert_type(store.store, Store)
+    assert_type(store.run(store.store.count(Message.by_user("u"))), int)
+    store.close()
+
+
+def the_blocking_store_is_opened_like_the_other(schema: Schema) -> None:
+    with open_sync("memory:", schema=schema) as store:
+        assert_type(store, SyncStore)
+    open_sync("memory:", scheme=schema)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
+
+def the_blocking_store_takes_no_other_types(store: SyncStore) -> None:
+    store.get("u")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    store.create({"id": "u"})  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
+    store.count(User)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
