@@ -168,6 +168,21 @@ FAULTS = (
         ),
     ),
     Fault(
+        "migrated while a process has it open",
+        "SQLite, PostgreSQL, DynamoDB",
+        "`NotProvisioned` within a second, and before the first step of what more than adds; no acknowledged write is lost",
+        (
+            "tests/evolve/test_noticed.py::test_nothing_an_old_process_was_thanked_for_is_lost_to_a_rename",
+            "tests/evolve/test_noticed.py::test_a_process_that_is_older_than_the_data_by_now_may_do_what_it_might_had_it_been_opened_then",
+        ),
+    ),
+    Fault(
+        "the source of a copy lost for good",
+        "all",
+        "the target says up to when it is whole and what it lacks, and is opened",
+        ("tests/lifecycle/test_copy_promote.py::test_what_was_followed_is_there_whole_and_the_target_is_a_store_that_goes_on",),
+    ),
+    Fault(
         "a large object cut off on its way",
         "folder, S3",
         "what the source raised; no object, no part and no record",
