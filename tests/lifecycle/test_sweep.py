@@ -18,8 +18,10 @@ from palaver.entity import Entity
 from palaver.insight.histogram import bucket, quantile
 from palaver.keys import Index, Key, Unique
 from palaver.markers import Expires, Expiry, InstantMs
+from palaver.ops import Refused, WriteSet, Written
 from palaver.schema import Schema
 from palaver.store import Store
+from palaver.upkeep import AT_ONCE
 from tests.lifecycle.conftest import Opened
 
 LONGEST_WAIT_MS = 50
@@ -150,6 +152,26 @@ async def test_a_million_expired_records(opened: Opened, clock: ManualClock, sta
     # The most of a run belongs to whoever else uses the processor; what the sweep does, it does every time.
     for what in beside.waits:
         assert LONGEST_WAIT_MS > beside.at(what, 0.95)
+
+
+async def test_no_commit_of_a_sweep_holds_others_up_for_more_than_a_few_records(
+    opened: Opened, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a writer may have to wait for is one commit of the sweep: bounded in records, whatever the sweep finds."""
+    store = await opened(schema=SCHEMA)
+    await write_expired(store, clock, 310)
+    records, sizes = store.core.records, list[int]()
+    write = records.write
+
+    async def noted(writes: WriteSet) -> Written | Refused:
+        sizes.append(len(writes.ops))
+        result: Written | Refused = await write(writes)
+        return result
+
+    monkeypatch.setattr(records, "write", noted)
+    assert 310 == (await store.sweep()).total
+    assert max(sizes) <= AT_ONCE
+    assert 310 == sum(sizes)
 
 
 async def test_a_sweep_can_be_bounded_and_goes_on_later(opened: Opened, clock: ManualClock) -> None:
