@@ -17,6 +17,7 @@ from palaver.core import Core
 from palaver.cursor import Signer
 from palaver.environment import value_of
 from palaver.errors import ConfigError, NotProvisioned
+from palaver.extras import named_extras
 from palaver.feed import Projection
 from palaver.ops import Guard, Origin, Put, Table, Unchanged, WriteSet
 from palaver.plan import Planner
@@ -137,7 +138,8 @@ def refuse_incomplete(schema: Schema, stack: Stack, url: Url) -> None:
 async def open_stack(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     """Open the engines a URL names, and prepare nothing in them; raises what opening them raises."""
     module, name = _STACKS[url.scheme].split(":")
-    stack: Stack = await getattr(import_module(module), name)(url, tables, clock)
+    with named_extras():
+        stack: Stack = await getattr(import_module(module), name)(url, tables, clock)
     return stack
 
 

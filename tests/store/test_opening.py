@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -362,3 +364,47 @@ async def test_explain_shows_the_premises_and_guards(store: Store) -> None:
     assert any("unique:by_email" in step for step in shown.steps)
     assert any(step.startswith("put teams if absent") for step in shown.steps)
     assert await store.find(User.at("u")) is None
+
+
+MISSING = """
+import asyncio, sys
+
+for name in [name for name in sys.modules if name.partition(".")[0] == "{package}"]:
+    del sys.modules[name]
+sys.modules["{package}"] = None
+
+import palaver
+from palaver import Entity, Key, Schema
+from palaver.errors import ConfigError
+
+
+class Note(Entity, table="notes"):
+    id: str
+    key = Key("id")
+
+
+async def main() -> None:
+    async with palaver.open("{url}", schema=Schema("notes", [Note])) as store:
+        await store.cache.values("note").get("1")
+
+
+try:
+    asyncio.run(main())
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "where"),
+    [
+        ("asyncpg", "postgres", "postgresql://127.0.0.1:1/db"),
+        ("httptools", "dynamodb", "dynamodb://eu-central-1/notes-"),
+        ("hiredis", "redis", "memory:?cache=redis://127.0.0.1:1/0"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_its_extra(package: str, extra: str, where: str) -> None:
+    code = MISSING.format(package=package, url=where)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert ran.stdout.rstrip().endswith(f'needs the package {package}. Install it: pip install "palaver[{extra}]".')

@@ -6,6 +6,7 @@ import re
 
 from palaver.clock import Clock, SystemClock
 from palaver.errors import ConfigError
+from palaver.extras import named_extras
 from palaver.ports import Cache
 
 _BYTES = {"kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000}
@@ -32,7 +33,8 @@ def open_cache(where: str, clock: Clock) -> Cache:
 
         return NoCache()
     if where.startswith(_REDIS):
-        from palaver.cache.redis import RedisCache
+        with named_extras():
+            from palaver.cache.redis import RedisCache
 
         return RedisCache(where, clock=None if type(clock) is SystemClock else clock)
     from palaver.cache.memory import MemoryCache
