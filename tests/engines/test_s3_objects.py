@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from palaver.blob_ports import CreatesObjects, Presigned, Presigns
 from palaver.blobs.paths import path_of
 from palaver.blobs.pieces import PART
 from palaver.blobs.s3 import S3Blobs
-from palaver.errors import ConfigError, KeyTooLong, Validation
+from palaver.connections.s3 import Answer
+from palaver.errors import ConfigError, KeyTooLong, Unavailable, Validation
+from palaver.testing.blob_streams import given
 from palaver.testing.blobs import addressed, keys_of
 from tests import servers
 from tests.engines.s3 import S3Backdoor, TestBucket
@@ -110,6 +113,33 @@ async def test_a_large_upload_that_was_cancelled_leaves_no_half_object(blobs: S3
             assert hashlib.sha256(await backdoor.read(left) or b"").hexdigest() == left[-64:]
 
 
+async def test_an_upload_is_whole_whose_end_was_asked_for_twice(
+    blobs: S3Blobs, backdoor: S3Backdoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an answer that was lost on its way. The emulators complete a second time; others know the upload no more."""
+    gone = Answer(404, {}, b"<Error><Code>NoSuchUpload</Code></Error>")
+    asked = blobs.bucket.ask
+
+    async def twice(method: str, query: dict[str, str], **options: Any) -> Any:
+        if method == "POST" and "uploadId" in query:
+            if ended:
+                await asked(method, query, **options)
+            return gone
+        return await asked(method, query, **options)
+
+    monkeypatch.setattr(blobs.bucket, "ask", twice)
+    data = os.urandom(2 * PART + 1)
+    key = addressed("t/u", data)
+    ended = False
+    with pytest.raises(Unavailable):
+        await blobs.put_stream(key, given([data]), len(data))
+    assert await backdoor.count() == 0
+    ended = True
+    await blobs.put_stream(key, given([data]), len(data))
+    assert 3 == parts_of(backdoor, key)
+    assert data == await backdoor.read(key)
+
+
 # --- creating -----------------------------------------------------------------------------------------------------------
 
 
@@ -137,8 +167,9 @@ async def test_creating_checks_the_hash_too(blobs: S3Blobs) -> None:
 
 
 @pytest.mark.parametrize("bucket", endpoints(ENCRYPTION), indirect=True)
+@pytest.mark.parametrize("streamed", [False, True], ids=["bytes", "stream"])
 @pytest.mark.parametrize("size", [10, PART + 1], ids=["whole", "in parts"])
-async def test_objects_are_encrypted_and_classed_as_the_url_says(bucket: TestBucket, folder: str, size: int) -> None:
+async def test_objects_are_encrypted_and_classed_as_the_url_says(bucket: TestBucket, folder: str, size: int, streamed: bool) -> None:
     data = os.urandom(size)
     key = addressed("t", data)
     wanted: list[tuple[dict[str, str], dict[str, str]]] = [
@@ -148,7 +179,7 @@ async def test_objects_are_encrypted_and_classed_as_the_url_says(bucket: TestBuc
     ]
     for options, expected in wanted:
         blobs = bucket.open(folder, **options)
-        await blobs.put(key, data)
+        await (blobs.put_stream(key, given([data]), size) if streamed else blobs.put(key, data))
         told = bucket.client.head_object(Bucket=bucket.name, Key=S3Backdoor(bucket, folder).full(key))
         assert expected.items() <= told.items()
         assert ("kms_key" in options) == ("alias/palaver" in told.get("SSEKMSKeyId", ""))
