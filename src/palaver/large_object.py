@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import tempfile
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, TypeAlias, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from palaver.errors import StorageFull, Unavailable, Validation
 
+T = TypeVar("T")
 Source: TypeAlias = Path | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
 
 _PIECE = 1024 * 1024
@@ -50,7 +49,7 @@ class LargeObject:
         """Yield what was staged. Raises Validation where that has ended, or there was nothing: what is stored is for `store.stream`."""
         staged, at = self._staged, 0
         while at < self.size or staged is None:
-            piece = b"" if staged is None else await asyncio.to_thread(staged.read, at)
+            piece = b"" if staged is None else await _in_thread(staged.read, at)
             if not piece:
                 raise Validation("What was staged is not there any more.", hint="Store it inside its `with` block.")
             at += len(piece)
@@ -151,23 +150,25 @@ class Staging:
         gathered = bytearray()
         try:
             if not isinstance(self._source, AsyncIterable):
-                return await asyncio.to_thread(self.__enter__)
-            await asyncio.to_thread(self._begin)
+                return await _in_thread(self.__enter__)
+            await _in_thread(self._begin)
             async for piece in self._source:
                 gathered += piece
                 if len(gathered) >= _PIECE:
-                    await asyncio.to_thread(self._take, bytes(gathered))
+                    await _in_thread(self._take, bytes(gathered))
                     gathered.clear()
-            await asyncio.to_thread(self._take, bytes(gathered))
+            await _in_thread(self._take, bytes(gathered))
         except BaseException:
             self.__exit__()
             raise
         return LargeObject(self._digest.hexdigest(), self._size, None, self._staged)
 
     async def __aexit__(self, *exc: object) -> None:
-        await asyncio.to_thread(self.__exit__)
+        await _in_thread(self.__exit__)
 
     def _begin(self) -> None:
+        import tempfile
+
         self._hold(tempfile.TemporaryFile(dir=self._folder, buffering=0))  # noqa: SIM115 - the block closes it
 
     def _hold(self, file: IO[bytes]) -> None:
@@ -200,3 +201,10 @@ def _given(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
         return
     while piece := read(_PIECE):
         yield piece
+
+
+async def _in_thread(call: Callable[..., T], *given: Any) -> T:
+    # Every declaration imports this file, and few programs that only declare need an event loop.
+    from asyncio import to_thread
+
+    return await to_thread(call, *given)
