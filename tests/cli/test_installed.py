@@ -91,3 +91,28 @@ def test_object_storage_needs_the_extra_in_a_program_too(monkeypatch: pytest.Mon
         with pytest.raises(ConfigError, match="obstore") as raised:
             opened("s3://bucket" if opened is open_blobs else "gs://bucket")
         assert 'Install it: pip install "palaver[s3]".' == raised.value.hint
+
+
+IMPORTED = """
+import sys
+from palaver import {names}
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "unwanted"),
+    [
+        ("Entity, Schema", {"asyncio", "palaver.store", "palaver.plan"}),
+        ("Entity, Schema, open", {"palaver.explain", "palaver.caching"}),
+    ],
+)
+def test_declaring_and_opening_import_no_more_than_they_need(names: str, unwanted: set[str]) -> None:
+    """Counted in modules, as time is the machine's: no engine, no driver, nothing that migrates, shows or caches."""
+    done = subprocess.run([sys.executable, "-c", IMPORTED.format(names=names)], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert "pydantic" in modules
+    assert set() == modules & (unwanted | {"apsw", "genai_prices", "obstore", "rich", "cyclopts", "palaver.evolve", "palaver.migrating"})
+    assert [] == [
+        module for module in modules if module.startswith(("palaver.records", "palaver.connections", "palaver.cli", "palaver.search."))
+    ]
