@@ -9,6 +9,7 @@ nothing until it has told the cache all changes since the mark; where that is no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -91,9 +92,15 @@ class InStep:
         return await self._values.set(self._name(key), value, ttl_s=ttl_s, revision=revision, expected=expected)
 
     async def delete(self, key: str, *, revision: int = 0, fence_s: float = 60.0) -> None:
-        """Tell the cache, in whatever term; before a generation is known nothing need be told, as catching up will tell it."""
+        """Tell the cache, in whatever term: others may believe it while this process does not."""
         generation = self._generation
         if generation is None:
+            with contextlib.suppress(PalaverError):
+                mark = await self._values.get(self._mark) if self._mark else None
+                if mark is not None:
+                    name = self._named(mark.value.decode(errors="replace"), key)
+                    await self._values.delete(name, revision=revision, fence_s=fence_s)
+            # If that did not reach it, catching up will.
             return
         try:
             await self._values.delete(self._named(generation, key), revision=revision, fence_s=fence_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from palaver.caching import Held
 from palaver.clock import Clock, SystemClock
@@ -58,7 +57,10 @@ class Remember:
         self._ttl_s, self._absent_ttl_s, self._fence_s = ttl_s, absent_ttl_s, fence_s
         self._clock = clock or SystemClock()
         self._turns = asyncio.Semaphore(at_most)
+        # Those that have not looked yet, which may be joined, and what they have to find at least; of each key one looks.
         self._flights: dict[str, asyncio.Task[Held | None]] = {}
+        self._at_least: dict[str, int] = {}
+        self._looking: dict[str, asyncio.Task[Held | None]] = {}
         self._loading: set[asyncio.Task[Held | None]] = set()
         self.figures = Remembered()
 
@@ -79,14 +81,14 @@ class Remember:
         return [found if there else loaded[key] for key, (there, found) in zip(keys, kept, strict=True)]
 
     async def _loaded(self, key: str, at_least: int) -> Held | None:
-        """Return the value as the truth has it, from a load under way where there is one."""
-        if flight := self._flights.get(key):
+        """Return the value as the truth has it after this call: from a load that has not looked yet, where one waits."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._begin(key)
+        else:
             self.figures.joined += 1
-            found = await asyncio.shield(flight)
-            if not at_least or (found is not None and found.revision >= at_least):
-                return found
-            self._forget(key, flight)
-        flight = self._flights.get(key) or self._begin(key)
+        if at_least:
+            self._at_least[key] = max(at_least, self._at_least.get(key, 0))
         return await asyncio.shield(flight)
 
     async def changed(self, key: str, revision: int) -> None:
@@ -94,7 +96,6 @@ class Remember:
 
         Repeat it until it succeeds: while the cache cannot be told, it may hold what is no longer true.
         """
-        self._flights.pop(key, None)
         await self._values.delete(key, revision=revision, fence_s=self._fence_s)
 
     async def aclose(self) -> None:
@@ -135,29 +136,36 @@ class Remember:
         flight.add_done_callback(lambda ended: self._ended(key, ended))
         return flight
 
-    def _forget(self, key: str, flight: asyncio.Task[Any] | None) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-
     def _ended(self, key: str, flight: asyncio.Task[Held | None]) -> None:
-        self._forget(key, flight)
+        for flights in (self._flights, self._looking):
+            if flights.get(key) is flight:
+                del flights[key]
         self._loading.discard(flight)
         if not flight.cancelled():
             # Its callers may all have gone; who is still there gets the error from the flight itself.
             flight.exception()
 
     async def _fly(self, key: str) -> Held | None:
-        found: Held | None = None
-        for _ in range(_ATTEMPTS):
-            async with self._turns:
+        again = False
+        while earlier := self._looking.get(key):
+            again = True
+            await asyncio.wait([earlier])
+        async with self._turns:
+            # From here on nobody joins: who comes later may know of a change that this load does not.
+            self._looking[key] = self._flights.pop(key)
+            at_least = self._at_least.pop(key, 0)
+            if again:
+                # The load before this one has most likely kept it.
+                kept, found = await self._kept(key, at_least, None)
+                if kept:
+                    return found
+            for _ in range(_ATTEMPTS):
                 self.figures.loads += 1
                 begun = self._clock.monotonic()
                 found = await self._load(key)
-            # From here on nobody joins: who comes later may know of a change that this load does not.
-            self._forget(key, asyncio.current_task())
-            # Past its time a fence no longer tells that what was read has changed since.
-            if self._clock.monotonic() - begun >= self._fence_s / 2 or await self.keep(key, found):
-                break
+                # Past its time a fence no longer tells that what was read has changed since.
+                if self._clock.monotonic() - begun >= self._fence_s / 2 or await self.keep(key, found):
+                    break
         return found
 
     async def keep(self, key: str, found: Held | None) -> bool:

@@ -27,8 +27,8 @@ async def _forgets_nothing(self: RecordedSessions, changed: Any) -> None:
     return None
 
 
-async def _joins_what_is_being_read(self: Remember, key: str, revision: int) -> None:
-    await self._values.delete(key, revision=revision, fence_s=600)
+async def _joins_what_is_being_read(self: Remember, key: str, at_least: int) -> Any:
+    return await asyncio.shield(self._looking.get(key) or self._begin(key))
 
 
 async def _touches_nothing(self: RecordedSessions, record: SessionRecord, now: datetime) -> SessionRecord:
@@ -78,7 +78,7 @@ async def _raced(folder: Path) -> None:
 BUGS: dict[str, tuple[type, str, Any, Callable[[Path], Awaitable[None]]]] = {
     "every copy is believed": (InStep, "_check", _believes_all, away.test_an_older_memory_is_not_believed_though_no_connection_ended),
     "an ending is not told to the cache": (RecordedSessions, "_forget", _forgets_nothing, _ended),
-    "who asks joins a load under way": (Remember, "changed", _joins_what_is_being_read, _joined),
+    "who asks joins a load under way": (Remember, "_loaded", _joins_what_is_being_read, _joined),
     "a session in use is not touched": (RecordedSessions, "_touched", _touches_nothing, _idle),
     "an ending leaves no fence": (InStep, "delete", _fences_nothing, _raced),
 }

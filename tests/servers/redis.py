@@ -98,6 +98,8 @@ class Redis:
         """Say whether it answers, and not another server that took the port meanwhile."""
         try:
             told = self.say("INFO", "server")
+            if self.say("PING").startswith("-LOADING"):
+                return False
         except OSError:
             return False
         return f"process_id:{self.process.pid}\r\n" in told or told.startswith("-NOAUTH")
