@@ -17,6 +17,7 @@ from palaver.entity import did_you_mean, kind_names
 from palaver.errors import Expression, Validation
 from palaver.expr import OPERANDS, Append, IfAbsent, Path, parse_path, paths, resolve
 from palaver.fields import Kind, form_of, inside, reason_of, unwrap
+from palaver.keys import Part
 from palaver.markers import Blob, Expires
 from palaver.ops import Add, Change_, Remove, Set
 from palaver.values import Record, canonical, key_part_size, size
@@ -73,20 +74,33 @@ class Patcher:
         for column, part in declared.shadows:
             for path in (*op.set, *op.add, *op.remove):
                 steps = parse_path(Path(path))
+                if steps[0] != part.steps[0]:
+                    continue
+                if any(isinstance(step, int) for step in steps):
+                    return None  # removing an element moves those behind it, and setting one past the end appends
                 if steps[: len(part.steps)] != part.steps[: len(steps)]:
                     continue
-                target = self._target(declared, path)
-                value = op.set.get(path)
-                deep = len(steps) > 1 and path in op.remove
-                if deep or path in op.add or isinstance(value, OPERANDS) or target.adapter is None or len(steps) > len(part.steps):
+                change = self._shadow(declared, op, path, column, part)
+                if change is None:
                     return None
-                value = None if value is None else _validated(declared, target, target.adapter, value)
-                if value is None and len(steps) == 1 and target.spec.default is not None:
-                    value = target.spec.default()  # what reading gives where nothing is stored
-                inside = reached(value, part.steps[len(steps) :])
-                indexed = inside is not None and inside not in part.sentinels
-                changes.append(Set(Path(column), part.encode(inside)) if indexed else Remove(Path(column)))
+                changes.append(change)
         return changes
+
+    def _shadow(self, declared: Declared, op: Patch, path: str, column: str, part: Part) -> Change_ | None:
+        """Return what becomes of a computed column when a path it lies on is changed; None where that takes the record."""
+        target, steps, value = self._target(declared, path), parse_path(Path(path)), op.set.get(path)
+        deep = len(steps) > 1 and path in op.remove
+        if deep or path in op.add or isinstance(value, OPERANDS) or target.adapter is None or len(steps) > len(part.steps):
+            return None
+        value = None if value is None else _validated(declared, target, target.adapter, value)
+        if value is None and len(steps) == 1 and target.spec.default is not None:
+            value = target.spec.default()  # what reading gives where nothing is stored
+        inside = reached(value, part.steps[len(steps) :])
+        if inside is None or inside in part.sentinels:
+            return Remove(Path(column))
+        stored = part.encode(inside)
+        # Whether an index takes a long one depends on the other parts.
+        return None if isinstance(stored, str | bytes) and len(stored) > LONG else Set(Path(column), stored)
 
     def split(self, declared: Declared, op: Patch) -> tuple[dict[str, Any], Patch | None]:
         """Return the blob fields a patch sets, with their values, and what remains of the patch.

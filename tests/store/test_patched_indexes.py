@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from palaver import F, Query, Store
+from palaver import Entity, F, Index, Key, Query, Schema, Store
 from palaver.batch import Batch
 from palaver.errors import KeyTooLong
+from tests.store.conftest import Opener
 from tests.store.world import Conversation, Intent, Message, Mood
 
 AT = Message.at("c", "1")
@@ -97,3 +99,50 @@ def test_only_what_is_computed_from_the_record_takes_a_look_at_it(store: Store, 
     batch = Batch().patch(AT, **patch, when=F("number") == 0)
     premises: Sequence[Any] = store.core.planner.premises(batch)
     assert looks == len(premises)
+
+
+class Place(BaseModel):
+    city: str
+    street: str = "s"
+
+
+class Stay(Entity, table="stays"):
+    id: str
+    place: Place | None = None
+    stops: tuple[str, ...] = ()
+    key = Key("id")
+    by_place = Index("place.city", sort="place.street")
+    by_second_stop = Index("stops[1]")
+
+
+@pytest.mark.parametrize(
+    ("before", "how", "second"),
+    [
+        (["a", "b", "c"], {"remove": ("stops[0]",)}, "c"),
+        (["a", "b", "c"], {"remove": ("stops[1]",)}, "c"),
+        (["a", "b"], {"set": {"stops[1]": "c"}}, "c"),
+        (["a"], {"set": {"stops[7]": "c"}}, "c"),
+        ([], {"set": {"stops[1]": "c"}}, None),
+        (["a", "b"], {"set": {"stops": ["a"]}}, None),
+    ],
+)
+async def test_an_index_on_an_element_follows_the_list(
+    opened: Opener, before: list[str], how: Mapping[str, Any], second: str | None
+) -> None:
+    store = await opened(Schema("stays", [Stay]))
+    await store.create(Stay(id="1", stops=tuple(before)))
+    stops = (await store.patch(Stay.at("1"), **how)).stops
+    assert second == (stops[1] if len(stops) > 1 else None)
+    for name in "abc":
+        assert (["1"] if name == second else []) == [stay.id async for stay in store.query(Stay.by_second_stop(name))]
+
+
+async def test_values_that_are_too_long_for_one_entry_together_are_refused_one_after_the_other_too(opened: Opener) -> None:
+    store = await opened(Schema("stays", [Stay]))
+    await store.create(Stay(id="1", place=Place(city="c")))
+    city, street = "c" * 2_000, "s" * 1_000
+    with pytest.raises(KeyTooLong):
+        await store.patch(Stay.at("1"), set={"place": Place(city=city, street=street)})
+    await store.patch(Stay.at("1"), set={"place.city": city})
+    with pytest.raises(KeyTooLong):
+        await store.patch(Stay.at("1"), set={"place.street": street})
