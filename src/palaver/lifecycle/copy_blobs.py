@@ -1,23 +1,29 @@
-"""Objects of a copy: two listings in the same order are walked side by side, and only what is missing is moved."""
+"""Objects of a copy: two listings in the same order are walked side by side, and only what is missing is moved.
+
+What is larger than a part goes through in pieces, one object at a time: a stream has several parts on their way by itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from palaver.blob_ports import BlobInfo, BlobStore
+from palaver.blobs.objects import HASH
+from palaver.blobs.pieces import PART, hashed
 from palaver.errors import Corruption, NotFound
 from palaver.lifecycle.copy_ends import End
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_sums import Kind
 
 AT_ONCE = 8
-_HASH = re.compile(r"/([0-9a-f]{64})$")
+_DAMAGED = "An object of the source does not have the hash its key ends in."
+_RESTORE = "Restore it from a backup."
 
 
 class Pair(NamedTuple):
@@ -62,6 +68,7 @@ class Objects:
     def __init__(self, source: End, target: End, progress: Progress, moved: Callable[[int], None]) -> None:
         self._source, self._target, self._progress, self._told = source, target, progress, moved
         self.moved = Moved()
+        self._one_large = asyncio.Lock()
 
     async def run(self) -> Moved:
         """Move what is missing or of another size; remove what the source no longer has, where the target is nothing but a copy."""
@@ -88,8 +95,11 @@ class Objects:
         """Move those of these objects that are not there yet."""
 
         async def one(key: str) -> None:
-            if await self._target.ask(partial(self._target.core.blobs.head, key)) is None:
-                await self._move(key)
+            if await self._target.ask(partial(self._target.core.blobs.head, key)) is not None:
+                return
+            found = await self._source.ask(partial(self._source.core.blobs.head, key))
+            if found is not None:
+                await self._move(found)
 
         for start in range(0, len(keys), AT_ONCE):
             await asyncio.gather(*map(one, keys[start : start + AT_ONCE]))
@@ -97,29 +107,48 @@ class Objects:
     def _due(self, pair: Pair) -> Coroutine[Any, Any, None] | None:
         match pair:
             case Pair(BlobInfo() as mine, None):
-                return self._move(mine.key)
+                return self._move(mine)
             case Pair(BlobInfo() as mine, BlobInfo() as theirs) if mine.size != theirs.size:
-                return self._move(mine.key)
+                return self._move(mine)
             case Pair(None, BlobInfo() as theirs) if not self._progress.into_existing:
                 return self._remove(theirs.key)
         return None
 
-    async def _move(self, key: str) -> None:
+    async def _move(self, found: BlobInfo) -> None:
         try:
-            data = await self._source.ask(partial(self._source.core.blobs.get, key))
+            if found.size > PART:
+                async with self._one_large:
+                    await self._target.ask(partial(self._stream, found))
+            else:
+                await self._put(found.key, await self._source.ask(partial(self._source.core.blobs.get, found.key)))
         except NotFound:
             return  # released since it was listed
-        if (expected := _HASH.search(key)) and sha256(data).hexdigest() != expected[1]:
-            raise Corruption("An object of the source does not have the hash its key ends in.", hint="Restore it from a backup.")
+        self.moved.objects += 1
+        self.moved.bytes += found.size
+        self._told(1)
+
+    async def _put(self, key: str, data: bytes) -> None:
+        if (expected := HASH.search(key)) and sha256(data).hexdigest() != expected[1]:
+            raise Corruption(_DAMAGED, hint=_RESTORE)
 
         async def put() -> None:
             self._progress.check()
             await self._target.core.blobs.put(key, data)
 
         await self._target.ask(put)
-        self.moved.objects += 1
-        self.moved.bytes += len(data)
-        self._told(1)
+
+    async def _stream(self, found: BlobInfo) -> None:
+        async with aclosing(self._pieces(found.key)) as pieces:
+            await self._target.core.blobs.put_stream(found.key, pieces, found.size)
+
+    async def _pieces(self, key: str) -> AsyncGenerator[bytes, None]:
+        self._progress.check()
+        try:
+            async for piece in self._source.core.blobs.get_stream(key):
+                yield piece
+                self._progress.check()
+        except Corruption:
+            raise Corruption(_DAMAGED, hint=_RESTORE) from None
 
     async def _remove(self, key: str) -> None:
         # Asked again, not trusted to the listing: both ends may keep their objects in one place, where one was just put.
@@ -152,7 +181,7 @@ async def compare(source: End, target: End, seen: Callable[[int], None], found: 
             kind = "missing"
         elif mine is None and theirs is not None:
             kind = "extra"
-        elif mine is not None and not await _same(source, target, mine.key):
+        elif mine is not None and theirs is not None and not await _same(source, mine, target, theirs):
             kind = "different"
         seen(1)
         if kind is None:
@@ -163,11 +192,24 @@ async def compare(source: End, target: End, seen: Callable[[int], None], found: 
     return out
 
 
-async def _same(source: End, target: End, key: str) -> bool:
+async def _same(source: End, mine: BlobInfo, target: End, theirs: BlobInfo) -> bool:
     try:
-        data = await target.ask(partial(target.core.blobs.get, key))
+        found = await _digest(target, theirs)
     except (Corruption, NotFound):
         return False
-    if expected := _HASH.search(key):
-        return sha256(data).hexdigest() == expected[1]
-    return data == await source.ask(partial(source.core.blobs.get, key))
+    expected = HASH.search(mine.key)
+    return found == (expected[1] if expected else await _digest(source, mine))
+
+
+async def _digest(end: End, found: BlobInfo) -> str:
+    """Return the hash of an object's bytes; what is large is not held whole."""
+
+    async def read() -> str:
+        if found.size <= PART:
+            return sha256(await end.core.blobs.get(found.key)).hexdigest()
+        digest = sha256()
+        async for piece in end.core.blobs.get_stream(found.key):
+            await hashed(digest, piece)
+        return digest.hexdigest()
+
+    return await end.ask(read)

@@ -20,7 +20,7 @@ FIRST_PAUSE_S = 0.05
 class Pace:
     """Repeats what can succeed later, and narrows while the other side throttles.
 
-    Everything repeated through it is harmless to repeat. What fails for `patience_s` together is raised.
+    Everything repeated through it is harmless to repeat. What fails for `patience_s` from the first failure on is raised.
     """
 
     def __init__(self, *, most: int = MOST, patience_s: float = PATIENCE_S) -> None:
@@ -49,14 +49,16 @@ class Pace:
     async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a call at once, whatever else is on its way: for what must not wait behind the data."""
         loop = asyncio.get_running_loop()
-        began, pause = loop.time(), FIRST_PAUSE_S
+        failing_since: float | None = None
+        pause = FIRST_PAUSE_S
         while True:
             try:
                 done = await call()
             except PalaverError as error:
                 if not error.retryable and error.code != "outcome_unknown":
                     raise
-                if loop.time() - began > self._patience_s:
+                failing_since = failing_since or loop.time()
+                if loop.time() - failing_since > self._patience_s:
                     self.gave_up = True
                     raise
                 if isinstance(error, Throttled):
