@@ -206,6 +206,32 @@ async def test_a_slot_is_followed_while_it_moves_and_when_it_has(moving: Cluster
         await until(lambda: asyncio.sleep(0, cache.made > made))
 
 
+async def test_several_keys_that_are_nowhere_yet_wait_until_their_slot_has_moved(moving: Cluster) -> None:
+    """The old node sends on, the new one says to try again: neither has all of them."""
+    async with opened(f"{moving.url}?prefix=nowhere") as cache:
+        values = cache.values("v")
+        keys = [f"{{four}}{number}" for number in range(3)]
+        assert await values.get(keys[0]) is None
+        move = Move(moving, slot_of(b"four"))
+        several = asyncio.ensure_future(values.get_many(keys))
+        await asyncio.sleep(0.3)
+        move.end()
+        assert [None] * 3 == await several
+
+
+async def test_a_move_that_is_called_off_is_followed_back(moving: Cluster) -> None:
+    async with opened(f"{moving.url}?prefix=back") as cache:
+        values = cache.values("v")
+        await values.set("{five}a", b"x", ttl_s=60)
+        move = Move(moving, slot_of(b"five"))
+        assert await values.get("{five}b") is None
+        assert move.target.say("CLUSTER", "SETSLOT", move.slot, "STABLE").startswith("+OK")
+        asked = asyncio.ensure_future(values.get("{five}b"))
+        await asyncio.sleep(0.05)
+        assert move.source.say("CLUSTER", "SETSLOT", move.slot, "STABLE").startswith("+OK")
+        assert await asked is None
+
+
 async def test_a_slot_that_has_moved_counts_as_a_connection_made_anew_before_anything_of_it_is_answered(moving: Cluster) -> None:
     async with opened(f"{moving.url}?prefix=old") as cache:
         client: Any = cache.client

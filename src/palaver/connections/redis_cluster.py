@@ -14,7 +14,9 @@ from palaver.connections.redis_options import Place, RedisOptions
 from palaver.errors import ConfigError, Conflict, PalaverError, ReadOnly, Unavailable
 
 SLOTS = 16_384
-_HOPS = 5
+_HOPS = 8
+_AT_ONCE = 1
+"""So often a call is sent on at once: to who has the slot, and to who is just being given it. Then with pauses that grow."""
 _PAUSE_S = 0.02
 _LEARN_AGAIN_S = 0.1
 _KEYLESS = frozenset({b"PING", b"INFO", b"SLOWLOG", b"CONFIG", b"PUBLISH", b"TIME"})
@@ -105,21 +107,25 @@ class RedisCluster:
         if not self._owners:
             await asyncio.shield(self._learn())
         place: Place | None = None
+        asking = False
         for hop in range(_HOPS):
+            if hop > _AT_ONCE:
+                await asyncio.sleep(_PAUSE_S * 2 ** (hop - _AT_ONCE - 1))
             place = place or self._owner(_slot(command))
             try:
+                if asking:
+                    return await self._node(place).ask(command if script is None else script.in_full(command))
                 return await call(self._node(place))
             except Elsewhere as elsewhere:
-                place = (elsewhere.host or place[0], elsewhere.port)
-                if elsewhere.asking:
-                    return await self._node(place).ask(command if script is None else script.in_full(command))
-                # At once, not only when the others say so too: what the new owner answers may be from before what the old one was told.
-                self._owners[elsewhere.slot] = place
-                self._moves += 1
-                self._learn_soon()
+                place, asking = (elsewhere.host or place[0], elsewhere.port), elsewhere.asking
+                if not asking:
+                    # At once, not only when the others say so too: what the new owner answers may be from before what the old one was told.
+                    self._owners[elsewhere.slot] = place
+                    self._moves += 1
+                    self._learn_soon()
             except Conflict:
-                # Keys of one call are on both sides of a move.
-                await asyncio.sleep(_PAUSE_S * 2**hop)
+                # Keys of one call are on both sides of a move, or on none: whoever has the slot knows when that is over.
+                place, asking = None, False
             except (Unavailable, ReadOnly):
                 self._learn_soon()
                 raise
