@@ -189,6 +189,26 @@ async def test_when_the_disk_fails_inside_the_commit_nobody_can_say(database: Da
     assert 3 == await database.write(insert(3))
 
 
+async def test_a_writer_that_fails_outside_a_job_answers_everybody_and_writes_on(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ends other threads ends no job of another caller later: no transaction stays open, and nobody waits for ever."""
+
+    def ends(connection: apsw.Connection) -> None:
+        connection.execute(INSERT, (1, "x"))
+        raise SystemExit
+
+    loop = asyncio.get_running_loop()
+    late = database.write(insert(2), deadline=loop.time() - 1)
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(late, database.write(ends), database.write(insert(3)), return_exceptions=True)
+        assert isinstance(found[0], Throttled)
+        assert isinstance(found[1], OutcomeUnknown)
+        assert 4 == await database.write(insert(4))
+    assert [4] == [number for number in await database.read(rows) if number != 3]
+    assert "failed outside a job" in caplog.text
+
+
 async def test_a_commit_that_provably_failed_is_tried_alone_for_each(database: Database) -> None:
     await database.write(lambda connection: connection.execute("CREATE TABLE c (a INTEGER REFERENCES t (a) DEFERRABLE INITIALLY DEFERRED)"))
 

@@ -108,6 +108,7 @@ class Writer:
         self._queue: queue.SimpleQueue[list[Batch] | None] = queue.SimpleQueue()
         self._waiting: deque[Batch] = deque()
         self._group: list[Batch] = []
+        self._passed: list[Answer] = []
         self._stopping = False
         self._writing = threading.Lock()
         self._quick = True
@@ -173,8 +174,7 @@ class Writer:
                 except BaseException:
                     # Nothing may end this thread: callers would wait for ever.
                     _log.exception("the writer of a SQLite file failed outside a job")
-                    lost = OutcomeUnknown("The writer failed outside a job.")
-                    answers = [(left.future, None, lost) for left in self._group or self._dropped()]
+                    answers = self._failed()
                 self._quick = len(self._group) > 1 or time.perf_counter() - started < QUICK_S
             self._deliver(answers)
             if self._log_pages >= self._checkpoint_at:
@@ -198,6 +198,16 @@ class Writer:
             self._stopping = True
         else:
             self._waiting.extend(batches)
+
+    def _failed(self) -> list[Answer]:
+        """Answer everything that was under way, and leave no transaction open: the next could not begin."""
+        lost = OutcomeUnknown("The writer failed outside a job.")
+        answers = [*self._passed, *[(left.future, None, lost) for left in self._group or self._dropped()]]
+        try:
+            self._abandon()
+        except apsw.Error as error:
+            _log.error("a transaction could not be undone: %s", type(error).__name__)
+        return answers
 
     def _dropped(self) -> list[Batch]:
         """Give up the batch that is next, so that what cannot even begin is not begun for ever."""
@@ -224,7 +234,7 @@ class Writer:
 
     def _transact(self) -> list[Answer]:
         """Run what is queued in one transaction and return every answer; durable when this returns."""
-        done: list[Answer] = []
+        done = self._passed = []
         group = self._group = []
         answers: list[Answer] = []
         try:
@@ -398,6 +408,7 @@ class Writer:
         return answers
 
     def _plain(self, batch: Batch) -> list[Answer]:
+        self._group, self._passed = [batch], []
         skipped = self._take(batch)
         if skipped is not None:
             return [skipped]
