@@ -162,9 +162,9 @@ async def _assemble(
     found = await provision(planner, stack.records, clock, changing=changing)
     await _refuse_half_a_copy(stack.records)
     if planner.sealer is not None:
-        from palaver.seal_keys import remember_key
+        from palaver.known_keys import check_keys
 
-        await remember_key(stack.records, clock, planner.sealer, url)
+        await check_keys(stack.records, planner.sealer)
     core = Core(
         schema=schema,
         planner=planner,

@@ -11,6 +11,7 @@ from palaver.codec import Encoded, EntityCodec
 from palaver.draft import bind_tenant
 from palaver.entity import Entity
 from palaver.following import Wrote
+from palaver.known_keys import before_records
 from palaver.large_object import LargeObject, bytes_of
 from palaver.ops import Address, Cause, Table, position
 from palaver.streaming import upload
@@ -163,6 +164,7 @@ class _Loading:
         return records
 
     async def _write(self, table: Table, records: Sequence[Record], now_us: int) -> int:
+        await before_records(self._core.records, now_us, self._planner.sealer, records)
         revisions = await self._core.records.load(table.name, records, now_us, Cause(self._store._actor))
         if self._core.follower is not None:
             keys = [position(table, None, record) for record in records]

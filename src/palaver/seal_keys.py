@@ -1,6 +1,6 @@
 """Where the keys of secret fields come from: `PALAVER_SEAL_KEYS` (or `…_FILE`), and for one SQLite file a file of keys beside it.
 
-A database remembers the ids of the keys its secrets are sealed with, so that a key that is missing is missed at opening.
+Which of them a database remembers is in known_keys.py.
 """
 
 from __future__ import annotations
@@ -9,22 +9,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from palaver.clock import Clock, us_of
 from palaver.environment import file_of
-from palaver.errors import ConfigError, Conflict
-from palaver.ops import Guard, Origin, Put, Unchanged, WriteSet, Written, revision_of
+from palaver.errors import ConfigError
+from palaver.known_keys import known
 from palaver.ports import RecordEngine
 from palaver.schema import Schema
 from palaver.sealing import VARIABLE, Sealer, new_key, sealer_of
-from palaver.system import SYSTEM, system
 from palaver.url import Url
-from palaver.values import Record
-
-KNOWN = system("key", "seal")
-"""Where a database keeps the ids of the keys that something in it may be sealed with."""
-ATTEMPTS = 5
 
 
 def has_secrets(schema: Schema) -> bool:
@@ -70,40 +62,6 @@ async def sealer_for(schema: Schema, url: Url, records: RecordEngine, *, require
     return sealer_of(_kept(file))
 
 
-async def remember_key(records: RecordEngine, clock: Clock, sealer: Sealer, url: Url) -> None:
-    """Note the key that seals with the data, where that can be written.
-
-    Raises ConfigError where something in it is sealed with a key that is not here.
-    """
-    for _ in range(ATTEMPTS):
-        record = (await records.get((KNOWN,)))[0]
-        ids = _ids(record)
-        missing = [each for each in ids if each not in sealer.ids]
-        if missing:
-            raise ConfigError(
-                f"The database holds secrets sealed with key {missing[0]}, which is not here.",
-                hint=f"Add that key to {VARIABLE}; the first one seals, every one opens.",
-            )
-        if sealer.first in ids or _is_read_only(url) or await write_known(records, us_of(clock), [*ids, sealer.first], record):
-            return
-    raise Conflict("Other processes kept changing which keys are known.", hint="Try again.")
-
-
-async def known(records: RecordEngine) -> list[str]:
-    """Return the ids of the keys that something in a database may be sealed with."""
-    if all(table.name != SYSTEM.name for table in (await records.describe()).tables):
-        return []
-    return _ids((await records.get((KNOWN,)))[0])
-
-
-async def write_known(records: RecordEngine, now_us: int, ids: list[str], old: Record | None) -> bool:
-    """Note which keys are in use, if nobody else did meanwhile."""
-    body: Any = {"ids": ids}
-    guard = Guard(Unchanged(revision_of(old) if old else None), Origin(0, "key"))
-    put = Put(KNOWN, {"scope": KNOWN.key[0], "name": KNOWN.key[1], "body": body}, (guard,))
-    return isinstance(await records.write(WriteSet((put,), now_us)), Written)
-
-
 def keys_beside(path: str) -> Path:
     """Return the file of keys of a database file: beside it, with its name."""
     file = Path(path)
@@ -112,11 +70,6 @@ def keys_beside(path: str) -> Path:
 
 def _is_read_only(url: Url) -> bool:
     return url.options.get("read_only", "").lower() in ("1", "true", "yes", "on")
-
-
-def _ids(record: Record | None) -> list[str]:
-    body: Any = record["body"] if record else {}
-    return list(body.get("ids", ()))
 
 
 def _given() -> Iterator[str]:

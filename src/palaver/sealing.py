@@ -94,6 +94,8 @@ class Sealer:
         self._first = keys[0]
         self._keys: Mapping[bytes, SealKey] = {key.id: key for key in reversed(keys)}
         self._random = random
+        #: Whether the database is known to remember the key that seals; until then each write is looked at.
+        self.remembered = False
 
     @property
     def first(self) -> str:

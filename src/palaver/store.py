@@ -29,6 +29,7 @@ from palaver.errors import (
 from palaver.expr import evaluate
 from palaver.feed import Runner
 from palaver.following import Following
+from palaver.known_keys import before_ops
 from palaver.large_object import LargeObject
 from palaver.loading import load
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, Written, is_live
@@ -279,6 +280,8 @@ class Store:
         if planned is None:
             return None
         writes, made = planned
+        if (sealer := self._planner.sealer) is not None and not sealer.remembered:
+            await before_ops(self._records, writes.now_us, sealer, writes.ops)
         result = await self._records.write(writes)
         if not isinstance(result, Written):
             return None
@@ -310,6 +313,8 @@ class Store:
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
             plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)
             plan.writes = plan.writes._replace(returning=returning)
+            if planner.sealer is not None and not planner.sealer.remembered:
+                await before_ops(records, plan.writes.now_us, planner.sealer, plan.writes.ops)
             result = await records.write(await self.core_upkeep().uploaded(plan) if plan.uploads else plan.writes)
             if isinstance(result, Written):
                 if plan.jobs and self._core.runner is not None:

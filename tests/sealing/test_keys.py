@@ -13,9 +13,10 @@ import pytest
 import palaver
 from palaver import Batch, Store
 from palaver.errors import ConfigError, Conflict, Unsealable
+from palaver.known_keys import KNOWN, known as known_ids
 from palaver.lifecycle.resealing import ROTATION, rotate, sealed_with
 from palaver.ops import Update
-from palaver.seal_keys import KNOWN, keys_beside
+from palaver.seal_keys import keys_beside
 from palaver.sealing import Sealer, SealKey, key_id, new_key, sealer_of
 from tests.sealing.app import CANARY, VAULT, Bot, Channel, Named, channel, shown, walked
 from tests.sealing.conftest import Opener
@@ -338,5 +339,7 @@ async def test_a_copy_has_the_sealed_bytes_and_opens_with_the_same_keys(
         assert (await Copy(one, two).run()).finished
         assert (await verify(one, two)).same
         assert stored == (await two.records.get((two.core.planner.address(made.address, None),)))[0]
+        # Also before anybody opens it, and were the source lost by then.
+        assert [name(OLD)] == await known_ids(two.records)
     async with palaver.open(to, schema=VAULT, maintain=False) as store:
         assert made == await store.get(Channel.at("c"))

@@ -19,6 +19,7 @@ from palaver.lifecycle.copy_ends import (
     INTO,
     End,
     can_take_in,
+    copy_known_keys,
     exists_as_declared,
     fingerprint,
     is_empty,
@@ -113,6 +114,7 @@ class Copy:
             await progress.save()
         begun = await schema_kept(self._source)
         if progress.state == "copying":
+            await copy_known_keys(self._source, self._target)
             await FirstPass(self._source, self._target, progress, self._told).run()
             await self._objects(objects)
             progress.state = "following"

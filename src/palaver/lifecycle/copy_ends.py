@@ -20,6 +20,7 @@ from palaver.core import Core
 from palaver.cursor import Signer
 from palaver.errors import ConfigError, Conflict, Forbidden, NotProvisioned
 from palaver.feed import Projection
+from palaver.known_keys import known, remember_ids
 from palaver.lifecycle.copy_pace import Pace
 from palaver.migrating.opening import provision as provide
 from palaver.migrating.run import Migrator
@@ -27,7 +28,7 @@ from palaver.ops import Table
 from palaver.plan import Planner
 from palaver.ports import ContinuesFeed, RecordEngine, Restores
 from palaver.schema import Schema
-from palaver.seal_keys import known, sealer_for
+from palaver.seal_keys import has_secrets, sealer_for
 from palaver.sealing import VARIABLE
 from palaver.searching import SearchProjection
 from palaver.store import Store
@@ -259,6 +260,12 @@ async def refuse_other_keys(source: End, target: End) -> None:
             f"The source holds secrets sealed with key {missing[0]}, which the target has not.",
             hint=f"Add that key to {VARIABLE}, or `palaver keys rotate` the source to a key that both have.",
         )
+
+
+async def copy_known_keys(source: End, target: End) -> None:
+    """Have the target remember the keys the source does, before it is given what is sealed with them."""
+    if has_secrets(source.core.schema) and (ids := await source.ask(lambda: known(source.records))):
+        await target.ask(lambda: remember_ids(target.records, target.core.now_us(), ids))
 
 
 async def refuse_an_unfinished(source: End) -> None:

@@ -16,7 +16,7 @@ from palaver.clock import to_ms
 from palaver.errors import Conflict, Trimmed
 from palaver.feed import Projection, Runner
 from palaver.lifecycle.copy_blobs import Objects
-from palaver.lifecycle.copy_ends import End, in_order, is_followed, schema_kept
+from palaver.lifecycle.copy_ends import End, copy_known_keys, in_order, is_followed, schema_kept
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_sums import differences, got, sums
 from palaver.ops import Address, Change, Put, WriteSet, revision_of
@@ -122,6 +122,8 @@ class Follower:
                 present[at.table].append(record)
         if self._progress.into_existing:
             absent = await self._older(absent, {Address(change.table, change.key): change.revision for change in changes})
+        if addresses:
+            await copy_known_keys(self._source, self._target)
         for table in self._levels:
             await self._bring(table, present.get(table, ()))
             await self._store(table, present.get(table, ()))

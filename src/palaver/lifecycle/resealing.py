@@ -11,9 +11,9 @@ from palaver.clock import us_of
 from palaver.declared import Declared
 from palaver.errors import ConfigError, Conflict, Unsealable
 from palaver.expr import Path
+from palaver.known_keys import KNOWN, ids_of, write_known
 from palaver.migrating.filling import AT_ONCE, ATTEMPTS, Sweep, write_unmoved
 from palaver.ops import Address, Cause, Guard, Op, Origin, Put, Set, Table, Unchanged, Update, WriteSet, revision_of
-from palaver.seal_keys import KNOWN, write_known
 from palaver.sealing import Sealer, key_id, place_of
 from palaver.store import Store
 from palaver.system import history_table, system
@@ -127,7 +127,7 @@ class _Rotation:
             lost: list[Address] = []
             for start in range(0, len(ops), AT_ONCE):
                 some = ops[start : start + AT_ONCE]
-                moved = await write_unmoved(records, some, self.store.core.now_us(), ROTATE)
+                moved = await write_unmoved(records, some, self.store.core.now_us(), self.sealer, ROTATE)
                 self.resealed += len(some) - len(moved)
                 lost += moved
             if not lost:
@@ -151,13 +151,15 @@ class _Rotation:
         return [Update(at, changes, (Guard(Unchanged(revision_of(record)), Origin(0, "rotate")),))]
 
     async def _forget(self) -> list[str]:
-        """Keep the ids of the keys that something is still sealed with, and of the one that seals."""
+        """Keep the ids of the keys that something is still sealed with, and of the one that seals, which others may be writing with."""
         records = self.store.core.records
         for _ in range(ATTEMPTS):
             old = (await records.get((KNOWN,)))[0]
-            used = {each for counts in (await sealed_with(self.store)).values() for each in counts} - {"none", self.sealer.first}
-            if await write_known(records, us_of(self.store.clock), [self.sealer.first, *sorted(used)], old):
-                return [self.sealer.first, *sorted(used)]
+            used = {each for counts in (await sealed_with(self.store)).values() for each in counts} - {"none"}
+            first = self.sealer.first
+            left = [*([first] if first in used or first in ids_of(old) else []), *sorted(used - {first})]
+            if await write_known(records, us_of(self.store.clock), left, old):
+                return left
         raise Conflict("Other processes kept changing which keys are known.", hint="Rotate again.")
 
 

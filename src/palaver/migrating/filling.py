@@ -11,6 +11,7 @@ from palaver.codec import EntityCodec
 from palaver.declared import FieldSpec, shadow_values, shard_of
 from palaver.errors import Conflict, Trimmed
 from palaver.expr import Path
+from palaver.known_keys import before_ops
 from palaver.markers import Backfill
 from palaver.ops import (
     REVISION,
@@ -29,6 +30,7 @@ from palaver.ops import (
     revision_of,
 )
 from palaver.ports import RecordEngine
+from palaver.sealing import Sealer
 from palaver.system import key_from_plain, plain_key
 from palaver.values import KeyPart, Record, Value
 
@@ -165,7 +167,9 @@ async def fill(
                 if record is not None and (changes := filler.changes(record))
             ]
             lost = [
-                at for start in range(0, len(ops), AT_ONCE) for at in await write_unmoved(records, ops[start : start + AT_ONCE], now_us())
+                at
+                for start in range(0, len(ops), AT_ONCE)
+                for at in await write_unmoved(records, ops[start : start + AT_ONCE], now_us(), codec.sealer)
             ]
             if not lost:
                 return
@@ -175,8 +179,11 @@ async def fill(
     await Sweep(records, table.name, table.key, tell).run(f"fill {table.name}", state, keep, visit)
 
 
-async def write_unmoved(records: RecordEngine, ops: Sequence[Op], now_us: int, cause: Cause = MIGRATE) -> list[Address]:
+async def write_unmoved(
+    records: RecordEngine, ops: Sequence[Op], now_us: int, sealer: Sealer | None, cause: Cause = MIGRATE
+) -> list[Address]:
     """Write the ops whose records are as they were seen; return the addresses of the others."""
+    await before_ops(records, now_us, sealer, ops)
     lost: list[Address] = []
     while ops:
         result = await records.write(WriteSet(ops, now_us, cause))

@@ -47,7 +47,7 @@ class Conversion:
             lost = [
                 at
                 for start in range(0, len(ops), AT_ONCE)
-                for at in await write_unmoved(self._records, ops[start : start + AT_ONCE], self._now_us())
+                for at in await write_unmoved(self._records, ops[start : start + AT_ONCE], self._now_us(), self._codec.sealer)
             ]
             if not lost:
                 return page
