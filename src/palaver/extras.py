@@ -7,7 +7,13 @@ from contextlib import contextmanager
 
 from palaver.errors import ConfigError
 
-EXTRAS = {"asyncpg": ("PostgreSQL", "postgres"), "httptools": ("DynamoDB", "dynamodb"), "hiredis": ("Redis", "redis")}
+EXTRAS = {
+    "asyncpg": ("PostgreSQL", "postgres"),
+    "httptools": ("DynamoDB", "dynamodb"),
+    "hiredis": ("Redis", "redis"),
+    "limits": ("palaver.integrations.limits_storage", "limits"),
+    "openfeature": ("palaver.integrations.openfeature", "openfeature"),
+}
 """By package: what needs it, and the extra that brings it."""
 
 

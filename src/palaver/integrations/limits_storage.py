@@ -19,21 +19,23 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from limits.aio.storage.base import (
-    MovingWindowSupport as AsyncMovingWindow,
-    SlidingWindowCounterSupport as AsyncSlidingWindow,
-    Storage as AsyncLimitsStorage,
-)
-from limits.limits import GRANULARITIES
-from limits.storage.base import MovingWindowSupport, SlidingWindowCounterSupport, Storage
-
 from palaver.cache.memory import MemoryCache
 from palaver.cache.opening import open_cache
 from palaver.caching import ABSENT, HIGHEST_REVISION, Limit, Take
 from palaver.clock import Clock, SystemClock, to_ms
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError
+from palaver.extras import named_extras
 from palaver.ports import Cache
 from palaver.process import process_id
+
+with named_extras():
+    from limits.aio.storage.base import (
+        MovingWindowSupport as AsyncMovingWindow,
+        SlidingWindowCounterSupport as AsyncSlidingWindow,
+        Storage as AsyncLimitsStorage,
+    )
+    from limits.limits import GRANULARITIES
+    from limits.storage.base import MovingWindowSupport, SlidingWindowCounterSupport, Storage
 
 T = TypeVar("T")
 _SCHEMES = ["palaver", "palaver+memory", "palaver+redis", "palaver+rediss", "palaver+redis+unix"]

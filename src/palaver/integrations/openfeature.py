@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from openfeature.evaluation_context import EvaluationContext
-from openfeature.event import ProviderEventDetails
-from openfeature.exception import FlagNotFoundError, TargetingKeyMissingError, TypeMismatchError
-from openfeature.flag_evaluation import FlagMetadata, FlagResolutionDetails, FlagValueType, Reason
-from openfeature.provider import AbstractProvider, Metadata
-
 from palaver.entity import did_you_mean
+from palaver.extras import named_extras
 from palaver.flags import Evaluation, Experiment, Flag, Flags
+
+with named_extras():
+    from openfeature.evaluation_context import EvaluationContext
+    from openfeature.event import ProviderEventDetails
+    from openfeature.exception import FlagNotFoundError, TargetingKeyMissingError, TypeMismatchError
+    from openfeature.flag_evaluation import FlagMetadata, FlagResolutionDetails, FlagValueType, Reason
+    from openfeature.provider import AbstractProvider, Metadata
 
 _REASONS = {
     "target": Reason.TARGETING_MATCH,
