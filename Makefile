@@ -25,6 +25,11 @@ help: ## list the commands
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The second blueprint seals its channels' credentials.
+.venv/.seal: requirements/seal.txt | .venv/.runtime
+	@$(LOCKED) requirements/seal.txt
+	@touch $@
+
 .venv/.dev: .venv/.runtime requirements/dev.txt
 	@echo 'installing the locked development tools'
 	@$(LOCKED) requirements/dev.txt
@@ -39,7 +44,7 @@ help: ## list the commands
 		else echo 'the servers could not be installed; the tests that need them will skip' >&2; test -z "$${CI:-}"; fi
 
 .PHONY: demo test soak
-demo: .venv/.runtime ## start the demonstration
+demo: .venv/.runtime $(if $(findstring simple_agent,$(ARGS)),.venv/.seal) ## start the demonstration
 	@$(BIN)/palaver demo $(ARGS)
 
 # A process for each core, a file in one of them: what a file's tests share is made once.
@@ -100,6 +105,7 @@ UV = .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 lock: .venv/.lock ## lock the dependencies anew; ARGS=--upgrade takes the newest
 	@$(UV) pyproject.toml requirements/build.in requirements/dev.in --output-file requirements/dev.txt
 	@$(UV) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	@$(UV) requirements/seal.in --constraint requirements/dev.txt --output-file requirements/seal.txt
 	@$(UV) requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
 	@$(UV) requirements/lock.in --output-file requirements/lock.txt
 	@$(UV) requirements/servers.in --output-file requirements/servers.txt
