@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -37,7 +37,7 @@ class BlobStore(Protocol):
         """
         ...
 
-    def get_stream(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    def get_stream(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes, or a range of them, in pieces of some MB; raises NotFound before the first.
 
         Raises Corruption in place of the last piece of a whole object that does not have the hash its key ends in.

@@ -101,9 +101,11 @@ class _Staged:
 
     def append(self, data: bytes) -> None:
         try:
-            left = memoryview(data)
-            while left:
-                left = left[self._file.write(left) :]
+            # In turn with `close`: while a file that was closed is written, another may have been given its number.
+            with self._turn:
+                left = memoryview(data)
+                while left:
+                    left = left[self._file.write(left) :]
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("There is no room to stage a large object.", hint="Name a larger `folder`, or set TMPDIR.") from None

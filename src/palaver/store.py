@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -214,11 +215,12 @@ class Store:
         # The clock is only asked where the answer depends on it.
         return record.get(MARK) is None if table.expires is None else is_live(table, record, us_of(self._core.clock))
 
-    async def stream(self, value: LargeObject, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, value: LargeObject, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a large object, or of a range, in pieces; raise NotFound where its record no longer has it."""
         self._here()
-        async for piece in streamed(self._core.blobs, value, self._tenant, start, length):
-            yield piece
+        async with aclosing(streamed(self._core.blobs, value, self._tenant, start, length)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ import io
 import json
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -212,6 +214,51 @@ async def test_a_damaged_object_is_corruption(store: Store, tmp_path: Path) -> N
     file.write_bytes(WHOLE[:-1] + b"?")
     with pytest.raises(Corruption):
         await read(store, made.audio)
+
+
+async def test_a_reader_that_stops_leaves_nothing_open(store: Store) -> None:
+    async with LargeObject.staged(given()) as audio:
+        made = await store.create(Recording(id="1", audio=audio))
+    assert made.audio is not None
+    before = len(os.listdir("/proc/self/fd"))
+    stream = store.stream(made.audio)
+    async with aclosing(stream):
+        assert await anext(stream)
+        assert before < len(os.listdir("/proc/self/fd"))
+    # At once: who closes its stream and then the store must not depend on when memory is tidied.
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_cancelled_staging_closes_no_file_that_is_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file could get its number meanwhile, and the bytes."""
+    writes, go_on, wrote = threading.Event(), threading.Event(), threading.Event()
+    happened: list[str] = []
+
+    class Slow(io.BytesIO):
+        def write(self, data: Any) -> int:
+            writes.set()
+            go_on.wait(10)
+            happened.append("written")
+            wrote.set()
+            return len(data)
+
+        def close(self) -> None:
+            happened.append("closed")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Slow())
+
+    async def stage() -> None:
+        async with LargeObject.staged(given()):
+            raise AssertionError
+
+    staging = asyncio.create_task(stage())
+    assert await asyncio.to_thread(writes.wait, 10)
+    staging.cancel()
+    threading.Timer(0.2, go_on.set).start()
+    with pytest.raises(asyncio.CancelledError):
+        await staging
+    assert await asyncio.to_thread(wrote.wait, 10)
+    assert ["written", "closed"] == happened[:2]
 
 
 async def test_a_repeated_request_is_known_by_its_bytes(store: Store) -> None:

@@ -132,7 +132,7 @@ class ObjectBlobs:
         except SourceFailed as failed:
             raise failed.error from None
 
-    async def get_stream(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def get_stream(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes or those of a range that exist, in pieces of 8 MiB at most, a few in memory at a time; raise what `get` does.
 
         The hash of a whole object is known at its end: Corruption comes in place of the last piece.

@@ -9,7 +9,8 @@ soon what it was made from is gone.
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from datetime import date
 from hashlib import sha256
@@ -114,7 +115,8 @@ class Archive:
                 digest = value.key.rpartition("/")[2]
                 copied = f"{self.folder(day)}{OBJECTS}{digest}"
                 if await self._blobs.head(copied) is None:
-                    await self._blobs.put_stream(copied, self._blobs.get_stream(value.key), value.size)
+                    async with aclosing(self._blobs.get_stream(value.key)) as pieces:
+                        await self._blobs.put_stream(copied, pieces, value.size)
                 record[stored_name(spec.name, declared.entity.model_fields[spec.name])] = named(digest, value.size)
         return record
 
@@ -215,10 +217,11 @@ class Archive:
                         return record
         return None
 
-    async def value(self, day: date, named: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def value(self, day: date, named: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a large value that a record of a day's archive names. Raises NotFound and Corruption."""
-        async for piece in self._blobs.get_stream(f"{self.folder(day)}{named['$object']}"):
-            yield piece
+        async with aclosing(self._blobs.get_stream(f"{self.folder(day)}{named['$object']}")) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def verify(self, day: date) -> list[str]:
         """Return what is wrong with the archive of a day: parts that are missing, changed, or count differently."""

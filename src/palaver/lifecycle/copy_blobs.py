@@ -144,9 +144,10 @@ class Objects:
     async def _pieces(self, key: str) -> AsyncGenerator[bytes, None]:
         self._progress.check()
         try:
-            async for piece in self._source.core.blobs.get_stream(key):
-                yield piece
-                self._progress.check()
+            async with aclosing(self._source.core.blobs.get_stream(key)) as pieces:
+                async for piece in pieces:
+                    yield piece
+                    self._progress.check()
         except Corruption:
             raise Corruption(_DAMAGED, hint=_RESTORE) from None
 

@@ -151,7 +151,7 @@ class BlobStreamTests:
         whole = b"".join(LARGE)
         await blobs.put_stream(addressed_by(whole), given(LARGE), len(whole))
         before = asyncio.all_tasks()
-        async with aclosing(blobs.get_stream(addressed_by(whole))) as stream:  # type: ignore[type-var]
+        async with aclosing(blobs.get_stream(addressed_by(whole))) as stream:
             assert whole.startswith(await anext(stream))
         assert before == asyncio.all_tasks()
 
