@@ -180,12 +180,16 @@ def refuse_behind(behind: Mapping[str, str], batch: Batch) -> None:
         allowed = behind.get(entity)
         if allowed is None or isinstance(op, asked.Check) or (allowed == "patch" and isinstance(op, asked.Patch | asked.Delete)):
             continue
-        raise NotProvisioned(
-            f"A newer program stores more of {entity} than this one knows.",
-            hint="Update the program; until then it may "
-            + ("patch and delete its records." if allowed == "patch" else "read its records."),
-            entity=entity,
-        )
+        raise behind_error(entity, allowed)
+
+
+def behind_error(entity: str, allowed: str) -> NotProvisioned:
+    """Return the error for writing what a newer program stores more of; `allowed` is what may be done with it, patch or read."""
+    return NotProvisioned(
+        f"A newer program stores more of {entity} than this one knows.",
+        hint="Update the program; until then it may " + ("patch and delete its records." if allowed == "patch" else "read its records."),
+        entity=entity,
+    )
 
 
 def slid(codec: EntityCodec, changes: Sequence[Change_]) -> list[Change_]:

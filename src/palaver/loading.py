@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from palaver.codec import Encoded, EntityCodec
-from palaver.draft import bind_tenant
+from palaver.draft import behind_error, bind_tenant
 from palaver.entity import Entity
 from palaver.following import Wrote
 from palaver.known_keys import before_records
@@ -55,18 +55,32 @@ async def load(store: Store, entities: Iterable[Entity] | AsyncIterable[Entity])
 class _Kind:
     """The entities of one class in a load, and those of the chunk that is being taken."""
 
-    __slots__ = ("codec", "encode", "entity", "guarded", "records", "staged", "table", "tenanted", "waiting", "with_objects")
+    __slots__ = (
+        "codec",
+        "encode",
+        "entity",
+        "expires",
+        "guarded",
+        "name",
+        "records",
+        "staged",
+        "table",
+        "tenanted",
+        "waiting",
+        "with_objects",
+    )
 
     def __init__(self, codec: EntityCodec, planner: Planner) -> None:
         declared = codec.declared
         self.entity: type[Entity] = declared.entity
         self.codec, self.encode, self.table = codec, codec.encode, declared.table
+        self.name, self.expires = declared.name, codec.rule is not None
         self.tenanted = declared.tenant is not None
         depends = declared.uniques or declared.history is not None or planner.has_children(declared)
         # A large object belongs to one record, which only a look at that one can tell.
         self.staged = bool(codec.large)
         #: Whether they need guards, and so are put one by one.
-        self.guarded = bool(depends) or self.staged or declared.name in planner.behind
+        self.guarded = bool(depends) or self.staged
         self.begin()
 
     def begin(self) -> None:
@@ -88,7 +102,6 @@ class _Loading:
         self._begin()
 
     def _begin(self) -> None:
-        self._now_us = self._core.now_us()
         self._left, self._room = CHUNK, CHUNK_BYTES
 
     def take(self, entity: Entity) -> bool:
@@ -103,7 +116,8 @@ class _Loading:
             return self._left <= 0 or kind.staged
         if kind.tenanted:
             bind_tenant(kind.codec.declared, entity, self._tenant)
-        encoded = kind.encode(entity, self._now_us, self._tenant)
+        # A slow source takes long over a chunk, and what expires lives from when it came; the rest needs no clock.
+        encoded = kind.encode(entity, self._core.now_us() if kind.expires else 0, self._tenant)
         record, size, uploads = encoded
         self._room -= size
         if uploads:
@@ -119,11 +133,13 @@ class _Loading:
 
     async def hand_over(self) -> None:
         """Give the chunk to the engine and begin the next; wait while the engine has enough."""
-        now_us = self._now_us
+        now_us = self._core.now_us()
         chunk = [(kind, kind.records, kind.waiting, kind.with_objects) for kind in self._kinds.values()]
         self._begin()
-        for kind, records, _, _ in chunk:
+        for kind, records, _, with_objects in chunk:
             kind.begin()
+            if records or with_objects:
+                self._refuse(kind)
             self._start(kind, records, now_us)
         for kind, _, waiting, with_objects in chunk:
             for entity in waiting:
@@ -134,6 +150,12 @@ class _Loading:
         await asyncio.sleep(0)
         while len(self.writing) >= UNDER_WAY:
             self.stored += await self.writing.popleft()
+
+    def _refuse(self, kind: _Kind) -> None:
+        """Raise NotProvisioned where a migration was noticed, maybe since the load began: the chunk is in the form of before."""
+        self._planner.refuse()
+        if (allowed := self._planner.behind.get(kind.name)) is not None:
+            raise behind_error(kind.name, allowed)
 
     def _start(self, kind: _Kind, records: Sequence[Record], now_us: int) -> None:
         if records:

@@ -15,8 +15,11 @@ from palaver import Index, RenamedFrom, Schema, Store, config
 from palaver.clock import SystemClock
 from palaver.errors import NotProvisioned
 from palaver.evolve import Migration
+from palaver.loading import CHUNK
 from palaver.migrating import Migrator
 from palaver.migrating.noticing import NOTICE_S
+from palaver.migrating.run import CURRENT, SCHEMA
+from palaver.ops import Delete, Put, WriteSet
 from palaver.plan import Planner
 from palaver.url import parse_url
 from tests.evolve.cases import entity
@@ -124,9 +127,6 @@ async def test_a_migration_that_only_changes_back_to_what_a_process_knows_lets_i
         assert planner.behind
         # Somebody restored the database from before it.
         async with palaver.open(url, schema=ADDED) as other:
-            from palaver.migrating.run import SCHEMA
-            from palaver.ops import Put, WriteSet
-
             stored: Any = (await other.core.records.get((SCHEMA,)))[0]
             body = {**stored["body"], "fingerprint": OLD.fingerprint, "version": 1, "snapshot": OLD.snapshot()}
             await other.core.records.write(
@@ -135,3 +135,38 @@ async def test_a_migration_that_only_changes_back_to_what_a_process_knows_lets_i
             await store.core.watch.look()
         assert not planner.behind
         await store.create(thing(id="again", name="x"))
+
+
+@pytest.mark.parametrize("plan", [{"palaver_plan": 99, "digest": "x"}, {"palaver_plan": 1, "actions": [{"do": "Anew"}]}, "later"])
+async def test_a_migration_that_this_program_cannot_read_is_not_taken_for_one_that_only_adds(tmp_path: Path, plan: Any) -> None:
+    async with old_store(f"sqlite:///{tmp_path}/a.db?sync=normal") as (store, thing):
+        core = store.core
+        body: Any = {"plan": plan}
+        await core.records.write(WriteSet((Put(CURRENT, {"scope": "migrating", "name": "current", "body": body}),), core.now_us()))
+        _, refusal = await asyncio.wait_for(writes(store, thing), 20)
+        assert "is being migrated" in refusal.message
+        await core.records.write(WriteSet((Delete(CURRENT),), core.now_us()))
+        assert core.watch is not None
+        await core.watch.look()
+        await store.create(thing(id="again", name="x"))
+
+
+async def test_a_load_that_began_before_a_migration_stores_nothing_more_after_it_was_noticed(url: str) -> None:
+    async with old_store(url) as (store, thing):
+        noticed = asyncio.Event()
+
+        async def source() -> AsyncIterator[Any]:
+            for number in range(3 * CHUNK + 3):
+                if number == CHUNK + 3:
+                    await noticed.wait()
+                yield thing(id=f"{number:05d}", name="x")
+
+        loading = asyncio.create_task(store.bulk(source()))
+        await migrate(url, ADDED)
+        assert store.core.watch is not None
+        await store.core.watch.look()
+        noticed.set()
+        with pytest.raises(NotProvisioned):
+            await loading
+        table = store.core.planner.codec(thing).table
+        assert len((await store.core.records.scan(table, after=None, limit=2 * CHUNK)).records) <= CHUNK

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import pytest
 
 import palaver
-from palaver import Blob, Entity, Key, LargeObject, Schema, Store
+from palaver import Blob, Entity, Expires, Expiry, Key, LargeObject, ManualClock, Schema, Store, hours
 from palaver.errors import PalaverError, Unavailable, Validation
 from palaver.loading import CHUNK
+from tests.store.conftest import Opener
 from tests.store.world import Member, Team, User
 
 MANY = 3 * CHUNK + 7
@@ -128,3 +129,21 @@ async def test_a_large_object_is_stored_before_its_source_goes_on(tmp_path: Path
         assert 3 == await store.bulk(source())
         call = await store.get(Call.at("2"))
         assert b"2" == b"".join([piece async for piece in store.stream(call.audio)])
+
+
+class Ticket(Entity, table="tickets"):
+    id: str
+    expires: Annotated[Expiry | None, Expires(after=hours(1))] = None
+    key = Key("id")
+
+
+async def test_what_a_slow_source_gives_lives_from_when_it_came(opened: Opener, clock: ManualClock) -> None:
+    store = await opened(Schema("tickets", [Ticket]))
+
+    async def source() -> AsyncIterator[Ticket]:
+        for n in range(3):
+            yield Ticket(id=str(n))
+            clock.advance(hours(1 / 3))
+
+    assert 3 == await store.bulk(source())
+    assert [False, True, True] == [await store.find(Ticket.at(str(n))) is not None for n in range(3)]

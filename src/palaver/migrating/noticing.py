@@ -41,24 +41,29 @@ class SchemaWatch:
     async def _forever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            # A database that does not answer refuses writes by itself.
-            with suppress(PalaverError):
-                await self.look()
+            try:
+                # A database that does not answer refuses writes by itself.
+                with suppress(PalaverError):
+                    await self.look()
+            except Exception as error:
+                # Whoever looks no more would write in the old form for ever.
+                log.warning("what the database says of its schema was not understood: %s", type(error).__name__)
 
     async def look(self) -> None:
         """Read what the database says of its schema, and act where that is something else than before."""
         schema, current = await self._core.records.get((SCHEMA, CURRENT))
         kept: Any = schema["body"] if schema else {}
         under_way: Any = current["body"] if current else {}
-        seen = (str(kept.get("fingerprint", "")), str(under_way["plan"]["digest"]) if under_way else "")
+        plan = under_way.get("plan")
+        seen = (str(kept.get("fingerprint", "")), repr(plan.get("digest") if isinstance(plan, dict) else plan) if under_way else "")
         if seen == self._seen:
             return
-        if under_way and not plan_of(under_way["plan"]).automatic:
+        if under_way and not _only_adds(plan):
             self._refuse("The database is being migrated.", "Restart this process with the program of the new version when that has ended.")
         else:
             await self._compare(kept)
-        self._seen = seen
         await self._keep_up_or_not()
+        self._seen = seen
 
     async def _compare(self, kept: dict[str, Any]) -> None:
         """Do as opening would, now that the migration has ended."""
@@ -97,3 +102,11 @@ class SchemaWatch:
         elif self._halted:
             runner.start()
             self._halted = False
+
+
+def _only_adds(plan: Any) -> bool:
+    """Say whether a plan does nothing but add; of one that a newer program made, and this one cannot read, that is not known."""
+    try:
+        return plan_of(plan).automatic
+    except (PalaverError, KeyError, TypeError, ValueError, AttributeError):
+        return False
