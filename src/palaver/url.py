@@ -50,7 +50,7 @@ def parse_url(url: str) -> Url:
     scheme = "postgresql" if parts.scheme == "postgres" else parts.scheme
     if scheme not in _OPTIONS:
         raise ConfigError(f"No stack is called {scheme}.", hint=_INSTEAD.get(scheme) or did_you_mean(scheme, _OPTIONS))
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    options = dict(options_of(parts.query))
     for name in options:
         if name not in _OPTIONS[scheme]:
             raise ConfigError(f"{scheme} has no option {name}.", hint=did_you_mean(name, _OPTIONS[scheme]))
@@ -70,6 +70,11 @@ def parse_url(url: str) -> Url:
     if scheme == "dynamodb" and not parts.netloc:
         raise ConfigError("The DynamoDB URL names no region.", hint="Write dynamodb://eu-central-1/prefix.")
     return Url(scheme, path, options)
+
+
+def options_of(query: str) -> list[tuple[str, str]]:
+    """Return the options of a URL in their order. A plus is one, as in `cache=redis+cluster://…`, and no space as in forms."""
+    return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
 
 
 def _file(path: str) -> Url:

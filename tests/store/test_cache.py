@@ -106,3 +106,8 @@ async def test_the_cache_of_tenants_belongs_to_one_of_them() -> None:
     async with palaver.open("memory:", schema=NOTES, maintain=False) as store:
         with pytest.raises(TenantMismatch, match="bound to none"):
             _ = store.cache
+
+
+@pytest.mark.parametrize("cache", ["redis+cluster://one:6379,two", "redis+sentinel://:a+b@one,two/main?pool=2"])
+def test_a_plus_in_a_url_is_one_as_everybody_writes_it(cache: str) -> None:
+    assert cache == parse_url(f"sqlite:///x.db?cache={cache}").options["cache"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from palaver.url import options_of
 
 MASK = "***"
 _SECRET = re.compile(r"pass|secret|token|key", re.IGNORECASE)
@@ -22,21 +24,25 @@ def masked(url: str) -> str:
     if not at and _doubtful(parts):
         return f"{parts.scheme}://{MASK}"
     netloc = f"{user.partition(':')[0]}:{MASK}@{server}" if ":" in user else parts.netloc
-    given = parse_qsl(parts.query, keep_blank_values=True)
+    given = options_of(parts.query)
     options = [(name, MASK if _hides(name) else masked(value)) for name, value in given]
-    query = parts.query if options == given else urlencode(options, safe="/:*@", quote_via=quote)
+    query = parts.query if options == given else urlencode(options, safe="/:*@+,", quote_via=quote)
     path = parts.path
     before, at, behind = path.rpartition("@")
     if at and not parts.netloc and (":" in before or parts.scheme not in _NO_PASSWORD):
         path = f"{MASK}@{behind}"
     shown = parts._replace(netloc=netloc, path=path, query=query)
-    return url if shown == parts else urlunsplit(shown)
+    if shown == parts:
+        return url
+    # Without a host, urlunsplit leaves the slashes out of every scheme it does not know.
+    text, start = urlunsplit(shown), f"{parts.scheme}:"
+    return text if netloc or not url.lower().startswith(f"{start}//") else f"{start}//{text.removeprefix(start).removeprefix('//')}"
 
 
 def _doubtful(parts: SplitResult) -> bool:
     """Say whether what looks like a port begins a password with an unescaped /, ? or #."""
-    port = parts.netloc.rpartition("]")[2].partition(":")[2]
-    return ":" in parts.netloc and (not port.isdigit() or "@" in f"{parts.path}{parts.query}{parts.fragment}")
+    ports = [port for host in parts.netloc.split(",") for _, colon, port in [host.rpartition("]")[2].partition(":")] if colon]
+    return ":" in parts.netloc and (not all(map(str.isdigit, ports)) or "@" in f"{parts.path}{parts.query}{parts.fragment}")
 
 
 def _hides(name: str) -> bool:
@@ -53,9 +59,9 @@ def from_folder(url: str, folder: Path) -> str:
         head = "///" + quote(str(folder / unquote(head[3:])))
     elif scheme == "file" and head and not head.startswith("/"):
         head = quote(str(folder / unquote(head)))
-    options = [(name, _option_from(name, value, folder)) for name, value in parse_qsl(query, keep_blank_values=True)]
-    if options != parse_qsl(query, keep_blank_values=True):
-        query = urlencode(options, safe="/:", quote_via=quote)
+    options = [(name, _option_from(name, value, folder)) for name, value in options_of(query)]
+    if options != options_of(query):
+        query = urlencode(options, safe="/:+,", quote_via=quote)
     return scheme + colon + head + mark + query
 
 
