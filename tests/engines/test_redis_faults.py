@@ -267,7 +267,8 @@ async def test_a_replica_is_read_only() -> None:
             assert await cache.values("v").set("k", b"y", ttl_s=60, revision=3)
 
 
-async def test_after_a_failover_behind_one_address_the_new_primary_is_found() -> None:
+@pytest.mark.parametrize("several", [False, True], ids=["one call", "several in one write"])
+async def test_after_a_failover_behind_one_address_the_new_primary_is_found(several: bool) -> None:
     """As a managed server's name leads to its new primary while the old one, a replica now, keeps its connections."""
     with own() as one, own() as two:
         target, passing = one.port, list[asyncio.Task[Any] | None]()
@@ -292,7 +293,12 @@ async def test_after_a_failover_behind_one_address_the_new_primary_is_found() ->
                 target = two.port
                 await admin.client.read(encode("REPLICAOF", "127.0.0.1", str(two.port)))
                 with pytest.raises(ReadOnly):
-                    await cache.values("v").set("k", b"y", ttl_s=60)
+                    if several:
+                        await cache.presence.touch("m", ["one", "other"], ttl_s=60)
+                    else:
+                        await cache.values("v").set("k", b"y", ttl_s=60)
+                if several:
+                    await cache.presence.touch("m", ["one", "other"], ttl_s=60)
                 assert await cache.values("v").set("k", b"z", ttl_s=60)
                 assert (b"z", 0) == await cache.values("v").get("k")
                 assert "closed" == cache.health().breaker

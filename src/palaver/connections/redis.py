@@ -176,18 +176,18 @@ class RedisClient:
         failed: BaseException | None = None
         for reply, call in zip(replies, calls, strict=True):
             try:
-                answers.append(await self._settled(script, call, reply, again))
+                answers.append(await self._settled(script, call, reply, again, wire))
             except PalaverError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
         return answers
 
-    async def _settled(self, script: Script, call: tuple[Sequence[bytes], bytes, int], reply: Any, again: bool) -> Any:
+    async def _settled(self, script: Script, call: tuple[Sequence[bytes], bytes, int], reply: Any, again: bool, wire: Wire) -> Any:
         """Return a reply, or do once more what was certainly not done, or may be done twice."""
         match reply:
             case ErrorReply() if not reply.text.startswith("NOSCRIPT"):
-                raise translate(reply.text) from None
+                raise self._told(reply, wire) from None
             case Lost() if reply.sent and not again:
                 raise OutcomeUnknown("The connection to Redis ended after a script was sent.", engine="redis") from None
             case BaseException():
