@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import keyword
 import types
+from functools import reduce
+from operator import and_
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 
 import palaver
-from palaver import Entity, F, Key, Schema
+from palaver import Batch, Entity, F, Key, Schema
 from palaver.errors import SchemaError
 from palaver.expr import Condition
 from palaver.markers import Stored
 
-DATABASES = """
-all and as asc between by case check column count create cross current_timestamp database date default delete desc distinct domain
-drop exists filter from grant group having hash in index insert into is join key language left length level like limit max
-metadata min name names natural not null offset on or order outer partition permissions plan primary range read references rename
-replace role row rows schema select session set size status table text then time timestamp to token trigger ttl type union unique
-update url usage user using value values view when where with
+RESERVED_AT = Path(__file__).parents[2] / "engines" / "dynamodb_reserved.txt"
+RESERVED = [word for line in RESERVED_AT.read_text().splitlines() if not line.startswith("#") for word in line.split()]
+SQL = """
+cross current_timestamp database distinct filter join natural offset partition primary references replace returning right row rows
+similar table then trigger union unique using values view when where window with
 """
 PYDANTIC = """model_fields model_config model_dump json copy dict construct validate parse_obj schema_json fields"""
-WORDS = sorted({*DATABASES.split(), *keyword.kwlist, *keyword.softkwlist, *PYDANTIC.split()} - {"_"})
+# SQL tells no False from false.
+WORDS = sorted({word.lower() for word in (*RESERVED, *SQL.split(), *keyword.kwlist, *keyword.softkwlist, *PYDANTIC.split())} - {"_"})
+AT_ONCE = 60
 
 
 def declared() -> type[Entity]:
@@ -38,20 +42,49 @@ def declared() -> type[Entity]:
     return made  # type: ignore[no-any-return]
 
 
+def test_the_list_is_whole() -> None:
+    assert 573 == len(set(RESERVED)) == len(RESERVED)
+
+
 async def test_every_word_is_a_stored_name(url: str) -> None:
     note: Any = declared()
-    assert len(WORDS) > 130
     assert set(WORDS) < set(note.declared().by_stored)
     async with palaver.open(url, schema=Schema("names", [note]), maintain=False) as store:
         written = {f"field_{number}": word for number, word in enumerate(WORDS)}
         await store.create(note(note_id="n", **written))
         read = await store.get(note.at("n"))
         assert written == {name: getattr(read, name) for name in written}
-        only: Condition = F("field_0") == WORDS[0]
-        for number in range(1, 60):
-            only &= F(f"field_{number}") == WORDS[number]
-        changed = await store.patch(note.at("n"), set=dict.fromkeys(list(written)[:90], "another"), when=only)
-        assert ["another"] * 90 == [getattr(changed, name) for name in list(written)[:90]]
+        names = list(written)
+        for start in range(0, len(names), AT_ONCE):
+            some = names[start : start + AT_ONCE]
+            conditions: list[Condition] = [F(name) == written[name] for name in some]
+            await store.patch(note.at("n"), set=dict.fromkeys(some, "another"), when=reduce(and_, conditions))
+        read = await store.get(note.at("n"))
+        assert ["another"] * len(names) == [getattr(read, name) for name in names]
+
+
+async def test_every_word_is_a_table(url: str) -> None:
+    # DynamoDB takes no table name of two letters, so that no schema does.
+    words = [word for word in RESERVED if len(word) > 2]
+    entities: list[Any] = [_table(number, word) for number, word in enumerate(words)]
+    with pytest.raises(SchemaError, match="Its table name is not 3 to 255"):
+        Schema("tables", [_table(0, "as")])
+    async with palaver.open(url, schema=Schema("tables", entities), maintain=False) as store:
+        for start in range(0, len(entities), AT_ONCE):
+            batch = Batch()
+            for entity in entities[start : start + AT_ONCE]:
+                batch = batch.create(entity(row_id="a", text=entity.declared().table.name))
+            await store.write(batch)
+        for entity in entities:
+            await store.patch(entity.at("a"), add={"count": 1})
+        found: list[Any] = [await store.get(entity.at("a")) for entity in entities]
+        assert [(word, 1) for word in words] == [(each.text, each.count) for each in found]
+
+
+def _table(number: int, word: str) -> type[Entity]:
+    body = {"__annotations__": {"row_id": str, "text": str, "count": int}, "__module__": __name__, "key": Key("row_id"), "count": 0}
+    made: Any = types.new_class(f"Table{number}", (Entity,), {"table": word}, lambda namespace: namespace.update(body))
+    return made  # type: ignore[no-any-return]
 
 
 @pytest.mark.filterwarnings("ignore:Field name:UserWarning")
