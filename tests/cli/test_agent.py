@@ -36,6 +36,16 @@ def test_a_message_is_shown_by_its_id_alone(palaver: Palaver, agent: Path) -> No
     assert ["user"] == [each["role"] for each in shown["messages"] if each["role"] == "user"]
 
 
+def test_what_is_unique_beside_the_message_is_taken_for_none(palaver: Palaver, agent: Path) -> None:
+    """Nobody has two active conversations; that does not make the user's identifier one of a message."""
+    user, _, _ = of_another_tenant(agent)
+
+    refused = palaver("show", user)
+
+    assert Exit.NOT_FOUND == refused.code
+    assert "No conversation or message has this identifier." in refused.err
+
+
 def test_what_is_shown_is_of_any_tenant(palaver: Palaver, agent: Path) -> None:
     user, conversation, message = of_another_tenant(agent)
 

@@ -70,7 +70,7 @@ async def place_of(store: Store, id: str, user: str | None) -> Place:
 async def _message(store: Store, declared: Declared, id: str) -> Any:
     """Return the message an identifier names, of an entity whose records lie by conversation."""
     for name, unique in declared.uniques.items():
-        if len(unique.parts) == 1 and (found := await _unique(store, declared, name, id)):
+        if [part.path for part in unique.parts] == ["message_id"] and (found := await _unique(store, declared, name, id)):
             return found
     key = declared.access["key"]
     if [part.path for part in key.parts] != ["conversation_id", "message_id"]:
