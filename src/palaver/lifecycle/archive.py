@@ -203,19 +203,19 @@ class Archive:
             for record in await self.lines(part):
                 yield record
 
-    async def newest(self, entity: type[Entity], subject: str) -> dict[str, Any] | None:
-        """Return the latest archived record of an entity about a person, None where there is none."""
-        declared = self._store.schema.of(entity)
-        assert declared.subject is not None
-        name = stored_name(declared.subject.name, entity.model_fields[declared.subject.name])
+    async def about(self, subject: str) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Yield what is archived about a person, as the name of an entity and its record, the newest day first."""
         for day in reversed(await self.days()):
             manifest = await self.manifest(day)
-            archived = manifest.entities.get(entity.__name__) if manifest is not None else None
-            for part in archived.parts if archived is not None else ():
-                for record in await self.lines(part) if whom(subject) in part.whom else ():
-                    if record.get(name) == subject:
-                        return record
-        return None
+            for name, archived in manifest.entities.items() if manifest is not None else ():
+                declared = self._store.schema.entities.get(name)
+                if declared is None or declared.subject is None:
+                    continue
+                field = stored_name(declared.subject.name, declared.entity.model_fields[declared.subject.name])
+                for part in archived.parts:
+                    for record in await self.lines(part) if whom(subject) in part.whom else ():
+                        if str(record.get(field)) == subject:
+                            yield name, record
 
     async def value(self, day: date, named: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a large value that a record of a day's archive names. Raises NotFound and Corruption."""

@@ -14,8 +14,19 @@ from palaver.blueprints.simple_agent import SCHEMA, Settings, SimpleAgent, patte
 from palaver.blueprints.simple_agent.channels import Channels
 from palaver.blueprints.simple_agent.people import Merged, People
 from palaver.blueprints.simple_agent.running import Running
-from palaver.blueprints.simple_agent.schema import ENTITIES, Message, RateLimits, User
-from palaver.errors import ConfigError, NotFound, RateLimited, Unauthenticated, Validation
+from palaver.blueprints.simple_agent.schema import (
+    DEFAULT_TENANT,
+    ENTITIES,
+    Conversation,
+    Identity,
+    Message,
+    ModelCall,
+    RateLimits,
+    TurnRecord,
+    User,
+    UserDay,
+)
+from palaver.errors import ConfigError, NotFound, NotProvisioned, RateLimited, Unauthenticated, Validation
 from palaver.expr import F
 from palaver.lifecycle.archive import Archive
 from palaver.lifecycle.erase import Erased
@@ -267,18 +278,39 @@ async def test_what_is_left_of_who_is_gone_is_erased_by_their_own_tenant_only(tw
     assert {"Feedback": 1} == (await two.a.erase_user(two.user)).deleted
 
 
-async def test_who_is_only_archived_is_erased_by_their_own_tenant_only(two: Two) -> None:
-    archive = Archive(two.a.store)
-    await archive.run(two.clock.now().date(), [User, Message])
-    await two.a.store.delete(User.at(two.second))
-    await two.a.store.sweep()
-    assert (None, "a") == (await archive.newest(User, "nobody"), (await archive.newest(User, two.second) or {})["tenant"])
+@pytest.mark.parametrize("entities", [[User, Message], [Message], [Conversation, TurnRecord], [ModelCall, Identity, UserDay]])
+async def test_who_is_only_archived_is_erased_by_their_own_tenant_only(two: Two, entities: list[Any]) -> None:
+    archive = await _only_archived(two, entities)
+    names = [name async for name, _ in archive.about(two.second)]
+    assert names
     assert [False, True] == [await two.b.people.are_others(two.second, archived=archived) for archived in (False, True)]
 
     assert Erased() == await two.b.erase_user(two.second)
-    # The person and the two messages of their conversation.
-    assert 3 == (await two.a.erase_user(two.second)).archived
-    assert await archive.newest(User, two.second) is None
+    assert names == [name async for name, _ in archive.about(two.second)]
+    assert len(names) == (await two.a.erase_user(two.second)).archived
+    assert [] == [name async for name, _ in archive.about(two.second)]
+    assert [] != [name async for name, _ in archive.about(two.user)]
+
+
+async def test_what_does_not_say_whose_it_is_is_erased_without_tenants_only(two: Two) -> None:
+    archive = await _only_archived(two, [TurnRecord, UserDay])
+    for agent in (two.a, two.b):
+        with pytest.raises(NotProvisioned, match="does not say of which tenant"):
+            await agent.erase_user(two.second)
+    assert Erased() == await two.b.erase_user("nobody")
+    names = [name async for name, _ in archive.about(two.second)]
+
+    assert len(names) == (await two.a.for_tenant(DEFAULT_TENANT).erase_user(two.second)).archived
+    assert [] == [name async for name, _ in archive.about(two.second)]
+
+
+async def _only_archived(two: Two, entities: list[Any]) -> Archive:
+    """Archive these entities and remove everything of the second person from the records, as their end by age would."""
+    archive = Archive(two.a.store)
+    await archive.run(two.clock.now().date(), entities)
+    await two.a.store.delete(User.at(two.second))
+    await two.a.store.sweep()
+    return archive
 
 
 def _without(two: Two) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from palaver.batch import Batch, unchanged
 from palaver.blueprints.simple_agent import patterns
-from palaver.blueprints.simple_agent.schema import Conversation, Identity, User
-from palaver.errors import AlreadyExists, ConditionFailed, Conflict, Duplicate, NotFound, TransactionCancelled, Validation
+from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Identity, User
+from palaver.errors import AlreadyExists, ConditionFailed, Conflict, Duplicate, NotFound, NotProvisioned, TransactionCancelled, Validation
 from palaver.expr import F
 from palaver.ids import Ids
 from palaver.lifecycle.archive import Archive
@@ -117,8 +118,8 @@ class People:
     async def are_others(self, user_id: str, *, archived: bool = False) -> bool:
         """Say whether somebody is another tenant's, as far as the records know; those nothing is left of, as the archives do."""
         whose = await self._tenant_of(user_id)
-        if whose is None and archived and (held := await Archive(self._store).newest(User, user_id)) is not None:
-            whose = str(held["tenant"])
+        if whose is None and archived:
+            whose = await self._archived_tenant_of(user_id)
         return whose not in (None, self._tenant)
 
     async def _tenant_of(self, user_id: str) -> str | None:
@@ -132,6 +133,24 @@ class People:
         left = left or await self._all(patterns.messages_of_user(user_id).limit(1))
         left = left or await self._all(patterns.feedback_of_user(user_id).limit(1))
         return left[0].tenant if left else None
+
+    async def _archived_tenant_of(self, user_id: str) -> str | None:
+        """Return whose somebody was, by any archived record that says so; None where nothing is archived about them.
+
+        Where none says so, who has no tenants may take them for his own. Raises NotProvisioned to any other.
+        """
+        found = False
+        async with aclosing(Archive(self._store).about(user_id)) as lines:
+            async for _, record in lines:
+                if "tenant" in record:
+                    return str(record["tenant"])
+                found = True
+        if found and self._tenant != DEFAULT_TENANT:
+            raise NotProvisioned(
+                "What is archived about this person does not say of which tenant they were.",
+                hint="Archive users or messages beside it, or erase them with an agent that is given no tenant.",
+            )
+        return DEFAULT_TENANT if found else None
 
     async def identities(self, user_id: str) -> list[Identity]:
         """Return who a user is on each channel."""
