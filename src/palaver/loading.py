@@ -13,10 +13,10 @@ from palaver.entity import Entity
 from palaver.following import Wrote
 from palaver.known_keys import before_records
 from palaver.large_object import LargeObject, bytes_of
-from palaver.ops import Address, Cause, Table, position
+from palaver.ops import Address, Cause
 from palaver.streaming import upload
 from palaver.system import blob_address
-from palaver.values import Record
+from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
     from palaver.plan import Planner
@@ -66,6 +66,7 @@ class _Kind:
         "staged",
         "table",
         "tenanted",
+        "under_way",
         "waiting",
         "with_objects",
     )
@@ -81,6 +82,8 @@ class _Kind:
         self.staged = bool(codec.large)
         #: Whether they need guards, and so are put one by one.
         self.guarded = bool(depends) or self.staged
+        #: The keys of what the engine has been given and not stored yet.
+        self.under_way: set[tuple[KeyPart, ...]] = set()
         self.begin()
 
     def begin(self) -> None:
@@ -97,6 +100,8 @@ class _Loading:
         self.writing: deque[asyncio.Task[int]] = deque()
         self._store = store
         self._core, self._planner, self._tenant = store.core, store.core.planner, store._tenant
+        # Who seals may have to note a key first, and be overtaken.
+        self._in_order = self._core.records.limits.loads_in_order and self._planner.sealer is None
         self._kinds: dict[type[Entity], _Kind] = {}
         self._kind: _Kind | None = None
         self._begin()
@@ -140,12 +145,12 @@ class _Loading:
             kind.begin()
             if records or with_objects:
                 self._refuse(kind)
-            self._start(kind, records, now_us)
+            await self._start(kind, records, now_us)
         for kind, _, waiting, with_objects in chunk:
             for entity in waiting:
                 await self._put(entity)
             if with_objects:
-                self._start(kind, await self._uploaded(with_objects), now_us)
+                await self._start(kind, await self._uploaded(with_objects), now_us)
         # A turn of the loop, so that the engine has this chunk before the next is encoded.
         await asyncio.sleep(0)
         while len(self.writing) >= UNDER_WAY:
@@ -157,9 +162,21 @@ class _Loading:
         if (allowed := self._planner.behind.get(kind.name)) is not None:
             raise behind_error(kind.name, allowed)
 
-    def _start(self, kind: _Kind, records: Sequence[Record], now_us: int) -> None:
-        if records:
-            self.writing.append(asyncio.create_task(self._write(kind.table, records, now_us)))
+    async def _start(self, kind: _Kind, records: Sequence[Record], now_us: int) -> None:
+        if not records:
+            return
+        keys: set[tuple[KeyPart, ...]] = set()
+        if not self._in_order:
+            keys.update(map(kind.codec.key_of, records))
+            if not kind.under_way.isdisjoint(keys):
+                # Of two of one key the later is to stay.
+                await self._stored()
+            kind.under_way |= keys
+        self.writing.append(asyncio.create_task(self._write(kind, records, keys, now_us)))
+
+    async def _stored(self) -> None:
+        while self.writing:
+            self.stored += await self.writing.popleft()
 
     async def _put(self, entity: Entity) -> None:
         await self._store.put(entity)
@@ -168,8 +185,7 @@ class _Loading:
     async def end(self) -> None:
         """Hand over what is left, and wait for everything."""
         await self.hand_over()
-        while self.writing:
-            self.stored += await self.writing.popleft()
+        await self._stored()
 
     async def _uploaded(self, with_objects: Sequence[tuple[Entity, Encoded]]) -> list[Record]:
         """Store objects and return the records they belong to; what needs guards is put at once instead."""
@@ -185,11 +201,14 @@ class _Loading:
         await asyncio.gather(*(upload(self._core.blobs, key, data) for key, data in uploads))
         return records
 
-    async def _write(self, table: Table, records: Sequence[Record], now_us: int) -> int:
-        await before_records(self._core.records, now_us, self._planner.sealer, records)
-        revisions = await self._core.records.load(table.name, records, now_us, Cause(self._store._actor))
+    async def _write(self, kind: _Kind, records: Sequence[Record], keys: set[tuple[KeyPart, ...]], now_us: int) -> int:
+        table = kind.table
+        try:
+            await before_records(self._core.records, now_us, self._planner.sealer, records)
+            revisions = await self._core.records.load(table.name, records, now_us, Cause(self._store._actor))
+        finally:
+            kind.under_way -= keys
         if self._core.follower is not None:
-            keys = [position(table, None, record) for record in records]
-            told = [Wrote(Address(table.name, key), revision) for key, revision in zip(keys, revisions, strict=True)]
-            await self._core.follower.touched(told)
+            addresses = [Address(table.name, kind.codec.key_of(record)) for record in records]
+            await self._core.follower.touched(list(map(Wrote, addresses, revisions)))
         return len(records)

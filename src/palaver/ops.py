@@ -405,7 +405,10 @@ class ChangePage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one engine can take at once; the planner uses the portable minimum, the engine enforces its own."""
+    """What one engine can take at once; the planner uses the portable minimum, the engine enforces its own.
+
+    `loads_in_order`: of loads that are under way together, what was asked for first is stored first.
+    """
 
     ops: int = 100
     bytes: int = 4 * 1024 * 1024
@@ -414,3 +417,4 @@ class Limits:
     expires_natively: bool = False
     renames: bool = True
     partitions: bool = False
+    loads_in_order: bool = False

@@ -113,6 +113,22 @@ async def test_a_load_that_is_cancelled_leaves_no_task(store: Store) -> None:
     assert CHUNK == len(await names(store))
 
 
+class Reading(Entity, table="readings"):
+    id: str
+    value: int = 0
+    key = Key("id")
+
+
+@pytest.mark.parametrize("different", [1, 7, CHUNK + 44])
+async def test_of_two_records_with_one_key_the_later_stays(opened: Opener, different: int) -> None:
+    store = await opened(Schema("readings", [Reading]))
+    count = 12 * CHUNK if different > CHUNK else 3 * CHUNK
+    await store.bulk(Reading(id=f"{n % different:05d}", value=n) for n in range(count))
+    for key in range(0, different, 50):
+        last = max(range(key, count, different))
+        assert last == (await store.get(Reading.at(f"{key:05d}"))).value
+
+
 class Call(Entity, table="calls"):
     id: str
     audio: Annotated[LargeObject, Blob("calls/{id}")]

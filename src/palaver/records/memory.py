@@ -191,7 +191,7 @@ class MemoryRecords:
     Everything handed in and out is copied, so that nobody changes what is stored but through `write`.
     """
 
-    limits = Limits()
+    limits = Limits(loads_in_order=True)
 
     def __init__(self, tables: Sequence[Table], *, clock: Clock | None = None, index_lag: int | timedelta = 0) -> None:
         self.index_lag = index_lag

@@ -73,7 +73,7 @@ _NOBODY = Cause()
 class SqliteRecords:
     """Fulfils RecordEngine, Counts, FindsExpired, TrimsFeed, Scrubs, Wakes, Restores and ContinuesFeed on one file."""
 
-    limits = Limits()
+    limits = Limits(loads_in_order=True)
 
     def __init__(self, database: Database, tables: Sequence[Table]) -> None:
         self.database = database
