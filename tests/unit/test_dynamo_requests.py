@@ -34,7 +34,7 @@ from palaver.ops import (
     Update,
     position,
 )
-from palaver.records import dynamo_requests as requests, dynamo_tables as tables
+from palaver.records import dynamo_read_requests as reading, dynamo_requests as requests, dynamo_tables as tables
 from palaver.records.dynamo_conditions import NotNative, Terms, condition_text
 from palaver.records.dynamo_items import cause_of, item_of, record_of
 from palaver.records.dynamo_keys import Half, Layout, after_prefix, joined, sortable, span
@@ -96,10 +96,10 @@ def reads() -> dict[str, Callable[[], dict[str, Any]]]:
     def query(layout: Layout, read: Read) -> Callable[[], dict[str, Any]]:
         def made() -> dict[str, Any]:
             way = layout.way(read.index)
-            asked = requests.wanted(way, read)
+            asked = reading.wanted(way, read)
             assert asked is not None
-            start, _ = requests.start_of(way, asked, read)
-            return requests.query(layout, way, read, asked, read.limit, start)
+            start, _ = reading.start_of(way, asked, read)
+            return reading.query(layout, way, read, asked, read.limit, start)
 
         return made
 
@@ -119,18 +119,18 @@ def reads() -> dict[str, Callable[[], dict[str, Any]]]:
         "query.composite.bound": query(WIDES, wide._replace(bounds=(Bound(">", -5),))),
         "query.composite.last": query(WIDES, wide._replace(fixed=(2,), bounds=(Bound("prefix", "é"),), after=("t", "g", 2, "é1"))),
         "query.composite.index": query(WIDES, Read(WIDE.name, "WideSelectIndex", ("t", "s"), (7,), limit=5)),
-        "count": lambda: requests.count(NOTE, NOTE.way("by_kind"), kind, span_of(NOTE, kind), NOW, None),
-        "expired": lambda: requests.expired(NOTE, "expires", 3, NOW_S, 10),
-        "scan": lambda: requests.scan(NOTE, ("u", "1"), 100, (1, 4)),
-        "get": lambda: requests.get(NOTE, ("u", "1"), True),
-        "gets": lambda: requests.gets([(NOTE, ("u", "1")), (INT, (-5, 7))], False)[0],
-        "gets.revisions": lambda: requests.gets([(WIDES, ("t", "g", 1, "x"))], True, (REVISION,))[0],
-        "snapshot": lambda: requests.snapshot([(NOTE, ("u", "1")), (BYTE, (b"\0", b"\xff"))]),
+        "count": lambda: reading.count(NOTE, NOTE.way("by_kind"), kind, span_of(NOTE, kind), NOW, None),
+        "expired": lambda: reading.expired(NOTE, "expires", 3, NOW_S, 10),
+        "scan": lambda: reading.scan(NOTE, ("u", "1"), 100, (1, 4)),
+        "get": lambda: reading.get(NOTE, ("u", "1"), True),
+        "gets": lambda: reading.gets([(NOTE, ("u", "1")), (INT, (-5, 7))], False)[0],
+        "gets.revisions": lambda: reading.gets([(WIDES, ("t", "g", 1, "x"))], True, (REVISION,))[0],
+        "snapshot": lambda: reading.snapshot([(NOTE, ("u", "1")), (BYTE, (b"\0", b"\xff"))]),
     }
 
 
 def span_of(layout: Layout, read: Read) -> Any:
-    asked = requests.wanted(layout.way(read.index), read)
+    asked = reading.wanted(layout.way(read.index), read)
     assert asked is not None
     return asked
 
@@ -247,7 +247,7 @@ def test_a_transaction_takes_a_hundred_actions_and_four_megabytes() -> None:
 
 def test_batches_take_25_writes_and_100_reads() -> None:
     assert [25, 25, 1] == [sum(map(len, batch.values())) for batch in requests.batches([("t", {})] * 51)]
-    made = requests.gets(((INT, (1, n)) for n in range(201)), True)
+    made = reading.gets(((INT, (1, n)) for n in range(201)), True)
     assert [100, 100, 1] == [len(body[INT.name]["Keys"]) for body in made]
 
 

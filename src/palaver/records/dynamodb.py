@@ -1,7 +1,7 @@
 """Records in DynamoDB: one table per entity, every read one query on one key or index, every write set one request.
 
-What is sent is built in `dynamo_requests`; what a write set does stands in `dynamodb_writes`, reading in `dynamodb_reads`,
-structure in `dynamodb_structure`, and the feed, copied out of the tables' streams, in `dynamodb_feed`.
+What is sent is built in `dynamo_requests` and `dynamo_read_requests`; what a write set does stands in `dynamodb_writes`, reading in
+`dynamodb_reads`, structure in `dynamodb_structure`, and the feed, copied out of the tables' streams, in `dynamodb_feed`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from palaver.ops import REVISION, Cause, Change, ChangePage
 from palaver.records import dynamo_requests as requests
 from palaver.records.dynamo_items import QUIET, address_of, read_cause
 from palaver.records.dynamo_keys import CAUSE, Layout
+from palaver.records.dynamo_read_requests import MAX_GETS
 from palaver.records.dynamo_values import Item
 from palaver.records.dynamodb_streams import Batch, Streams
 from palaver.stored_json import dumps, loads
@@ -260,8 +261,8 @@ class Feed:
 
     async def _tombstones(self, keys: Sequence[Item]) -> dict[str, Item]:
         found: dict[str, Item] = {}
-        for start in range(0, len(keys), requests.MAX_GETS):
-            some = {key["pk"]["S"] + key["sk"]["S"]: key for key in keys[start : start + requests.MAX_GETS]}
+        for start in range(0, len(keys), MAX_GETS):
+            some = {key["pk"]["S"] + key["sk"]["S"]: key for key in keys[start : start + MAX_GETS]}
             answer = await self._client.batch_get({self._own: {"Keys": list(some.values()), "ConsistentRead": True}})
             for item in answer.get(self._own, ()):
                 found[item["pk"]["S"] + item["sk"]["S"]] = item

@@ -12,7 +12,7 @@ from typing import Any
 from palaver.connections.dynamodb import DynamoClient, TransactionCancelled
 from palaver.errors import ConfigError, Conflict, NotProvisioned, Validation
 from palaver.ops import MARK, REVISION, Address, Read, RecordPage, is_live, position, revision_of
-from palaver.records import dynamo_requests as requests
+from palaver.records import dynamo_read_requests as requests
 from palaver.records.dynamo_items import address_of, record_of
 from palaver.records.dynamo_keys import ASIDE, SHARDS, Layout, Span, Way
 from palaver.records.dynamo_values import Item

@@ -35,6 +35,7 @@ from palaver.records import dynamo_requests as requests
 from palaver.records.dynamo_conditions import NotNative
 from palaver.records.dynamo_items import cause_of, item_of, record_of
 from palaver.records.dynamo_keys import Layout, key_of
+from palaver.records.dynamo_read_requests import gets
 from palaver.records.dynamo_requests import UNSEEN, Action, Writing
 from palaver.records.dynamo_values import MAX_ITEM, Item
 from palaver.records.dynamodb_queues import Queues
@@ -236,7 +237,7 @@ class _Commit:
         missing = self._plan()
         if missing:
             asked = ((self._layouts[number], self._ops[number].at.key) for number in missing)
-            return [("BatchGetItem", {"RequestItems": body}) for body in requests.gets(asked, True)]
+            return [("BatchGetItem", {"RequestItems": body}) for body in gets(asked, True)]
         flat = [action for actions in self._actions for action in actions]
         if len(flat) == 1 and flat[0].kind != "ConditionCheck":
             return [requests.single(flat[0])]
