@@ -17,6 +17,7 @@ from palaver.cli.problems import Stop
 if TYPE_CHECKING:
     from palaver.cli.output import Output
     from palaver.declared import Declared
+    from palaver.lifecycle.export import Export
     from palaver.store import Store
 
 MANIFEST = "manifest.json"
@@ -27,6 +28,7 @@ async def export(
     format: Annotated[Literal["jsonl", "csv"], Parameter(show_default=True)] = "jsonl",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     without_personal: bool = False,
+    objects: bool = False,
     here: Here,
 ) -> int:
     """Write records to files, whole: one file for each entity, and a manifest with counts and SHA-256 sums.
@@ -41,6 +43,8 @@ async def export(
         The folder, which must be empty or not there; without one a single entity goes to stdout.
     without_personal
         Leave personal fields out.
+    objects
+        Write large objects too, into objects/ of the folder; without it they stay where they are, and records name them.
     """
     from palaver.cli.typed import entity_of
 
@@ -48,9 +52,11 @@ async def export(
     async with here.open() as store:
         chosen = [entity_of(store.schema, name) for name in entities] or list(store.schema.entities.values())
         if output is None:
+            if objects:
+                raise Stop(Exit.USAGE, "usage", "Large objects need a folder.", hint="Write -o FOLDER.")
             return await _to_stdout(here, store, chosen, format, personal)
         _prepare(output)
-        written = [await _to_file(here.out, store, declared, output, format, personal) for declared in chosen]
+        written = [await _to_file(here.out, store, declared, output, format, personal, objects) for declared in chosen]
         manifest = _manifest(here, store, format, personal, written)
     _write_manifest(output, manifest)
     short = [row for row in written if row["records"] < row["counted"]]
@@ -75,7 +81,17 @@ async def _to_stdout(here: Context, store: Store, chosen: Sequence[Declared], fo
     here.out.say(f"{found.count:,} {chosen[0].name} records")
     async for line in found:
         here.out.write(line.decode().rstrip("\r\n"))
+    _tell_of(here.out, found)
     return Exit.OK
+
+
+def _tell_of(out: Output, found: Export) -> None:
+    """Say where the bytes of large objects are, and how to get them."""
+    if found.large.count and found.objects is None:
+        out.say(
+            f"note: {found.large.count:,} large objects ({found.large.bytes:,} bytes) stay in the blob store, under the keys that the"
+            " records name; with -o FOLDER --objects they are written too."
+        )
 
 
 def _prepare(folder: Path) -> None:
@@ -84,21 +100,26 @@ def _prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-async def _to_file(out: Output, store: Store, declared: Declared, folder: Path, format: Any, personal: bool) -> dict[str, Any]:
+async def _to_file(
+    out: Output, store: Store, declared: Declared, folder: Path, format: Any, personal: bool, objects: bool
+) -> dict[str, Any]:
     from palaver.lifecycle.export import export as exported
 
-    found = await exported(store, declared.entity, format=format, personal=personal)
+    found = await exported(store, declared.entity, format=format, personal=personal, objects=folder if objects else None)
     out.say(f"{found.count:,} {declared.name} records")
     name = f"{declared.name}.{format}"
     with out.progress(name, found.count) as progress, _created(folder / name) as file:
         hashed = _Hashed(file, progress.advance)
         records = await found.write(hashed)
+    _tell_of(out, found)
     return {
         "file": name,
         "entity": declared.name,
         "table": declared.table.name,
         "counted": found.count,
         "records": records,
+        "objects": found.large.count,
+        "object_bytes": found.large.bytes,
         **hashed.seal(),
     }
 
