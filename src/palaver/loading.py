@@ -125,7 +125,8 @@ class _Loading:
         encoded = kind.encode(entity, self._core.now_us() if kind.expires else 0, self._tenant)
         record, size, uploads = encoded
         self._room -= size
-        if uploads:
+        if uploads or kind.with_objects:
+            # What comes after one of these waits with it: it may be the same record once more.
             self._room -= sum(bytes_of(data) for _, data in uploads)
             kind.with_objects.append((entity, encoded))
         else:
@@ -192,7 +193,7 @@ class _Loading:
         records: list[Record] = []
         uploads: list[tuple[str, bytes | LargeObject]] = []
         for entity, encoded in with_objects:
-            if any(await self._core.records.get([blob_address(key) for key, _ in encoded.uploads])):
+            if encoded.uploads and any(await self._core.records.get([blob_address(key) for key, _ in encoded.uploads])):
                 # An object of it is about to be removed, which only a guarded write can prevent.
                 await self._put(entity)
             else:

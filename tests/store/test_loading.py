@@ -129,6 +129,21 @@ async def test_of_two_records_with_one_key_the_later_stays(opened: Opener, diffe
         assert last == (await store.get(Reading.at(f"{key:05d}"))).value
 
 
+class Page(Entity, table="pages"):
+    id: str
+    text: Annotated[str, Blob("pages/{id}", inline=100)]
+    key = Key("id")
+
+
+async def test_of_two_records_with_one_key_the_later_stays_also_where_the_earlier_has_an_object(opened: Opener) -> None:
+    store = await opened(Schema("pages", [Page]))
+    await store.bulk(
+        [Page(id="1", text="first"), Page(id="1", text="x" * 1_000), Page(id="1", text="last"), Page(id="2", text="y" * 1_000)]
+    )
+    assert "last" == (await store.get(Page.at("1"))).text
+    assert "y" * 1_000 == (await store.get(Page.at("2"))).text
+
+
 class Call(Entity, table="calls"):
     id: str
     audio: Annotated[LargeObject, Blob("calls/{id}")]
