@@ -43,8 +43,9 @@ async def upload(bucket: Bucket, path: str, parts: AsyncIterator[bytes], size: i
                 if task.done():
                     task.result()
             sending.append(asyncio.create_task(send(len(sending) + 1, part)))
-        tags = await asyncio.gather(*sending)
-        await _complete(bucket, path, upload_id, tags, size)
+        # Not gather, whose cancellation is theirs too: what a thread is sending arrives all the same.
+        await asyncio.wait(sending, return_when=asyncio.FIRST_EXCEPTION)
+        await _complete(bucket, path, upload_id, await asyncio.gather(*sending), size)
     except BaseException:
         await asyncio.shield(_give_up(bucket, path, upload_id, sending))
         raise
