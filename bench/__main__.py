@@ -154,6 +154,8 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "What each job must reach, and what it aims at, as ratios to a raw loop that does the same work, or as bounds where it says",
         "so. The peer is the best of the libraries that were measured at the same work.",
+        "An open store looks at what the database says of its schema twice a second, in one statement: while a hundred reads are",
+        "counted, that may be one more.",
         "",
         *musts.table(rows),
         "",
