@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from itertools import count
@@ -387,3 +388,22 @@ async def test_a_cluster_with_one_address_that_answers_is_found() -> None:
         assert {("127.0.0.1", node.port) for node in cluster.nodes} == set(cache.client._nodes)
         assert "ok" == {finding.check: finding.level for finding in await cache.diagnose()}["cache rights"]
         assert "cluster" == (await cache.observe()).figures["mode"]
+
+
+async def test_who_waits_for_the_first_answer_when_the_client_is_closed_is_told_so() -> None:
+    """And is not taken for cancelled, which would end its task."""
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        client = RedisCluster(parse_redis_url(f"redis+cluster://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        reading = asyncio.create_task(client.read(encode("GET", "k")))
+        await asked.wait()
+        await client.aclose()
+        with pytest.raises(ConfigError, match="closed"):
+            await reading

@@ -105,7 +105,7 @@ class RedisCluster:
         if self._closed:
             raise ConfigError("The Redis client is closed.")
         if not self._owners:
-            await asyncio.shield(self._learn())
+            await self._first_learned()
         place: Place | None = None
         asking = False
         for hop in range(_HOPS):
@@ -130,6 +130,15 @@ class RedisCluster:
                 self._learn_soon()
                 raise
         raise Unavailable("The Redis cluster keeps moving a key.", engine="redis")
+
+    async def _first_learned(self) -> None:
+        learning = self._learn()
+        learning.add_done_callback(_looked_at)
+        await asyncio.wait([learning])
+        if learning.cancelled():
+            # By whoever closed the client; nobody cancelled the one who waits here.
+            raise ConfigError("The Redis client is closed.")
+        learning.result()
 
     def _owner(self, slot: int | None) -> Place:
         place = next((owner for owner in self._owners if owner), None) if slot is None else self._owners[slot]
