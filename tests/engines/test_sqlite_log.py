@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -123,3 +124,34 @@ async def test_where_no_thread_and_no_connection_can_be_had_the_writer_copies(
     assert log_bytes(database) < 5 * PAGES * 4_200
     await database.aclose()
     assert "the log could not be copied: CantOpenError" in caplog.messages
+
+
+def _write_and_measure(path: str, first: int, together: Any, longest: Any) -> None:
+    async def run() -> None:
+        database = await made(Path(path), checkpoint_pages=PAGES, synchronous="normal")
+        together.wait(60)
+
+        async def write(first: int) -> None:
+            for start in range(first, first + 40 * PAGES, PAGES):
+                await many(database, start, PAGES)
+                longest.value = max(longest.value, log_bytes(database))
+
+        await asyncio.gather(*(write(first + 10_000 * number) for number in range(8)))
+        together.wait(60)
+        await database.aclose()
+
+    asyncio.run(run())
+
+
+async def test_a_log_that_two_processes_write_at_once_begins_anew(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together, longest, path = context.Barrier(2), context.Value("q", 0), tmp_path / "d.db"
+    await (await made(path)).aclose()
+    writers = [context.Process(target=_write_and_measure, args=(str(path), first, together, longest)) for first in (0, 100_000)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        await asyncio.to_thread(writer.join, 120)
+    assert [0, 0] == [writer.exitcode for writer in writers]
+    # What was written takes a page for each record at the least.
+    assert longest.value < 2 * 8 * 40 * PAGES * 4_096 // 4

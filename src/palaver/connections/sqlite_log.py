@@ -33,6 +33,13 @@ class LogCopy:
         else:
             self._thread = thread
 
+    def rest(self) -> bool:
+        """Copy here and now, while the caller holds the file's write lock; False where there is no connection to do it."""
+        if self._connection is None:
+            return False
+        copy_log(self._connection)
+        return True
+
     def wait(self) -> None:
         """Return when nothing is being copied: of two at once SQLite refuses one."""
         if self._thread is not None:
@@ -59,5 +66,7 @@ def copy_log(connection: apsw.Connection) -> None:
     """Copy as much of the log as no reader holds back. A failure loses nothing: the log keeps what was committed."""
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    except apsw.BusyError:
+        return  # another process copies it
     except apsw.Error as error:
         _log.warning("a checkpoint failed: %s", type(error).__name__)

@@ -428,12 +428,26 @@ class Writer:
         if self._copying:
             with self._writing:
                 self._copy.wait()
-                copy_log(self.connection)
+                self._copy_rest()
             # Readers may hold the log back; it is not tried again before the log has grown as much once more.
             self._copying, self._checkpoint_at = False, self._log_pages + self._pace.checkpoint_pages
         else:
             self._copying, self._checkpoint_at = True, self._log_pages + _LONGEST * self._pace.checkpoint_pages
             self._copy.begin(self._note_copied)
+
+    def _copy_rest(self) -> None:
+        """Copy what came during the copy while nobody writes: with other processes there would always be something left."""
+        try:
+            self._begin()
+        except apsw.Error as error:
+            _log.warning("the log could not be copied to its end: %s", type(error).__name__)
+            return
+        try:
+            copied = self._copy.rest()
+        finally:
+            self._execute("ROLLBACK")
+        if not copied:
+            copy_log(self.connection)
 
     def _note_copied(self) -> None:
         self._checkpoint_at = 0
