@@ -132,28 +132,35 @@ class _Asked(NamedTuple):
 
 
 class _Common:
-    """An operation whose rules all count by one subject, and nothing else is asked: what is made all the time is made once."""
+    """An operation whose rules all count by the same subjects, and nothing else is asked: what is made all the time is made once."""
 
-    __slots__ = ("_granted", "keys", "limits", "name", "take")
+    __slots__ = ("_granted", "_names", "keys", "limits", "name", "take")
 
-    def __init__(self, limits: tuple[Limit, ...], name: str, take: Ready) -> None:
-        self.limits, self.name, self.take = limits, name, take
-        self.keys: dict[str | None, str] = {}
+    def __init__(self, limits: tuple[Limit, ...], names: tuple[str, ...], take: Ready) -> None:
+        self.limits, self._names, self.take = limits, names, take
+        #: The subject where it is one, else no name of any.
+        self.name = names[0] if len(names) == 1 else ""
+        self.keys: dict[str | tuple[str | None, ...], str] = {}
         self._granted: dict[int, Decision] = {}
 
     @staticmethod
     def of(rules: Sequence[Rule], limiter: Limiter, group: str) -> _Common | None:
         by = {rule.by for rule in rules}
-        one = next(iter(by)) if len(by) == 1 else ()
-        if len(one) != 1 or one == ("operation",):
+        names = tuple([name for name in next(iter(by)) if name != "operation"]) if len(by) == 1 else ()
+        if not names:
             return None
         limits = tuple([rule.limit for rule in rules])
-        return _Common(limits, one[0], limiter.ready(limits, group=group))
+        return _Common(limits, names, limiter.ready(limits, group=group))
 
-    def learn(self, value: str | None, key: str) -> str:
+    def met(self, subjects: Mapping[str, str]) -> str | None:
+        """Return the key of several subjects that were here together before."""
+        values = tuple([subjects.get(name) for name in self._names])
+        return None if self.name or any(type(value) is not str for value in values) else self.keys.get(values)
+
+    def learn(self, subjects: Mapping[str, str], key: str) -> str:
         if len(self.keys) >= _MOST_REMEMBERED:
             self.keys.clear()
-        self.keys[value] = key
+        self.keys[subjects[self.name] if self.name else tuple([subjects[name] for name in self._names])] = key
         return key
 
     def granted(self, taken: Taken) -> Decision:
@@ -223,9 +230,9 @@ class Limits:
             return await self._each(await self._asked(operation, subjects, cost, token))
         value = subjects.get(common.name)
         key = common.keys.get(value) if type(value) is str else None
-        if key is None:
+        if key is None and (key := common.met(subjects)) is None:
             self._spelling.check(subjects)
-            key = common.learn(value, self._key(operation, self.rules[operation][0], subjects))
+            key = common.learn(subjects, self._key(operation, self.rules[operation][0], subjects))
         try:
             answer = common.take(key)
             taken = answer if isinstance(answer, Taken) else await answer

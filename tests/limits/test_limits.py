@@ -95,6 +95,28 @@ async def test_subjects_that_read_alike_together_are_not_the_same(limits: Limits
     assert 2 == await passed(limits, 3, "call", user="b\0endpoint\0001\0c", endpoint="c" * 5_000)
 
 
+async def test_rules_that_all_count_by_the_same_subjects_together_say_the_same_on_every_way(cache: Cache) -> None:
+    both = ("user", "ip")
+    limits = Limits(cache, {"in": [Rule(Limit("in.minute", 3, per_s=60), by=both), Rule(Limit("in.day", 5, per_s=86_400), by=both)]})
+    a: dict[str, Any] = {"user": "x", "ip": "2001:db8:1:2::1"}
+    b: dict[str, Any] = {"user": "x", "ip": "2001:db8:9:2::1"}
+    assert (True, 2) == (await limits.check("in", **a))[:2]
+    # Asked with a cost the calls take the general way; both count in one place.
+    assert (True, 0) == (await limits.check("in", cost=2, **a))[:2]
+    assert (False, "in.minute") == ((refused := await limits.check("in", **a)).allowed, refused.rule)
+    assert not await limits.check("in", user="x", ip="2001:db8:1:2:3::3")
+    assert 3 == await passed(limits, 4, "in", **b)
+    assert 3 == await passed(limits, 4, "in", user="2001:db8:9:2::1", ip="x")
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"user": "x"}, "by ip, which is missing"),
+        ({"user": "x", "ip": ""}, "a text that is not empty"),
+    ]
+    for wrong, match in mistakes:
+        for _ in range(2):
+            with pytest.raises(Validation, match=match):
+                await limits.check("in", **wrong)
+
+
 async def test_operations_that_name_the_same_rule_share_it(limits: Limits) -> None:
     assert 5 == await passed(limits, 6, "message", user="ann", account="acme")
     assert "user.minute" == (await limits.check("call", user="ann", endpoint="/a")).rule
