@@ -439,13 +439,13 @@ class Writer:
         """Copy what came during the copy while nobody writes: with other processes there would always be something left."""
         try:
             self._begin()
+            try:
+                copied = self._copy.rest()
+            finally:
+                self._execute("ROLLBACK")
         except apsw.Error as error:
             _log.warning("the log could not be copied to its end: %s", type(error).__name__)
             return
-        try:
-            copied = self._copy.rest()
-        finally:
-            self._execute("ROLLBACK")
         if not copied:
             copy_log(self.connection)
 
