@@ -172,7 +172,7 @@ async def bucket(endpoint: servers.Endpoint) -> AsyncIterator[S3Blobs]:
 
 
 async def told(blobs: S3Blobs) -> dict[str, Finding]:
-    return {finding.check: finding for finding in await BucketDoctor(blobs).diagnose()}
+    return {finding.check: finding for finding in await BucketDoctor(blobs, blobs.bucket, blobs.place).diagnose()}
 
 
 async def test_a_bucket_that_is_not_there_is_told(bucket: S3Blobs) -> None:

@@ -171,10 +171,9 @@ class S3Blobs(ObjectBlobs):
         return "S3: a bucket with versions keeps deleted objects until its rules end them; with versions=purge in the URL they go at once."
 
     async def diagnose(self) -> list[Finding]:
-        # It builds on this file.
         from palaver.blobs.s3_doctor import Doctor
 
-        return await Doctor(self).diagnose()
+        return await Doctor(self, self.bucket, self.place).diagnose()
 
     async def aclose(self) -> None:
         await super().aclose()

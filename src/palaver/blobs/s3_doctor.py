@@ -6,8 +6,10 @@ import secrets
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
-from palaver.blobs.s3 import S3Blobs
+from palaver.blob_ports import BlobStore
 from palaver.blobs.s3_bucket import BucketSettings, check_bucket
+from palaver.connections.s3 import Bucket
+from palaver.connections.s3_place import Place
 from palaver.errors import Forbidden, NotFound, NotProvisioned, PalaverError, ReadOnly, Unauthenticated
 from palaver.observing import Finding
 
@@ -18,17 +20,17 @@ PROBE = "palaver-doctor"
 class Doctor:
     """Looks at one bucket, and puts, reads and deletes one small object of its own."""
 
-    def __init__(self, blobs: S3Blobs, settings: BucketSettings | None = None) -> None:
-        self._blobs, self._settings = blobs, settings or BucketSettings()
+    def __init__(self, blobs: BlobStore, bucket: Bucket, place: Place, settings: BucketSettings | None = None) -> None:
+        self._blobs, self._bucket, self._place, self._settings = blobs, bucket, place, settings or BucketSettings()
 
     async def diagnose(self) -> list[Finding]:
-        reached = await self._bucket()
+        reached = await self._reached()
         if reached.level == "fail":
             return [reached]
         return [reached, await self._rights(), *await self._configuration()]
 
-    async def _bucket(self) -> Finding:
-        name = self._blobs.place.bucket
+    async def _reached(self) -> Finding:
+        name = self._place.bucket
         try:
             async for _ in self._blobs.list(f"{PROBE}/"):
                 break
@@ -42,7 +44,7 @@ class Doctor:
             return Finding("bucket", "fail", f"no right to list {name}", "Allow s3:ListBucket on the bucket.")
         except PalaverError as error:
             return Finding("bucket", "fail", error.message, error.hint or "Check bucket, region and endpoint in the URL.")
-        return Finding("bucket", "ok", f"{name} is there, below {self._blobs.place.prefix or 'its root'}")
+        return Finding("bucket", "ok", f"{name} is there, below {self._place.prefix or 'its root'}")
 
     async def _rights(self) -> Finding:
         data = secrets.token_bytes(16)
@@ -69,7 +71,7 @@ class Doctor:
 
     async def _configuration(self) -> list[Finding]:
         try:
-            found = await check_bucket(self._blobs.bucket, self._settings)
+            found = await check_bucket(self._bucket, self._settings)
         except PalaverError as error:
             rights = "s3:GetEncryptionConfiguration, s3:GetBucketPublicAccessBlock, s3:GetBucketVersioning, s3:GetLifecycleConfiguration"
             return [Finding("bucket: settings", "warn", f"they cannot be looked at: {error.message}", f"Allow {rights}.")]
