@@ -113,7 +113,8 @@ class EntityCodec:
             )
         for spec in self.declared.secrets:
             value = entity.__dict__[spec.name]
-            if value is not None:
+            # An empty set is stored as its absence here too.
+            if value is not None and (value or not _is_set(spec)):
                 sealed = record[spec.stored] = value.data if type(value) is Sealed else self.sealed(spec, self._bare(spec, value), record)
                 total += len(spec.stored) + len(sealed)
         return uploads, total
@@ -420,9 +421,14 @@ def _checked_parts(declared: Declared) -> list[tuple[str, str, int, bool]]:
     return list(found.values())
 
 
+def _is_set(spec: FieldSpec) -> bool:
+    """Return whether a field is a set that is empty where nothing is stored."""
+    return (spec.kind.sealed or spec.kind).form is frozenset and not spec.optional
+
+
 def _default(spec: FieldSpec) -> Callable[[], Any] | None:
-    if spec.kind.form is frozenset and not spec.optional:
-        decode = spec.kind.decode
+    if _is_set(spec):
+        decode = (spec.kind.sealed or spec.kind).decode
         return frozenset if decode is None else lambda: decode(NO_ELEMENTS)
     return spec.default
 

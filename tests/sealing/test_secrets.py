@@ -153,6 +153,13 @@ async def test_a_patch_leaves_the_secrets_it_does_not_name_as_they_are_stored(st
     assert cleared == await store.get(Channel.at("c"))
 
 
+async def test_an_empty_set_is_stored_as_none_there_and_read_as_empty(store: Store) -> None:
+    made = await store.create(Channel(channel_id="c"))
+    await store.bulk([Channel(channel_id="d")])
+    assert frozenset() == made.codes == (await store.get(Channel.at("c"))).codes == (await store.get(Channel.at("d"))).codes
+    assert [None, None] == [(await raw(store, Channel.at(each))).get("codes") for each in ("c", "d")]
+
+
 async def test_one_value_is_sealed_differently_each_time(store: Store) -> None:
     await store.bulk([Bot(bot_id=str(number), secret="same", other="same") for number in range(20)])
 
