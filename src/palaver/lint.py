@@ -12,7 +12,7 @@ from math import prod
 from string import Formatter
 from typing import TYPE_CHECKING, Literal
 
-from palaver.declared import Declared
+from palaver.declared import Declared, FieldSpec
 from palaver.keys import AccessPath, Part
 from palaver.markers import Blob, Personal, Subject
 
@@ -48,41 +48,71 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
     for path in declared.access.values():
         yield from _lint_path(declared, path)
     yield from _lint_ranges(declared)
+    yield from _lint_columns(declared)
+    for spec in declared.blobs:
+        yield from _lint_blob(declared, spec)
+    yield from _lint_subject(declared)
+
+
+def _lint_columns(declared: Declared) -> Iterator[Diagnostic]:
+    """Find names that an engine keeps to itself, or takes for one."""
     for spec in declared.fields.values():
         if spec.stored.lower() in SYSTEM_COLUMNS:
             yield Diagnostic(
                 "system_column",
                 "error",
-                f"{name}.{spec.name}",
+                f"{declared.name}.{spec.name}",
                 "Every table of PostgreSQL has a column of this name already.",
                 'Store it under another, with Stored("…").',
             )
-    for spec in declared.blobs:
-        marker: Blob = spec.marker(Blob)
-        if marker.path.startswith("/"):
+    for what, names in (("fields", [spec.stored for spec in declared.fields.values()]), ("indexes", list(declared.access))):
+        if alike := alike_but_for_case(names):
             yield Diagnostic(
-                "blob_leading_slash",
+                "same_but_for_case",
                 "error",
-                f"{name}.{spec.name}",
-                "Its path begins with a slash, which makes an empty first segment.",
-                "Leave the slash out.",
+                declared.name,
+                f"Its {what} {alike[0]} and {alike[1]} differ only in case, and SQLite takes them for one.",
+                'Rename one; a field can be stored under another name, with Stored("…").',
             )
-        named = {name.split(".")[0].split("[")[0] for _, name, _, _ in Formatter().parse(marker.path) if name}
-        named |= {declared.subject.name} if declared.subject else set()
-        missing = [part.path for part in declared.access["key"].parts if part.path not in named]
-        if missing:
-            yield Diagnostic(
-                "blob_path_shared",
-                "error",
-                f"{name}.{spec.name}",
-                f"Its path does not name {', '.join(missing)}, so two records could share one object, and lose it together.",
-                "Name every key field in the path.",
-            )
+
+
+def alike_but_for_case(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that differ in case alone, or None."""
+    seen: dict[str, str] = {}
+    return next(((first, name) for name in names if (first := seen.setdefault(name.lower(), name)) != name), None)
+
+
+def _lint_blob(declared: Declared, spec: FieldSpec) -> Iterator[Diagnostic]:
+    """Find why the path of a large value would not do."""
+    marker: Blob = spec.marker(Blob)
+    if marker.path.startswith("/"):
+        yield Diagnostic(
+            "blob_leading_slash",
+            "error",
+            f"{declared.name}.{spec.name}",
+            "Its path begins with a slash, which makes an empty first segment.",
+            "Leave the slash out.",
+        )
+    named = {name.split(".")[0].split("[")[0] for _, name, _, _ in Formatter().parse(marker.path) if name}
+    named |= {declared.subject.name} if declared.subject else set()
+    missing = [part.path for part in declared.access["key"].parts if part.path not in named]
+    if missing:
+        yield Diagnostic(
+            "blob_path_shared",
+            "error",
+            f"{declared.name}.{spec.name}",
+            f"Its path does not name {', '.join(missing)}, so two records could share one object, and lose it together.",
+            "Name every key field in the path.",
+        )
+
+
+def _lint_subject(declared: Declared) -> Iterator[Diagnostic]:
+    """Find personal data that is nobody's, or that nothing finds."""
     if any(spec.marker(Personal) for spec in declared.fields.values()) and declared.subject is None:
         yield Diagnostic(
             "personal_without_subject",
             "error",
-            name,
+            declared.name,
             "It holds personal data and does not say whose.",
             "Mark the field that names the person with Subject().",
         )
@@ -90,7 +120,7 @@ def lint_entity(declared: Declared) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "subject_unindexed",
             "warning",
-            name,
+            declared.name,
             f"Nothing finds the records of one {declared.subject.name}, so erasing a person reads the whole table.",
             f"Add Index({declared.subject.name!r}, sort=…) on fields that are always there.",
         )

@@ -15,7 +15,7 @@ from palaver.errors import SchemaError
 from palaver.expr import Path, parse_path
 from palaver.fields import form_of, inside
 from palaver.keys import Ref
-from palaver.lint import Diagnostic, lint_entity, lint_schema
+from palaver.lint import Diagnostic, alike_but_for_case, lint_entity, lint_schema
 from palaver.markers import Secret
 
 FilterKind = Literal["text", "int", "float", "bool"]
@@ -223,6 +223,12 @@ def _compile(entities: Iterable[type[Entity]]) -> dict[str, Declared]:
             raise SchemaError(f"Two entities are called {entity.__name__}, or stored in {declared.table.name}.", entity=entity.__name__)
         found[entity.__name__] = declared
         tables[declared.table.name] = entity.__name__
+    if alike := alike_but_for_case(tables):
+        raise SchemaError(
+            f"The tables {alike[0]} and {alike[1]} differ only in case, and SQLite takes them for one.",
+            hint="Give one of the entities another name, in table=…",
+            entity=tables[alike[1]],
+        )
     return found
 
 

@@ -41,6 +41,42 @@ def test_a_column_every_table_of_postgresql_has_is_refused() -> None:
         Schema("rows", [Row])
 
 
+def test_names_that_differ_only_in_case_are_refused() -> None:
+    class Row(Entity, table="rows"):
+        row_id: str
+        count: int = 0
+        Count: int = 0
+        key = Key("row_id")
+
+    with pytest.raises(SchemaError, match="same_but_for_case"):
+        Schema("rows", [Row])
+
+    class Asked(Entity, table="asked"):
+        row_id: str
+        kind: str
+        key = Key("row_id")
+        by_kind = Index("kind", sort="row_id")
+        by_Kind = Index("kind")
+
+    with pytest.raises(SchemaError, match="by_kind and by_Kind differ only in case"):
+        Schema("asked", [Asked])
+
+
+def test_tables_that_differ_only_in_case_are_refused() -> None:
+    """On SQLite they would be one table, and one entity's records the other's."""
+
+    class One(Entity, table="notes"):
+        note_id: str
+        key = Key("note_id")
+
+    class Other(Entity, table="Notes"):
+        note_id: str
+        key = Key("note_id")
+
+    with pytest.raises(SchemaError, match="notes and Notes differ only in case"):
+        Schema("notes", [One, Other])
+
+
 def test_a_text_that_is_to_be_found_and_is_in_no_search_is_told() -> None:
     class Note(Entity, table="notes"):
         note_id: str
