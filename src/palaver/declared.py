@@ -200,7 +200,7 @@ def _range(markers: list[Any], kind: Kind) -> tuple[object, ...]:
 
 
 def _field(entity: type[Entity], fields: Mapping[str, FieldSpec], name: str) -> FieldSpec:
-    from palaver.entity import did_you_mean
+    from palaver.errors import did_you_mean
 
     if name not in fields:
         raise SchemaError(f"{entity.__name__} has no field {name}.", hint=did_you_mean(name, fields), entity=entity.__name__, field=name)

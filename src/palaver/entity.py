@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 from palaver.declared import Declared, declare
-from palaver.errors import Expression, SchemaError
+from palaver.errors import Expression, SchemaError, did_you_mean
 from palaver.expr import Compare, Condition, Exists, In, Path, map_paths, parse_path
 from palaver.fields import Kind, build, inside, unwrap
 from palaver.keys import History, Index, Key, Partitioned, Ref, Unique, address
@@ -217,15 +216,6 @@ def _refuse_taken_names(cls: type[Entity]) -> None:
                 entity=cls.__name__,
                 field=name,
             )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint with the nearest known name, or with all of them when there are few."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if near:
-        return f"Did you mean {near[0]}?"
-    return f"There are: {', '.join(names[:12])}." if names else ""
 
 
 def kind_names(spec: Any, rest: list[str | int]) -> list[str]:

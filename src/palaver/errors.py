@@ -37,7 +37,7 @@ Messages name entities, fields and indexes, never stored values: an error may be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -462,3 +462,14 @@ class TenantMismatch(Forbidden):
     code = "tenant_mismatch"
     title = "There is no such record"
     status = 404
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the nearest known name, or with all of them when there are few."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return f"There are: {', '.join(names[:12])}." if names else ""

@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from palaver.caching import Limit
-from palaver.entity import did_you_mean
-from palaver.errors import SchemaError, Validation
+from palaver.errors import SchemaError, Validation, did_you_mean
 
 if TYPE_CHECKING:
     from palaver.limits import Rule

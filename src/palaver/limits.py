@@ -17,8 +17,7 @@ from typing import Any, Literal, NamedTuple
 from palaver.caching import Limit, Take, Taken, Verdict
 from palaver.client_address import address_group, is_address
 from palaver.clock import Clock
-from palaver.entity import did_you_mean
-from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation
+from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation, did_you_mean
 from palaver.limit_rules import Spelling, check_named, checked_by, checked_rules
 from palaver.ports import Cache, Limiter, Ready
 

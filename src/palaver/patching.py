@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from palaver.batch import Patch
 from palaver.declared import Declared, FieldSpec, reached
-from palaver.entity import did_you_mean, kind_names
-from palaver.errors import Expression, Validation
+from palaver.entity import kind_names
+from palaver.errors import Expression, Validation, did_you_mean
 from palaver.expr import OPERANDS, Append, IfAbsent, Path, parse_path, paths, resolve
 from palaver.fields import Kind, form_of, inside, reason_of, unwrap
 from palaver.keys import Part

@@ -10,8 +10,8 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from palaver.declared import Declared
-from palaver.entity import Entity, did_you_mean
-from palaver.errors import SchemaError
+from palaver.entity import Entity
+from palaver.errors import SchemaError, did_you_mean
 from palaver.expr import Path, parse_path
 from palaver.fields import form_of, inside
 from palaver.keys import Ref

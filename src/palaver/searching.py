@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from palaver.clock import to_us
-from palaver.entity import Entity, did_you_mean
-from palaver.errors import Expression, TenantMismatch, Validation
+from palaver.entity import Entity
+from palaver.errors import Expression, TenantMismatch, Validation, did_you_mean
 from palaver.expr import And, Compare, Condition, In, Path
 from palaver.ops import REVISION, Address, Change, Op, is_live
 from palaver.ports import Restarts, SearchDoc, SearchFilter, SearchQuery, SearchSpec

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from palaver.entity import did_you_mean
-from palaver.errors import ConfigError
+from palaver.errors import ConfigError, did_you_mean
 
 _TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 _OPTIONS = {

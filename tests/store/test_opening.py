@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -408,3 +410,29 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(package: str, e
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert ran.stdout.rstrip().endswith(f'needs the package {package}. Install it: pip install "palaver[{extra}]".')
+
+
+def test_many_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    """Workers that start together: one makes the tables, or adds what a new version has, and none is refused."""
+
+    class Note(Entity, table="notes"):
+        note_id: str
+        text: str = "n"
+        key = Key("note_id")
+        by_text = Index("text", sort="note_id")
+
+    class Later(Entity, table="later"):
+        later_id: str
+        key = Key("later_id")
+
+    def opened(schema: Schema, at: str, number: int) -> None:
+        with palaver.open_sync(at, schema=schema) as db:
+            db.create(Note(note_id=f"{schema.version}/{number}"))
+
+    for round_ in range(4):
+        at = f"{tmp_path}/{round_}.db"
+        for schema in (Schema("notes", [Note]), Schema("notes", [Note, Later], version=2)):
+            with ThreadPoolExecutor(8) as threads:
+                list(threads.map(partial(opened, schema, at), range(8)))
+        with palaver.open_sync(at, schema=schema) as db:
+            assert all(db.find(Note.at(f"{version}/{number}")) for version in (1, 2) for number in range(8))

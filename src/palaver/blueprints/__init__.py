@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from palaver.entity import did_you_mean
-from palaver.errors import ConfigError
+from palaver.errors import ConfigError, did_you_mean
 
 BLUEPRINTS = {"baller": "palaver.blueprints.baller", "simple_agent": "palaver.blueprints.simple_agent"}
 

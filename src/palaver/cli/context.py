@@ -239,8 +239,7 @@ def schema_module(name: str, folder: Path | None = None) -> ModuleType:
     """Import the module of `module:NAME`, which must hold a schema of that name; the folder, or the working one, is searched first."""
     from importlib import import_module
 
-    from palaver.entity import did_you_mean
-    from palaver.errors import PalaverError
+    from palaver.errors import PalaverError, did_you_mean
     from palaver.schema import Schema
 
     module_name, _, attribute = name.partition(":")
@@ -282,7 +281,7 @@ def _line_of(error: Exception, folder: Path) -> str:
 def blueprint(name: str) -> ModuleType:
     """Return the package of a shipped blueprint."""
     from palaver import blueprints
-    from palaver.entity import did_you_mean
+    from palaver.errors import did_you_mean
 
     if name not in blueprints.BLUEPRINTS:
         raise Stop(Exit.USAGE, "blueprint", f"There is no blueprint {name[:60]}.", hint=did_you_mean(name, blueprints.BLUEPRINTS))

@@ -49,7 +49,7 @@ async def search(
     offset
         How many to leave out first.
     """
-    from palaver.entity import did_you_mean
+    from palaver.errors import did_you_mean
 
     async with here.open() as store:
         searches = store.schema.searches

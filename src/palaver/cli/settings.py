@@ -81,7 +81,7 @@ def _of_profile(name: str, files: list[ConfigFile], source: str) -> list[Layer]:
         Layer(source, f"{file.path} [profile.{name}]", file.path.parent, file.profiles[name]) for file in files if name in file.profiles
     ]
     if not found:
-        from palaver.entity import did_you_mean
+        from palaver.errors import did_you_mean
 
         known = did_you_mean(name, {each for file in files for each in file.profiles})
         raise ConfigError(f"There is no profile {name[:60]}.", hint=known or f"Write it into {OWN}: [profile.{name[:60]}].")
@@ -204,7 +204,7 @@ def _checked(path: str, found: Mapping[str, Any]) -> dict[str, str]:
                 hint=f"Take them out, change them, and set {variable}, or {variable}_FILE to a file that only its reader may read.",
             )
         if key not in NAMES:
-            from palaver.entity import did_you_mean
+            from palaver.errors import did_you_mean
 
             raise ConfigError(
                 f"{path} has a setting {key[:60]}, which there is not.",

@@ -29,7 +29,7 @@ _OPS = {"=": "==", "^=": "starts_with", "~=": "contains"}
 
 def entity_of(schema: Schema, name: str) -> Declared:
     """Return an entity by class or table name; in any case of letters."""
-    from palaver.entity import did_you_mean
+    from palaver.errors import did_you_mean
 
     known = {**schema.entities, **schema.tables}
     folded = {key.casefold(): declared for key, declared in known.items()}
@@ -128,7 +128,7 @@ def _element(bare: Any) -> Any:
 
 def asked(declared: Declared, by: str, values: tuple[str, ...], now: datetime) -> Query[Any] | UniqueAt[Any]:
     """Return the query, or the look-up of a unique set, that an index name and its values make."""
-    from palaver.entity import did_you_mean
+    from palaver.errors import did_you_mean
 
     known = {name: path.parts for name, path in declared.access.items()} | {name: unique.parts for name, unique in declared.uniques.items()}
     if by not in known:

@@ -9,8 +9,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from palaver.connections.dynamodb_endpoints import domain
-from palaver.entity import did_you_mean
-from palaver.errors import ConfigError
+from palaver.errors import ConfigError, did_you_mean
 
 OPTIONS = ("region", "endpoint", "sse", "kms_key", "storage_class", "versions", "timeout")
 ENCRYPTIONS = {"s3": "AES256", "kms": "aws:kms", "kms-dsse": "aws:kms:dsse"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,13 @@ def open_writer(path: Path, options: SqliteOptions) -> apsw.Connection | None:
     except apsw.Error as error:
         raise translate(error) from error
     try:
-        _examine(connection, options)
+        _patiently(partial(_examine, connection, options), options)
         if options.read_only:
             connection.close()
             return None
         if connection.readonly("main"):
             raise ReadOnly("The database file cannot be written.", hint="Give the process write permission, or open it for reading only.")
-        _prepare(connection, options)
+        _patiently(partial(_prepare, connection, options), options)
         return connection
     except apsw.Error as error:
         connection.close()
@@ -60,11 +62,12 @@ def _connect(path: Path, options: SqliteOptions, flags: int) -> apsw.Connection:
     return apsw.Connection(name, flags=flags, statementcachesize=400)
 
 
-def _patiently(connection: apsw.Connection, statement: str, options: SqliteOptions) -> list[Any]:
+def _patiently(step: Callable[[], None], options: SqliteOptions) -> None:
+    """Take a step of opening, which may be taken again: others that open the file at the same time hold it for instants."""
     until = time.monotonic() + options.busy_timeout_s
     while True:
         try:
-            return connection.execute(statement).fetchall()
+            return step()
         except apsw.BusyError:
             if time.monotonic() > until:
                 raise Conflict("Another process keeps the database locked.") from None
@@ -77,7 +80,7 @@ def pragma(connection: apsw.Connection, name: str) -> int:
 
 
 def _examine(connection: apsw.Connection, options: SqliteOptions) -> None:
-    application = _patiently(connection, "PRAGMA application_id", options)[0][0]
+    application = pragma(connection, "application_id")
     version = pragma(connection, "user_version")
     if application and application & ~0xFF != APPLICATION:
         raise Corruption("The file is the database of another program.", hint="Check the path.")
@@ -90,12 +93,12 @@ def _prepare(connection: apsw.Connection, options: SqliteOptions) -> None:
     new = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
     if new:
         connection.execute(f"PRAGMA page_size={options.page_size:d}")
-    mode = _patiently(connection, "PRAGMA journal_mode=WAL", options)
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchall()
     if mode != [("wal",)]:
         raise Unavailable("The file system of the database cannot keep a write-ahead log.", hint="Put the file on a local disk.")
     _tune(connection, options)
     if new:
-        _patiently(connection, f"PRAGMA application_id={APPLICATION | FORMAT:d}", options)
+        connection.execute(f"PRAGMA application_id={APPLICATION | FORMAT:d}").fetchall()
     for pragma in (f"synchronous={options.synchronous}", "secure_delete=ON", "foreign_keys=ON", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
 

@@ -11,8 +11,7 @@ from typing import Any, Generic, Literal
 import orjson
 from typing_extensions import TypeVar
 
-from palaver.entity import did_you_mean
-from palaver.errors import ConfigError, Validation
+from palaver.errors import ConfigError, Validation, did_you_mean
 from palaver.flags.splitting import SHARES
 
 T = TypeVar("T", default=Any)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from palaver.entity import did_you_mean
+from palaver.errors import did_you_mean
 from palaver.extras import named_extras
 from palaver.flags import Evaluation, Experiment, Flag, Flags
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from palaver.declared import Declared, FieldSpec
-from palaver.entity import Entity, did_you_mean
-from palaver.errors import SchemaError
+from palaver.entity import Entity
+from palaver.errors import SchemaError, did_you_mean
 from palaver.keys import AccessPath
 from palaver.lint import subject_path
 from palaver.ops import Address, Read, position

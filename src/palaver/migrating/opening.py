@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from palaver.clock import Clock, us_of
-from palaver.errors import NotProvisioned
+from palaver.errors import Conflict, Fenced, NotProvisioned
 from palaver.evolve import Take, migration
-from palaver.migrating.run import SCHEMA, Migrator
+from palaver.migrating.run import SCHEMA, Migrator, Outdated
 from palaver.ops import Delete, Physical, Put, WriteSet
 from palaver.plan import Planner
 from palaver.ports import MakesParts, RecordEngine
 from palaver.system import system
+
+ATTEMPTS, PAUSE_S = 40, 0.25
+"""How long an opening waits for another process that changes the same database."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,19 @@ class Provisioned:
 async def provision(planner: Planner, records: RecordEngine, clock: Clock, *, changing: bool) -> Provisioned:
     """Make the database fit the schema, as far as opening may: what is new is made, what only adds is applied.
 
+    Where several processes open a database at once, one makes what is new and the others go on with that.
     Raises NotProvisioned, before anything is changed, where stored data would be stranded, where more than adding is
     needed or `changing` is False, and where a newer program stores what this one cannot respect.
     """
+    for _ in range(ATTEMPTS):
+        try:
+            return await _provision(planner, records, clock, changing=changing)
+        except (Outdated, Conflict, Fenced):
+            await asyncio.sleep(PAUSE_S)
+    return await _provision(planner, records, clock, changing=changing)
+
+
+async def _provision(planner: Planner, records: RecordEngine, clock: Clock, *, changing: bool) -> Provisioned:
     physical = await records.describe()
     migrator = Migrator(planner, records, clock)
     if not physical.tables:

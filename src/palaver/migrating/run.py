@@ -35,6 +35,10 @@ SCHEMA = system("schema", "current")
 LOG = "migration"
 
 
+class Outdated(NotProvisioned):
+    """The database changed since a migration was planned."""
+
+
 class Applied(NamedTuple):
     """One migration that was carried out."""
 
@@ -218,7 +222,7 @@ class Migrator:
             await self._save(found)
             return found
         if base_of(await self._records.describe(), await self.kept()) != plan.base:
-            raise NotProvisioned("The database is no longer what the plan was made against.", hint="Plan again: palaver migrate plan.")
+            raise Outdated("The database is no longer what the plan was made against.", hint="Plan again: palaver migrate plan.")
         unmet = await self.unmet(plan)
         if unmet:
             raise NotProvisioned(" ".join(unmet), hint="Nothing was changed. Apply it again when that is mended.", schema=plan.schema)
