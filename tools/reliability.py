@@ -119,6 +119,23 @@ def projections(figures: Figures) -> Iterator[str]:
     yield table(("runs", "faults", "differences"), [figures[name] for name in ("runs", "faults", "differences")])
 
 
+def sweep(figures: Figures) -> Iterator[str]:
+    yield "## What has expired is removed"
+    yield (
+        "A million records expire, and half of them are swept while a reader and two writers go on. "
+        "The memory is that of sweeping the other half."
+    )
+    yield table(
+        ("records", "seconds", "peak of memory", "longest wait of a read", "of a write", "of the event loop"),
+        [
+            figures["records"],
+            figures["seconds"],
+            f"{figures['peak_bytes'] / 1e6:.1f} MB",
+            *(f"{figures['most_ms'][what]} ms" for what in ("read", "write", "event loop")),
+        ],
+    )
+
+
 def planted() -> Iterator[str]:
     sys.path.insert(0, str(ROOT))
     from tests.reliability.planted import PLANTED
@@ -164,6 +181,7 @@ SECTIONS: dict[str, Callable[[Figures], Iterator[str]]] = {
     "processes": processes,
     "histories": histories,
     "projections": projections,
+    "sweep": sweep,
 }
 
 
