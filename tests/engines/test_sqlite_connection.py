@@ -539,6 +539,29 @@ async def test_a_long_read_moves_to_the_pool(database: Database) -> None:
     assert threads[1].startswith("palaver-sqlite-reader")
 
 
+async def test_a_read_that_is_late_at_any_of_its_statements_is_answered(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite asks after every thousand steps of a statement, whatever many runs they took; what ends a late read counts as well."""
+    monkeypatch.setattr("palaver.connections.sqlite._INLINE_S", -1.0)
+
+    def instant(connection: apsw.Connection) -> list[Any]:
+        connection.execute("BEGIN")
+        try:
+            return rows(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    def left_open(connection: apsw.Connection) -> list[Any]:
+        connection.execute("BEGIN")
+        found = rows(connection)
+        connection.execute("ROLLBACK")
+        return found
+
+    await database.write(insert(1))
+    for _ in range(1_500):
+        assert [1] == await database.read(instant)
+        assert [1] == await database.read(left_open)
+
+
 async def test_a_read_sees_every_write_acknowledged_before(database: Database) -> None:
     for number in range(50):
         await database.write(insert(number))

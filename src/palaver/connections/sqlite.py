@@ -248,9 +248,9 @@ class Database:
             # One cursor again and again: a new one for each statement takes a fifth of a look-up's time.
             return self._fetch(text, parameters).fetchall()
         except (apsw.InterruptError, apsw.BusyError):
-            _end(self._reader)
+            self._end_read()
         except (apsw.Error, OverflowError) as error:
-            _end(self._reader)
+            self._end_read()
             raise translate(error) from error
         return await self.read_pooled(lambda connection: connection.execute(text, parameters).fetchall())
 
@@ -264,11 +264,16 @@ class Database:
         try:
             return job(self._reader)
         except (apsw.InterruptError, apsw.BusyError):
-            _end(self._reader)
+            self._end_read()
         except (apsw.Error, OverflowError) as error:
-            _end(self._reader)
+            self._end_read()
             raise translate(error) from error
         return await self.read_pooled(job)
+
+    def _end_read(self) -> None:
+        # What ends a late read is not to be cut off for being late.
+        self._limit = float("inf")
+        _end(self._reader)
 
     async def read_pooled(self, job: Job[T]) -> T:
         """Run a long read in a thread with a connection of its own."""
