@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,22 +31,54 @@ if TYPE_CHECKING:
 LAG_EVERY_S = 1.0
 
 
-async def copy(
-    source: Annotated[str, Parameter(name="FROM")],
-    target: Annotated[str, Parameter(name="TO")],
-    /,
-    *,
-    follow: bool = False,
-    until_caught_up: bool = False,
-    verify: bool = False,
-    verify_only: bool = False,
-    differences: Path | None = None,
-    migrate: bool = False,
-    into_existing: bool = False,
-    promote: bool = False,
-    allow_data_loss: Annotated[list[str] | None, Parameter(name="--allow-data-loss", consume_multiple=False)] = None,
-    here: Here,
-) -> int:
+Source = Annotated[str, Parameter(name="FROM")]
+Target = Annotated[str, Parameter(name="TO")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How far a copy goes, and what is compared: the options of the command."""
+
+    follow: bool = False
+    """Keep up with what is written to the source until Ctrl-C; the copy is then unfinished, and goes on when run again."""
+    until_caught_up: bool = False
+    """Follow until nothing is left, then end the copy: for the cut-over, when writers have stopped."""
+    verify: bool = False
+    """Compare both sides afterwards, every record and object; exit with 1 where they differ."""
+    verify_only: bool = False
+    """Compare, and copy nothing."""
+    differences: Path | None = None
+    """Write the keys that differ, or with --into-existing those that clash, into this file, which must not exist. Keys may name people."""
+    migrate: bool = False
+    """Add to the target what it lacks of the schema; an empty database is given all of it anyway."""
+    into_existing: bool = False
+    """Copy into a target that holds something: what is newer there stays, and nothing is removed from it."""
+    promote: bool = False
+    """Open the target of an unfinished copy whose source is lost, and say what it lacks; the source is not asked."""
+    allow_data_loss: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None
+    """With --promote, where the first pass had not ended: an entity that may lack records. Give it once for each."""
+
+    def must_fit(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.allow_data_loss and not self.promote:
+            raise Stop(Exit.USAGE, "usage", "A copy loses nothing.", hint="--allow-data-loss goes with --promote.")
+        copies = self.follow or self.until_caught_up or self.migrate or self.into_existing
+        if self.promote and (copies or self.verify or self.verify_only):
+            raise Stop(Exit.USAGE, "usage", "Promoting copies nothing.", hint="Leave the other options away.")
+        if self.promote:
+            return
+        if self.differences is not None and not (self.verify or self.verify_only or self.into_existing):
+            raise Stop(Exit.USAGE, "usage", "Differences are found by comparing.", hint="Add --verify or --verify-only.")
+        if self.verify and self.follow and not self.until_caught_up:
+            hint = "Add --until-caught-up, or verify afterwards."
+            raise Stop(Exit.USAGE, "usage", "What is followed is never the same for long.", hint=hint)
+
+
+ONCE = Asked()
+
+
+async def copy(source: Source, target: Target, /, *, asked: Asked = ONCE, here: Here) -> int:
     """Copy a whole stack into another one: records, images, objects, jobs, and the place in the feed; all tenants.
 
     Cut off anywhere, the same command goes on where it was. The target cannot be opened before the copy has ended.
@@ -57,41 +89,16 @@ async def copy(
         The URL to copy from.
     target
         The URL to copy into; it must be empty, or an unfinished copy of the same source.
-    follow
-        Keep up with what is written to the source until Ctrl-C; the copy is then unfinished, and goes on when run again.
-    until_caught_up
-        Follow until nothing is left, then end the copy: for the cut-over, when writers have stopped.
-    verify
-        Compare both sides afterwards, every record and object; exit with 1 where they differ.
-    verify_only
-        Compare, and copy nothing.
-    differences
-        Write the keys that differ, or with --into-existing those that clash, into this file, which must not exist. Keys may name people.
-    migrate
-        Add to the target what it lacks of the schema; an empty database is given all of it anyway.
-    into_existing
-        Copy into a target that holds something: what is newer there stays, and nothing is removed from it.
-    promote
-        Open the target of an unfinished copy whose source is lost, and say what it lacks; the source is not asked.
-    allow_data_loss
-        With --promote, where the first pass had not ended: an entity that may lack records. Give it once for each.
     """
-    if allow_data_loss and not promote:
-        raise Stop(Exit.USAGE, "usage", "A copy loses nothing.", hint="--allow-data-loss goes with --promote.")
-    if promote:
-        if follow or until_caught_up or verify or verify_only or migrate or into_existing:
-            raise Stop(Exit.USAGE, "usage", "Promoting copies nothing.", hint="Leave the other options away.")
-        return await _promote(here, source, target, allow_data_loss or ())
-    if differences is not None and not (verify or verify_only or into_existing):
-        raise Stop(Exit.USAGE, "usage", "Differences are found by comparing.", hint="Add --verify or --verify-only.")
-    if verify and follow and not until_caught_up:
-        raise Stop(Exit.USAGE, "usage", "What is followed is never the same for long.", hint="Add --until-caught-up, or verify afterwards.")
+    asked.must_fit()
+    if asked.promote:
+        return await _promote(here, source, target, asked.allow_data_loss or ())
     began, copied, verified = time.monotonic(), None, None
-    with _Differences(differences) as found:
+    with _Differences(asked.differences) as found:
         async with _ends(here, source, target) as (one, other):
-            if not verify_only:
-                copied = await _copy(here, one, other, found, follow or until_caught_up, until_caught_up, migrate, into_existing)
-            if verify_only or (verify and copied is not None and copied.finished):
+            if not asked.verify_only:
+                copied = await _copy(here, one, other, found, asked)
+            if asked.verify_only or (asked.verify and copied is not None and copied.finished):
                 verified = await _verify(here, one, other, found)
     _tell(here, copied, verified, time.monotonic() - began)
     return Exit.OK if verified is None or verified.same else Exit.FAILURE
@@ -116,15 +123,14 @@ async def _ends(here: Context, source: str, target: str) -> AsyncIterator[tuple[
         yield one, other
 
 
-async def _copy(
-    here: Context, one: End, other: End, found: _Differences, follow: bool, until_caught_up: bool, migrate: bool, into_existing: bool
-) -> Copied:
+async def _copy(here: Context, one: End, other: End, found: _Differences, asked: Asked) -> Copied:
     from palaver.lifecycle.copy import Copy
 
-    stop = asyncio.Event()
+    stop, follow = asyncio.Event(), asked.follow or asked.until_caught_up
     with here.out.progress("records") as progress, _stopping(stop if follow else None):
-        copying = Copy(one, other, into_existing=into_existing, provision=migrate, watch=_watch(here, progress, found))
-        return await copying.run(follow=follow, until_caught_up=until_caught_up, stop=stop)
+        watch = _watch(here, progress, found)
+        copying = Copy(one, other, into_existing=asked.into_existing, provision=asked.migrate, watch=watch)
+        return await copying.run(follow=follow, until_caught_up=asked.until_caught_up, stop=stop)
 
 
 def _watch(here: Context, progress: Progress, found: _Differences) -> Any:

@@ -27,12 +27,10 @@ if TYPE_CHECKING:
 DEFAULT = "baller"
 
 
-async def demo(
-    *,
-    path: Path | None = None,
-    size: Annotated[Literal["s", "m", "l"], Parameter(show_default=True)] = "s",
-    here: Here,
-) -> int:
+Size = Literal["s", "m", "l"]
+
+
+async def demo(*, path: Path | None = None, size: Annotated[Size, Parameter(show_default=True)] = "s", here: Here) -> int:
     """Make a database of real conversations to look at: real football results, asked and answered.
 
     Parameters
@@ -48,11 +46,19 @@ async def demo(
     place = _place(path, here)
     replaced = await _make_room(place, here)
     from palaver.blueprints.baller.facts import facts
+
+    known = facts()
+    played = await _play(here, place, size, known, played_by)
+    _tell(here, place, played, played_by.TRIES, known, time.monotonic() - began, replaced)
+    return Exit.OK
+
+
+async def _play(here: Context, place: Path | str, size: Size, known: Facts, played_by: Any) -> Played:
+    """Play the conversations into a new database as if they had been held until now."""
     from palaver.blueprints.baller.playing import PlayedClock
     from palaver.blueprints.baller.traffic import SPAN_S, dialogues
     from palaver.clock import SystemClock
 
-    known = facts()
     now = SystemClock().now().replace(microsecond=0)
     begins = now - timedelta(seconds=SPAN_S)
     clock = PlayedClock(begins)
@@ -65,9 +71,7 @@ async def demo(
         await store.settle(timeout=30)
         await store.settle(timeout=30)
         await _mark(store, size)
-    took = time.monotonic() - began
-    _tell(here, place, played, played_by.TRIES, known, took, replaced)
-    return Exit.OK
+    return played
 
 
 def _played_by(name: str) -> Any:
@@ -153,7 +157,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(beside(str(path)), ignore_errors=True)
 
 
-async def _mark(store: Store, size: str) -> None:
+async def _mark(store: Store, size: Size) -> None:
     """Note in the file that it is a demonstration, so that it may be replaced by one."""
     from palaver.ops import Put, WriteSet
     from palaver.system import system

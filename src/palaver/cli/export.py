@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
@@ -23,41 +24,44 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 
 
-async def export(
-    *entities: str,
-    format: Annotated[Literal["jsonl", "csv"], Parameter(show_default=True)] = "jsonl",
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    without_personal: bool = False,
-    objects: bool = False,
-    here: Here,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How records are written, and where to: the options of the command."""
+
+    format: Annotated[Literal["jsonl", "csv"], Parameter(show_default=True)] = "jsonl"
+    """JSON Lines, or CSV with nested values as JSON."""
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None
+    """The folder, which must be empty or not there; without one a single entity goes to stdout."""
+    without_personal: bool = False
+    """Leave personal fields out."""
+    objects: bool = False
+    """Write large objects too, into objects/ of the folder; without it they stay where they are, and records name them."""
+
+
+WHOLE = Form()
+
+
+async def export(*entities: str, form: Form = WHOLE, here: Here) -> int:
     """Write records to files, whole: one file for each entity, and a manifest with counts and SHA-256 sums.
 
     Parameters
     ----------
     entities
         Which entities; all of them if none is named.
-    format
-        JSON Lines, or CSV with nested values as JSON.
-    output
-        The folder, which must be empty or not there; without one a single entity goes to stdout.
-    without_personal
-        Leave personal fields out.
-    objects
-        Write large objects too, into objects/ of the folder; without it they stay where they are, and records name them.
     """
     from palaver.cli.typed import entity_of
 
-    personal = not without_personal
+    output = form.output
     async with here.open() as store:
         chosen = [entity_of(store.schema, name) for name in entities] or list(store.schema.entities.values())
         if output is None:
-            if objects:
+            if form.objects:
                 raise Stop(Exit.USAGE, "usage", "Large objects need a folder.", hint="Write -o FOLDER.")
-            return await _to_stdout(here, store, chosen, format, personal)
+            return await _to_stdout(here, store, chosen, form)
         _prepare(output)
-        written = [await _to_file(here.out, store, declared, output, format, personal, objects) for declared in chosen]
-        manifest = _manifest(here, store, format, personal, written)
+        written = [await _to_file(here.out, store, declared, output, form) for declared in chosen]
+        manifest = _manifest(here, store, form, written)
     _write_manifest(output, manifest)
     short = [row for row in written if row["records"] < row["counted"]]
     if here.out.json:
@@ -72,12 +76,12 @@ async def export(
     return Exit.OK
 
 
-async def _to_stdout(here: Context, store: Store, chosen: Sequence[Declared], format: Any, personal: bool) -> int:
+async def _to_stdout(here: Context, store: Store, chosen: Sequence[Declared], form: Form) -> int:
     from palaver.lifecycle.export import export as exported
 
     if len(chosen) != 1:
         raise Stop(Exit.USAGE, "usage", "Several entities need a folder.", hint="Write -o FOLDER, or name one entity.")
-    found = await exported(store, chosen[0].entity, format=format, personal=personal)
+    found = await exported(store, chosen[0].entity, format=form.format, personal=not form.without_personal)
     here.out.say(f"{found.count:,} {chosen[0].name} records")
     async for line in found:
         here.out.write(line.decode().rstrip("\r\n"))
@@ -100,14 +104,13 @@ def _prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-async def _to_file(
-    out: Output, store: Store, declared: Declared, folder: Path, format: Any, personal: bool, objects: bool
-) -> dict[str, Any]:
+async def _to_file(out: Output, store: Store, declared: Declared, folder: Path, form: Form) -> dict[str, Any]:
     from palaver.lifecycle.export import export as exported
 
-    found = await exported(store, declared.entity, format=format, personal=personal, objects=folder if objects else None)
+    objects = folder if form.objects else None
+    found = await exported(store, declared.entity, format=form.format, personal=not form.without_personal, objects=objects)
     out.say(f"{found.count:,} {declared.name} records")
-    name = f"{declared.name}.{format}"
+    name = f"{declared.name}.{form.format}"
     with out.progress(name, found.count) as progress, _created(folder / name) as file:
         hashed = _Hashed(file, progress.advance)
         records = await found.write(hashed)
@@ -145,7 +148,7 @@ class _Hashed:
         return {"bytes": self._size, "sha256": self._hash.hexdigest()}
 
 
-def _manifest(here: Context, store: Store, format: str, personal: bool, written: list[dict[str, Any]]) -> dict[str, Any]:
+def _manifest(here: Context, store: Store, form: Form, written: list[dict[str, Any]]) -> dict[str, Any]:
     from palaver import __version__
 
     return {
@@ -155,8 +158,8 @@ def _manifest(here: Context, store: Store, format: str, personal: bool, written:
         "fingerprint": store.schema.fingerprint,
         "made": store.clock.now().isoformat(timespec="seconds"),
         "tenant": here.settings["tenant"].value,
-        "format": format,
-        "personal": personal,
+        "format": form.format,
+        "personal": not form.without_personal,
         "files": written,
     }
 

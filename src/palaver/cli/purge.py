@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
@@ -18,15 +20,23 @@ if TYPE_CHECKING:
     from palaver.store import Store
 
 
-async def purge(
-    subject: str | None = None,
-    /,
-    *,
-    inactive_since: str | None = None,
-    dry_run: bool = False,
-    receipt: Path | None = None,
-    here: Here,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Who else, and what is kept of it: the options of the command."""
+
+    inactive_since: str | None = None
+    """Instead of one person: everybody not seen since then, such as 90d or 2026-08-01."""
+    dry_run: bool = False
+    """Only count."""
+    receipt: Path | None = None
+    """Write the receipt into this file as well."""
+
+
+AT_ONCE = Asked()
+
+
+async def purge(subject: str | None = None, /, *, asked: Asked = AT_ONCE, here: Here) -> int:
     """Erase everything about a person, in records, history, objects, indexes and archives; or about people long inactive.
 
     What would go is counted first. On a terminal the person's identifier has to be typed; elsewhere --yes is needed.
@@ -35,32 +45,26 @@ async def purge(
     ----------
     subject
         Whom.
-    inactive_since
-        Instead of one person: everybody not seen since then, such as 90d or 2026-08-01.
-    dry_run
-        Only count.
-    receipt
-        Write the receipt into this file as well.
     """
-    if (subject is None) == (inactive_since is None):
+    if (subject is None) == (asked.inactive_since is None):
         raise Stop(Exit.USAGE, "usage", "Purge takes one person, or --inactive-since.", hint="palaver purge 2010 --dry-run")
     from palaver.lifecycle.erase import remaining
 
     async with here.open() as store:
-        erasing = await _erasing(here, store, subject, inactive_since)
+        erasing = await _erasing(here, store, subject, asked.inactive_since)
         counted = await erasing(True)
         if subject is not None and not counted.erased.total:
             raise Stop(Exit.NOT_FOUND, "not_found", "Nothing is stored about this person.", hint="Check the identifier.")
-        if dry_run or not counted.erased.total:
-            return _tell(here, counted, dry_run, None, remaining(store))
+        if asked.dry_run or not counted.erased.total:
+            return _tell(here, counted, asked.dry_run, None, remaining(store))
         people = f"{counted.persons:,} {'person' if counted.persons == 1 else 'people'}"
         what = f"Erasing {counted.erased.total:,} records, objects and documents of {people}"
         here.confirm(what, subject if subject is not None else f"{counted.persons}")
         erased = await erasing(False)
         made = store.clock.now().astimezone(UTC).isoformat(timespec="seconds")
         stays = remaining(store)
-    if receipt is not None:
-        _write(receipt, _receipt(erased, made, stays))
+    if asked.receipt is not None:
+        _write(asked.receipt, _receipt(erased, made, stays))
     return _tell(here, erased, False, made, stays)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -24,20 +25,33 @@ READ = 100
 WIDE = 50
 
 
-async def query(
-    entity: str,
-    /,
-    *values: str,
-    by: str = "key",
-    between: tuple[str, str] | None = None,
-    newest_first: bool = False,
-    where: Annotated[list[str] | None, Parameter(negative=())] = None,
-    limit: Annotated[int, Parameter(show_default=True)] = 20,
-    cursor: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    count: bool = False,
-    explain: bool = False,
-    here: Here,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which of the records, and what of them: the options of the command."""
+
+    by: str = "key"
+    """The index, `key`, or a unique set."""
+    between: tuple[str, str] | None = None
+    """Keep sort values from the first to the second, both included."""
+    newest_first: bool = False
+    """Turn the order around."""
+    where: list[str] | None = None
+    """Drop records after reading: intent.name=fixtures, latency>500, note, !note. All must hold."""
+    limit: Annotated[int, Parameter(show_default=True)] = 20
+    """How many records."""
+    cursor: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Go on where an earlier page ended."""
+    count: bool = False
+    """Print only how many there are."""
+    explain: bool = False
+    """Print what would be sent, and what it costs."""
+
+
+ANY = Wanted()
+
+
+async def query(entity: str, /, *values: str, wanted: Wanted = ANY, here: Here) -> int:
     """Read records of one partition of a key or an index, in its order. Without values, any records.
 
     Parameters
@@ -46,64 +60,49 @@ async def query(
         An entity, by class or table name.
     values
         The partition values, then leading sort values, as the index declares them.
-    by
-        The index, `key`, or a unique set.
-    between
-        Keep sort values from the first to the second, both included.
-    newest_first
-        Turn the order around.
-    where
-        Drop records after reading: intent.name=fixtures, latency>500, note, !note. All must hold.
-    limit
-        How many records.
-    cursor
-        Go on where an earlier page ended.
-    count
-        Print only how many there are.
-    explain
-        Print what would be sent, and what it costs.
     """
     from palaver.cli.typed import asked, conditions, entity_of
     from palaver.query import UniqueAt
 
-    if limit < 1:
+    if wanted.limit < 1:
         raise Stop(Exit.USAGE, "usage", "--limit must be at least 1.")
     async with here.open() as store:
         declared = entity_of(store.schema, entity)
         now = store.clock.now()
-        condition = conditions(declared.entity, where, now)
-        if not values and by == "key" and declared.access["key"].partition:
-            if explain or count or cursor or between:
-                raise Stop(Exit.USAGE, "usage", f"{declared.name} is read through an index here.", hint=f"There are: {_indexes(declared)}.")
-            return await _browse(here.out, store, declared, condition, limit)
-        what = asked(declared, by, values, now)
+        condition = conditions(declared.entity, wanted.where, now)
+        if not values and wanted.by == "key" and declared.access["key"].partition:
+            return await _browse(here.out, store, declared, condition, wanted)
+        what = asked(declared, wanted.by, values, now)
         if isinstance(what, UniqueAt):
             found = await store.find(what)
             return _show(here.out, declared, [found] if found is not None else [], None)
-        what = _narrowed(declared, what, between, newest_first, now)
-        if condition is not None:
-            what = what.filter(condition)
-        if explain:
-            return _explain(here.out, await store.explain(what.limit(limit)))
-        if count:
-            return _count(here.out, declared, await store.count(what))
-        items, after = await _page(store, declared, what, limit, cursor)
-        return _show(here.out, declared, items, after, [part.path for part in what.path.sort])
+        what = _narrowed(declared, what, wanted, now)
+        return await _read(here.out, store, declared, what if condition is None else what.filter(condition), wanted)
+
+
+async def _read(out: Output, store: Store, declared: Declared, what: Query[Any], wanted: Wanted) -> int:
+    """Print what was asked about a query: what it would send, how many there are, or a page of them."""
+    if wanted.explain:
+        return _explain(out, await store.explain(what.limit(wanted.limit)))
+    if wanted.count:
+        return _count(out, declared, await store.count(what))
+    items, after = await _page(store, declared, what, wanted.limit, wanted.cursor)
+    return _show(out, declared, items, after, [part.path for part in what.path.sort])
 
 
 def _indexes(declared: Declared) -> str:
     return ", ".join(f"{name}({', '.join(part.path for part in path.parts)})" for name, path in declared.access.items())
 
 
-def _narrowed(declared: Declared, what: Query[Any], between: tuple[str, str] | None, newest_first: bool, now: datetime) -> Query[Any]:
-    if between is not None:
+def _narrowed(declared: Declared, what: Query[Any], wanted: Wanted, now: datetime) -> Query[Any]:
+    if wanted.between is not None:
         from palaver.cli.typed import value_of
         from palaver.expr import Path
 
         sort = what.path.sort[len(what.fixed) :]
-        low, high = [value_of(declared.entity, Path(sort[0].path), text, now) if sort else text for text in between]
+        low, high = [value_of(declared.entity, Path(sort[0].path), text, now) if sort else text for text in wanted.between]
         what = what.between(low, high)
-    return what.newest_first() if newest_first else what
+    return what.newest_first() if wanted.newest_first else what
 
 
 async def _page(store: Store, declared: Declared, what: Query[Any], limit: int, cursor: str | None) -> tuple[list[Entity], str | None]:
@@ -122,14 +121,16 @@ async def _page(store: Store, declared: Declared, what: Query[Any], limit: int, 
             return items, cursor
 
 
-async def _browse(out: Output, store: Store, declared: Declared, condition: Any, limit: int) -> int:
+async def _browse(out: Output, store: Store, declared: Declared, condition: Any, wanted: Wanted) -> int:
     """Show any records: how a person looks at what is there before knowing an index."""
     from palaver.cli.reading import scan
 
+    if wanted.explain or wanted.count or wanted.cursor or wanted.between:
+        raise Stop(Exit.USAGE, "usage", f"{declared.name} is read through an index here.", hint=f"There are: {_indexes(declared)}.")
     items: list[Entity] = []
     async for entity in scan(store, declared, condition):
         items.append(entity)
-        if len(items) == limit:
+        if len(items) == wanted.limit:
             break
     out.say(f"note: read without an index, in no order. Indexes of {declared.name}: {_indexes(declared)}")
     return _show(out, declared, items, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -18,36 +19,35 @@ if TYPE_CHECKING:
     from palaver.searching import Hit, Results
 
 
-async def search(
-    text: str = "",
-    /,
-    *,
-    index: str | None = None,
-    where: Annotated[list[str] | None, Parameter(negative=())] = None,
-    facets: Annotated[list[str] | None, Parameter(negative=())] = None,
-    newest_first: str | None = None,
-    limit: Annotated[int, Parameter(show_default=True)] = 10,
-    offset: Annotated[int, Parameter(show_default=True)] = 0,
-    here: Here,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Where to look, and what of what is found: the options of the command."""
+
+    index: str | None = None
+    """Which search index; the first one declared if none is named."""
+    where: list[str] | None = None
+    """Narrow by a filter of the index: app_mode=beta, timestamp>=7d."""
+    facets: list[str] | None = None
+    """Count the hits by these filters."""
+    newest_first: str | None = None
+    """Order by a filter that holds an instant, instead of best first."""
+    limit: Annotated[int, Parameter(show_default=True)] = 10
+    """How many hits."""
+    offset: Annotated[int, Parameter(show_default=True)] = 0
+    """How many to leave out first."""
+
+
+ALL = Wanted()
+
+
+async def search(text: str = "", /, *, wanted: Wanted = ALL, here: Here) -> int:
     """Search what was said: words (all of them), "a phrase", prefix*, -without.
 
     Parameters
     ----------
     text
         What to look for; nothing finds everything the filters allow.
-    index
-        Which search index; the first one declared if none is named.
-    where
-        Narrow by a filter of the index: app_mode=beta, timestamp>=7d.
-    facets
-        Count the hits by these filters.
-    newest_first
-        Order by a filter that holds an instant, instead of best first.
-    limit
-        How many hits.
-    offset
-        How many to leave out first.
     """
     from palaver.errors import did_you_mean
 
@@ -55,16 +55,16 @@ async def search(
         searches = store.schema.searches
         if not searches:
             raise Stop(Exit.USAGE, "search", f"Schema {store.schema.name} declares no search index.", hint="Declare one: Search(…).")
-        chosen = index or next(iter(searches))
+        chosen = wanted.index or next(iter(searches))
         if chosen not in searches:
             raise Stop(Exit.USAGE, "search", f"There is no search index {chosen[:60]}.", hint=did_you_mean(chosen, searches))
-        condition = _narrowed(searches[chosen], where, store.clock.now())
+        condition = _narrowed(searches[chosen], wanted.where, store.clock.now())
         options: dict[str, Any] = {
             "where": condition,
-            "facets": facets or (),
-            "limit": limit,
-            "offset": offset,
-            "newest_first": newest_first,
+            "facets": wanted.facets or (),
+            "limit": wanted.limit,
+            "offset": wanted.offset,
+            "newest_first": wanted.newest_first,
         }
         results = await store.search(chosen, text, **options)
         lag = (await store.health())["projections"].get("search", {}).get("lag", 0)
