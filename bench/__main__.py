@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import installed, musts, peers, store
+from bench import factors, installed, musts, peers, store
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results.json"
@@ -158,6 +158,10 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
         "counted, that may be one more.",
         "",
         *musts.table(rows),
+        "",
+        "How many times faster than the best of them, or than a bare loop, with both in one run:",
+        "",
+        *factors.table(rows),
         "",
         "All figures follow: one run each with the raw limits, one peer and Palaver in the same rounds. `x` is the median over the",
         "rounds of the ratio to a raw loop: one that does each call by itself, and one in which concurrent calls share a commit or a",
