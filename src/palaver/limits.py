@@ -216,9 +216,9 @@ class Limits:
         """Charge all rules of an operation in one step, or none of them when one says no; one round trip.
 
         `cost` is charged to each rule, or to each what a mapping gives for its name (else 1; 0 leaves the rule out). With a
-        `token`, the same call repeated within 60 s is counted once and answered as before: it has to name the request, such as
-        the identifier the platform gave the message, because whoever may choose it passes again and again under it. A token is
-        good for the same operation, subjects and cost only.
+        `token`, the same call repeated within 60 s of being allowed is counted once and answered as before: it has to name the
+        request, such as the identifier the platform gave the message, because whoever may choose it passes again and again
+        under it. One that was refused is asked anew. A token is good for the same operation, subjects and cost only.
 
         A call whose reply was lost is asked again once: with a token it is counted once; without one it may be counted twice,
         and never is more allowed than declared. Never raises because the cache is away. Raises Validation for an operation

@@ -302,8 +302,8 @@ class Limiter(Protocol):
         """Charge several limits in one atomic step: all of them or, when one says no, none.
 
         Time is the engine's, never the caller's. What is taken together is of one `group`, which lies on one server; the
-        same key in another group is another key. With a `token` a call that is repeated within 60 s is counted once and
-        answered as before. Raises Validation for one limit and key twice, or a cost below 1.
+        same key in another group is another key. With a `token` a call that was allowed and is repeated within 60 s is counted
+        once and answered as before; one that was refused is asked anew. Raises Validation for one limit and key twice, or a cost below 1.
         """
         ...
 

@@ -174,6 +174,20 @@ async def test_a_repeated_request_is_counted_once_and_answered_as_before(limits:
     assert first == await limits.check("webhook", ip="203.0.113.9", token="delivery 1")
 
 
+async def test_a_refused_request_passes_once_it_waited_as_long_as_it_was_told(limits: Limits, clock: ManualClock) -> None:
+    assert 3 == await passed(limits, 3, "webhook", ip="203.0.113.9")
+    refused = await limits.check("webhook", ip="203.0.113.9", token="delivery 4")
+    assert (False, 20.0) == (refused.allowed, refused.retry_after_s)
+    clock.advance(timedelta(seconds=20, milliseconds=-1))
+    again = await limits.check("webhook", ip="203.0.113.9", token="delivery 4")
+    assert (False, 0.001) == (again.allowed, again.retry_after_s)
+    clock.advance(timedelta(milliseconds=1))
+    accepted = await limits.check("webhook", ip="203.0.113.9", token="delivery 4")
+    assert accepted
+    assert accepted == await limits.check("webhook", ip="203.0.113.9", token="delivery 4")
+    assert 0 == (await limits.show("webhook", ip="203.0.113.9"))[0].remaining
+
+
 async def test_repeats_at_the_same_moment_are_counted_once(limits: Limits) -> None:
     asked = [limits.check("webhook", ip="203.0.113.9", token=f"delivery {number % 2}") for number in range(64)]
     assert all(await asyncio.gather(*asked))

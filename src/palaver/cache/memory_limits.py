@@ -137,7 +137,8 @@ class MemoryLimiter:
                 for (remaining, retry), less in zip(looks, spent, strict=True)
             )
             answer = Taken(allowed, tuple(verdicts))
-            if token:
+            # A refusal charged nothing: who waited as long as it was told must pass.
+            if token and allowed:
                 self._remember((group, token), now, answer)
             if self._count > self._most:
                 self._forget_some(now)

@@ -236,7 +236,8 @@ else
   end
 end
 local said = pack('<' .. string.rep('i8', 1 + 2 * count), allowed, _G.unpack(answer))
-if token then call('PSETEX', token, 60000, said) end
+-- A refusal charged nothing, and is not kept: who waited as long as it was told must pass.
+if token and allowed == 1 then call('PSETEX', token, 60000, said) end
 return said
 """,
 )
