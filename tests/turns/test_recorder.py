@@ -10,7 +10,7 @@ import pytest
 from palaver import ManualClock
 from palaver.errors import StorageFull, Validation
 from palaver.turns import Turn, Usage
-from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step
+from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Stop
 
 
 class Remembers:
@@ -35,9 +35,9 @@ class Remembers:
         self.replies.append(reply)
         return "2"
 
-    async def stop(self, at: str | None, error: str | None, elapsed: float) -> None:
+    async def stop(self, stop: Stop) -> None:
         self._fail("stop")
-        self.stops.append((at, error, elapsed))
+        self.stops.append((stop.at, stop.error, stop.elapsed))
 
     def _fail(self, method: str) -> None:
         if method in self.fails:
@@ -211,6 +211,10 @@ class _Counts:
         ({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 9}, Usage(1, 2, 9)),
         ({"input_tokens": 1, "output_tokens": 2}, Usage(1, 2, 3)),
         (_Counts(), Usage(3, 4, 7)),
+        ({"prompt_token_count": 3, "candidates_token_count": 4, "total_token_count": 9}, Usage(3, 4, 9)),
+        ({"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}, Usage(3, 4, 7)),
+        ({"total_tokens": 7}, Usage(0, 0, 7)),
+        ({"input_tokens": None, "output_tokens": None}, Usage()),
         (Usage(5, 6, 11), Usage(5, 6, 11)),
     ],
 )
@@ -226,3 +230,18 @@ async def test_a_response_is_measured_or_not_but_noting_it_never_fails(clock: Ma
     [step] = book.steps
     assert isinstance(step, ApiCalled)
     assert size == step.size
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"prompt_tokens": -5}, {"prompt_tokens": "5"}, {"prompt_tokens": 1.5}, {"prompt_tokens": float("nan")}, {"tokens": 1}, {}, "text"],
+    ids=repr,
+)
+def test_usage_that_counts_no_tokens_is_refused(given: Any) -> None:
+    with pytest.raises(Validation):
+        Usage.of(given)
+
+
+def test_usage_below_zero_is_refused() -> None:
+    with pytest.raises(Validation, match="completion_tokens"):
+        Usage.of(Usage(1, -2, 3))

@@ -5,7 +5,9 @@ Each step is stored before its line or block returns, so what is stored after a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +17,7 @@ from palaver.clock import Clock
 from palaver.errors import PalaverError, Validation
 from palaver.ids import new_id
 from palaver.turns.refusing import refusing
-from palaver.turns.steps import ApiCalled, Beginning, Book, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Usage
+from palaver.turns.steps import ApiCalled, Beginning, Book, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Stop, Usage
 
 
 class Turn:
@@ -30,7 +32,8 @@ class Turn:
         self._beginning: Beginning | None = None
         self._silent = False
         self._arrived = self._marked = 0.0
-        self._under_way: str | None = None
+        self._under_way: list[str] = []
+        self._failed: list[_Failed] = []
         self._replied = False
 
     # --- what is known ----------------------------------------------------------------------------------------------
@@ -95,34 +98,50 @@ class Turn:
 
         A second reply is a further part of the same answer and is not counted as another.
         """
+        self._begun()
         if self._silent:
             return ""
-        self._under_way = "reply"
         elapsed = None if self._replied else self.elapsed()
-        with refusing():
+        with self._step("reply"), refusing():
             reply_id = await self._book.answer(Reply(content, message_id, elapsed))
-        self._replied, self._under_way = True, None
+        self._replied = True
         return reply_id
 
     async def record(self, step: Step) -> None:
         """Store one finished step."""
+        self._begun()
         if not self._silent:
             with refusing():
                 await self._book.record(step)
 
     async def _decided(self, name: str, make: Any) -> None:
-        self._under_way = name
-        await self.record(make(milliseconds(self._clock.monotonic() - self._marked)))
+        with self._step(name):
+            await self.record(make(milliseconds(self._clock.monotonic() - self._marked)))
         # Storing the step is not part of the next one.
-        self._marked, self._under_way = self._clock.monotonic(), None
+        self._marked = self._clock.monotonic()
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        """Have a step under way; several may be at once."""
+        self._under_way.append(name)
+        try:
+            yield
+        except BaseException as error:
+            self._failed.append(_Failed(name, error))
+            raise
+        finally:
+            self._under_way.remove(name)
 
     def elapsed(self) -> float:
         """Return milliseconds since the message arrived."""
+        self._begun()
         return milliseconds(self._clock.monotonic() - self._arrived)
 
     # --- beginning and end ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._beginning is not None:
+            raise Validation("This turn was begun before.", hint="Make one for each message: `async with ….turn(...) as turn`.")
         self._arrived = self._clock.monotonic()
         with refusing():
             self._beginning = await self._book.begin()
@@ -134,25 +153,40 @@ class Turn:
         if self._silent or (error is None and self._replied):
             return
         try:
-            await self._book.stop(self._under_way, None if kind is None else kind.__name__, self.elapsed())
+            await self._book.stop(self._stopped(error))
         except PalaverError as failure:
             if error is None:
                 raise
             # What went wrong first is what the caller has to see.
             error.add_note(f"The end of the turn could not be stored: {failure.code}.")
 
+    def _stopped(self, error: BaseException | None) -> Stop:
+        failed, self._failed = self._failed, []
+        last = self._under_way[-1] if self._under_way else None
+        if error is None:
+            return Stop(last, None, False, self.elapsed())
+        causes = _causes(error)
+        # An exception that was caught does not say where another one came from.
+        known = next((each for each in failed if any(each.error is cause for cause in causes)), None)
+        name = type(causes[0] if len(causes) == 1 else error).__name__
+        return Stop(known.step if known else last, name, known is not None and known.counted, self.elapsed())
+
     def _begin_block(self, name: str) -> float:
         self._begun()
-        self._under_way = name
+        self._under_way.append(name)
         return self._clock.monotonic()
 
-    async def _end_block(self, step: Step, error: BaseException | None) -> None:
+    async def _end_block(self, name: str, step: Step, error: BaseException | None) -> None:
+        self._under_way.remove(name)
         if error is None:
-            await self.record(step)
-            self._under_way = None
+            with self._step(name):
+                await self.record(step)
             return
+        failed = _Failed(name, error)
+        self._failed.append(failed)
         try:
             await self.record(step)
+            failed.counted = True
         except PalaverError as failure:
             error.add_note(f"The failed call could not be stored: {failure.code}.")
 
@@ -164,6 +198,22 @@ class Turn:
         if self._beginning is None:
             raise Validation("The turn has not begun.", hint="Use it as `async with ….turn(...) as turn`.")
         return self._beginning
+
+
+@dataclass
+class _Failed:
+    """A step an exception came out of; `counted` where it is stored as a failed call."""
+
+    step: str
+    error: BaseException
+    counted: bool = False
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return the exceptions of a group, of groups in groups as well; of anything else, itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [cause for each in error.exceptions for cause in _causes(each)]
 
 
 class ApiCall:
@@ -178,6 +228,8 @@ class ApiCall:
 
     def response(self, status_code: int, body: Any = None, *, size: int | None = None) -> None:
         """Note the answer; a status from 400 on is a failure. `size` is that of the body as received, if known."""
+        if not isinstance(status_code, int):
+            raise Validation("The status of an answer is an integer, such as 200.", field="status_code")
         self._status, self._body = status_code, body
         self._size = size if size is not None else _size(body)
 
@@ -202,7 +254,7 @@ class ApiCall:
             self._size,
             took,
         )
-        await self._turn._end_block(step, error)
+        await self._turn._end_block("api_call", step, error)
 
 
 class LlmCall:
@@ -255,7 +307,7 @@ class LlmCall:
             took,
             self._metadata,
         )
-        await self._turn._end_block(step, error)
+        await self._turn._end_block("llm_call", step, error)
 
 
 def milliseconds(seconds: float) -> float:
@@ -267,6 +319,8 @@ def _size(body: Any) -> int | None:
     """Return the bytes of a body as JSON; None for none, and for what is no JSON, which storing it will refuse."""
     if body is None:
         return None
+    if isinstance(body, bytes | bytearray):
+        return len(body)
     if isinstance(body, str):
         return len(body.encode("utf-8", "surrogatepass"))
     try:

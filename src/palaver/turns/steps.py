@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
+from palaver.errors import Validation
+
+PROMPT = ("prompt_tokens", "input_tokens", "prompt_token_count", "inputTokens")
+COMPLETION = ("completion_tokens", "output_tokens", "candidates_token_count", "outputTokens")
+TOTAL = ("total_tokens", "total_token_count", "totalTokens")
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -18,19 +24,31 @@ class Usage:
 
     @classmethod
     def of(cls, given: Usage | Mapping[str, Any] | object | None) -> Usage:
-        """Read what providers call usage: a mapping or an object that counts prompt or input, completion or output tokens."""
-        if isinstance(given, Usage):
-            return given
-        prompt = _count(given, "prompt_tokens", "input_tokens")
-        completion = _count(given, "completion_tokens", "output_tokens")
-        return cls(prompt, completion, _count(given, "total_tokens") or prompt + completion)
+        """Read what providers call usage: a mapping or an object that counts prompt or input, completion or output tokens.
+
+        None counts nothing. Raises Validation for what has none of these counts, and for a count that is no number of tokens.
+        """
+        if given is None:
+            return cls()
+        if not any(_holds(given, name) for name in (*PROMPT, *COMPLETION, *TOTAL)):
+            what = type(given).__name__
+            raise Validation(f"No tokens are counted in this {what}.", hint="Give prompt_tokens and completion_tokens, or None.")
+        prompt, completion = _count(given, PROMPT), _count(given, COMPLETION)
+        return cls(prompt, completion, _count(given, TOTAL) or prompt + completion)
 
 
-def _count(given: object, *names: str) -> int:
+def _holds(given: object, name: str) -> bool:
+    return name in given if isinstance(given, Mapping) else hasattr(given, name)
+
+
+def _count(given: object, names: Sequence[str]) -> int:
     for name in names:
         found = given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
-        if found is not None:
-            return int(found)
+        if found is None:
+            continue
+        if not isinstance(found, int) or found < 0:
+            raise Validation(f"{name} is a number of tokens: an integer from 0 on.", field=name)
+        return found
     return 0
 
 
@@ -111,6 +129,19 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """How a turn ended without a reply: the step under way, and the class of the exception if there was one.
+
+    `counted`: the exception came out of a call that is stored as a failed one, and is counted with it.
+    """
+
+    at: str | None
+    error: str | None
+    counted: bool
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
 class Beginning:
     """How a turn began: `duplicate` when the same message was delivered before, `answered` when it has its reply."""
 
@@ -133,8 +164,8 @@ class Book(Protocol):
         """Store the reply and mark the turn answered; return the reply's identifier."""
         ...
 
-    async def stop(self, at: str | None, error: str | None, elapsed: float) -> None:
-        """Mark a turn that ended without a reply: `at` names the step under way, `error` the class of the exception."""
+    async def stop(self, stop: Stop) -> None:
+        """Mark a turn that ended without a reply; steps that are stored later leave that mark."""
         ...
 
 

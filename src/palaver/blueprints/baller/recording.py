@@ -31,7 +31,7 @@ from palaver.blueprints.baller.schema import (
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict, Duplicate, TransactionCancelled
 from palaver.ids import new_id
 from palaver.store import Store
-from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
+from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Stop, step_name
 
 ATTEMPTS = 5
 NEWEST, RECENT = 3, 20
@@ -72,7 +72,7 @@ class TurnBook:
         self._app_mode: AppMode = arrival.app_mode or settings.app_mode
         self._conversation_id = self._message_id = self._newest_id = ""
         self._last_active: datetime | None = None
-        self._is_answered = False
+        self._status_stands = False
 
     # --- the question -------------------------------------------------------------------------------------------------
 
@@ -82,11 +82,11 @@ class TurnBook:
         fresh_id = False
         for _ in range(ATTEMPTS):
             conversation = await self._current()
-            message_id = given or self._ids.new()
+            message_id = self._ids.new() if given is None else given
             conversation_id = conversation.conversation_id if conversation else self._new_conversation_id(fresh_id)
             batch = self._opening(conversation, conversation_id, message_id)
             try:
-                await self._store.write(batch, returning=False)
+                await self._store.write(batch)
             except (TransactionCancelled, ConditionFailed, Conflict) as error:
                 reasons = error.reasons if isinstance(error, TransactionCancelled) else (error,)
                 if given is not None and isinstance(reasons[-1], AlreadyExists | Duplicate):
@@ -138,7 +138,7 @@ class TurnBook:
         arrival = self._arrival
         if arrival.conversation_id is not None:
             return arrival.conversation_id
-        place = "\x1f".join((arrival.user_id, arrival.server_id or "", arrival.channel_id or ""))
+        place = f"{arrival.user_id}\x1f{arrival.server_id or ''}\x1f{arrival.channel_id or ''}"
         tail = new_id() if fresh else sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return f"{self._store.clock.now():%Y%m%dT%H}-{tail}"
 
@@ -199,7 +199,7 @@ class TurnBook:
             case IntentFound():
                 batch = self._noted(step, self._intent(step))
             case ContextUsed(content):
-                batch = self._noted(step, {"context": dict(content), "context_used": True})
+                batch = self._noted(step, {"context": content, "context_used": True})
             case ApiCalled():
                 batch = self._noted(step, {}, {"api_call_time": step.latency, "api_calls": 1}).create(self._api(step))
             case LlmCalled():
@@ -207,13 +207,14 @@ class TurnBook:
                 batch = self._noted(step, {}, {**main, "llm_calls": 1}).create(self._llm(step))
         if isinstance(step, ApiCalled | LlmCalled) and not step.success:
             batch += self._counted({"metrics.error_count": 1})
-        await self._store.write(batch, returning=False)
+        await self._store.write(batch)
+        self._status_stands = True
 
     def _noted(self, step: Step, found: Mapping[str, Any], add: Mapping[str, Any] | None = None) -> Batch:
         """Return the patch of the message: what was found, and how far the turn came."""
         progress = {"processing_metadata.last_step": step_name(step)}
-        # What comes after the reply, such as its evaluation, leaves the question answered.
-        if not self._is_answered:
+        # What comes after the end, such as an evaluation or a call nobody waited for, leaves the turn ended.
+        if not self._status_stands:
             progress["processing_metadata.status"] = "in_progress"
         counts = {f"processing_metadata.{name}": amount for name, amount in (add or {}).items()}
         return Batch().patch(Message.at(self._conversation_id, self._message_id), set={**found, **progress}, add=counts)
@@ -231,17 +232,10 @@ class TurnBook:
         return {**found, "relevance_response": raw} if large else found
 
     def _intent(self, step: IntentFound) -> dict[str, Any]:
-        intent = Intent(name=step.name, confidence=step.confidence, api_resource=step.api_resource, api_params=dict(step.api_params))
-        entities = [
-            ExtractedEntity(
-                name=str(found["name"]),
-                normalized_name=normalized(str(found["name"])),
-                type=found.get("type"),
-                id=None if found.get("id") is None else str(found["id"]),
-                confidence=found.get("confidence"),
-            )
-            for found in step.entities
-        ]
+        intent = Intent.model_validate(
+            {"name": step.name, "confidence": step.confidence, "api_resource": step.api_resource, "api_params": step.api_params}
+        )
+        entities = [_extracted(found) for found in step.entities]
         return {"intent": intent, "entities": entities, "processing_metadata.intent_detection_time": step.latency}
 
     def _api(self, step: ApiCalled) -> ApiInteraction:
@@ -252,7 +246,7 @@ class TurnBook:
             user_id=self._arrival.user_id,
             app_mode=self._app_mode,
             endpoint=step.endpoint,
-            parameters=dict(step.parameters),
+            parameters=step.parameters,  # type: ignore[arg-type]
             status_code=step.status_code,
             success=step.success,
             error_message=step.error,
@@ -279,7 +273,7 @@ class TurnBook:
             success=step.success,
             error_message=step.error,
             timestamp=step.at,
-            exchange=LlmExchange(prompt=step.prompt, response=step.response, metadata=dict(step.metadata)),
+            exchange=LlmExchange.model_validate({"prompt": step.prompt, "response": step.response, "metadata": step.metadata}),
         )
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -289,14 +283,14 @@ class TurnBook:
         for _ in range(ATTEMPTS):
             reply_id = reply.message_id or self._ids.new(above=self._newest_id)
             try:
-                await self._store.write(self._answered(reply, reply_id), returning=False)
+                await self._store.write(self._answered(reply, reply_id))
             except TransactionCancelled as error:
                 if not isinstance(error.reasons[-1], AlreadyExists | Duplicate):
                     raise
                 if reply.message_id is not None:
                     raise error.reasons[-1] from None
                 continue
-            self._newest_id, self._is_answered = reply_id, True
+            self._newest_id, self._status_stands = reply_id, True
             return reply_id
         raise Conflict("No free identifier was found for the reply.", hint="Try again after a random pause.")
 
@@ -310,14 +304,26 @@ class TurnBook:
         metadata = ProcessingMetadata(status="answered", last_step="reply", processing_time=reply.elapsed)
         return batch.create(self._message(self._conversation_id, reply_id, "assistant", reply.content, metadata))
 
-    async def stop(self, at: str | None, error: str | None, elapsed: float) -> None:
-        ended = {"status": "failed" if error else "unanswered", "stopped_at": at, "error": error, "processing_time": elapsed}
-        batch = self._ended(ended)
-        # A call that failed was counted when it was recorded.
-        if error is not None and at not in ("api_call", "llm_call"):
+    async def stop(self, stop: Stop) -> None:
+        status = "failed" if stop.error else "unanswered"
+        batch = self._ended({"status": status, "stopped_at": stop.at, "error": stop.error, "processing_time": stop.elapsed})
+        if stop.error is not None and not stop.counted:
             batch += self._counted({"metrics.error_count": 1})
-        await self._store.write(batch, returning=False)
+        self._status_stands = True
+        await self._store.write(batch)
 
     def _ended(self, metadata: Mapping[str, Any]) -> Batch:
         set_ = {f"processing_metadata.{name}": value for name, value in metadata.items() if value is not None}
         return Batch().patch(Message.at(self._conversation_id, self._message_id), set=set_)
+
+
+def _extracted(found: Mapping[str, Any]) -> ExtractedEntity:
+    """Return an entity as it is stored: with the form it is looked up by, and its identifier as text."""
+    given: Any = found
+    if isinstance(found, Mapping):
+        given = dict(found)
+        if isinstance(given.get("name"), str):
+            given["normalized_name"] = normalized(given["name"])
+        if isinstance(given.get("id"), int):
+            given["id"] = str(given["id"])
+    return ExtractedEntity.model_validate(given)

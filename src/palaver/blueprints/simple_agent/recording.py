@@ -32,7 +32,7 @@ from palaver.errors import (
 from palaver.expr import F
 from palaver.identity.session_values import Session
 from palaver.store import Store
-from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, step_name
+from palaver.turns.steps import ApiCalled, Beginning, ContextUsed, IntentFound, LlmCalled, Relevance, Reply, Step, Stop, step_name
 
 ATTEMPTS = 10
 
@@ -44,7 +44,7 @@ class TurnBook:
         self._store, self._settings, self._directory, self._running, self._arrival = store, settings, directory, running, arrival
         self._newest_id = self.message_id = ""
         self._answered_with: LlmCalled | None = None
-        self._is_answered = False
+        self._status_stands = False
         self._known: Known | None = None
         self._untold: list[Message] = []
 
@@ -165,7 +165,7 @@ class TurnBook:
         message_id = self._directory.ids.new()
         conversation, batch = self._opening(known, message_id)
         try:
-            written = await self._store.write(batch)
+            written = await self._store.write(batch, returning=True)
         except (TransactionCancelled, ConditionFailed, Conflict) as error:
             reasons = error.reasons if isinstance(error, TransactionCancelled) else (error,)
             if self._arrival.delivery_id is not None and isinstance(reasons[-1], Duplicate):
@@ -270,6 +270,7 @@ class TurnBook:
 
     async def record(self, step: Step) -> None:
         await self._write(lambda: self._recorded(step))
+        self._status_stands = True
         if isinstance(step, LlmCalled) and step.success:
             self._answered_with = step
 
@@ -303,7 +304,7 @@ class TurnBook:
         """Write a batch; where its conversation went over to another user meanwhile, write it as theirs."""
         for _ in range(ATTEMPTS):
             try:
-                written = await self._store.write(batch())
+                written = await self._store.write(batch(), returning=True)
             except (TransactionCancelled, ConditionFailed):
                 if not await self._moved():
                     raise
@@ -329,8 +330,8 @@ class TurnBook:
     def _noted(self, step: Step, found: Mapping[str, Any] | None = None, add: Mapping[str, Any] | None = None) -> Batch:
         """Return the patch of the turn's record: what was found, and how far it came."""
         progress: dict[str, Any] = {"last_step": step_name(step)}
-        # What comes after the reply, such as its evaluation, leaves the question answered.
-        if not self._is_answered:
+        # What comes after the end, such as an evaluation or a call nobody waited for, leaves the turn ended.
+        if not self._status_stands:
             progress["status"] = "in_progress"
         return Batch().patch(self._turn(), set={**(found or {}), **progress}, add=add)
 
@@ -381,7 +382,7 @@ class TurnBook:
         """Store the reply with the model and the tokens it took, and mark its question answered, all in one commit."""
         reply_id = reply.message_id or id_above(self._directory.ids, self._newest_id)
         await self._write(lambda: self._answered(reply, reply_id))
-        self._newest_id, self._is_answered = reply_id, True
+        self._newest_id, self._status_stands = reply_id, True
         await self.tell()
         return reply_id
 
@@ -400,11 +401,12 @@ class TurnBook:
         )
         return batch + self._said(made)
 
-    async def stop(self, at: str | None, error: str | None, elapsed: float) -> None:
-        ended = {"status": "failed" if error else "unanswered", "stopped_at": at, "error": error, "latency": elapsed}
+    async def stop(self, stop: Stop) -> None:
+        status = "failed" if stop.error else "unanswered"
+        ended = {"status": status, "stopped_at": stop.at, "error": stop.error, "latency": stop.elapsed}
         given = {name: value for name, value in ended.items() if value is not None}
-        # A call that failed was counted when it was recorded.
-        uncounted = error is not None and at not in ("api_call", "llm_call")
+        uncounted = stop.error is not None and not stop.counted
+        self._status_stands = True
         await self._write(lambda: Batch().patch(self._turn(), set=given) + (self._counted({"error_count": 1}) if uncounted else Batch()))
         await self.tell()
 
