@@ -250,7 +250,8 @@ class Store:
         `set` takes values, `F("other")`, `F("n").if_absent(0)` or `F("list").append(x)`; all read the record as it was.
         `add` adds atomically to numbers and sets. Paths may go into nested fields: `metrics.error_count`.
         """
-        return (await self.write(Batch().patch(target, set=set, add=add, remove=remove, when=when), token=token))[0]  # type: ignore[return-value]
+        batch = Batch().patch(target, set=set, add=add, remove=remove, when=when)
+        return (await self.write(batch, token=token, returning=True))[0]  # type: ignore[return-value]
 
     async def delete(self, target: At[Any] | Entity, *, when: When = None, token: str | None = None) -> None:
         """Remove a record; removing what does not exist is not an error.
@@ -260,10 +261,10 @@ class Store:
         """
         await self.write(Batch().delete(target, when=when), token=token)
 
-    async def write(self, batch: Batch, *, token: str | None = None, returning: bool = True) -> tuple[Entity | None, ...]:
-        """Write all ops or none; durable when this returns. Gives one entity per create, put and patch, else None.
+    async def write(self, batch: Batch, *, token: str | None = None, returning: bool = False) -> tuple[Entity | None, ...]:
+        """Write all ops or none; durable when this returns. Gives what each create and put stored, and None for other ops.
 
-        Without `returning` a patch gives None as well, which spares DynamoDB a read where a batch has several ops.
+        With `returning` a patch gives the record it made, for which DynamoDB reads it first where a batch has several ops.
 
         With a `token`, the same request repeated within a day is written once and answered alike; another request with
         the token raises IdempotencyMismatch. Raises the error of a single op, TransactionCancelled for a larger batch,
@@ -291,7 +292,7 @@ class Store:
             await self._core.follower.wrote(writes, result)
         return tuple([stamped(each, revision or 0) for each, revision in zip(made, result.revisions, strict=True)])
 
-    async def _decided(self, batch: Batch, token: str | None, returning: bool = True) -> tuple[Entity | None, ...]:
+    async def _decided(self, batch: Batch, token: str | None, returning: bool = False) -> tuple[Entity | None, ...]:
         """Write any batch, and say of one that is refused why."""
         held = self._planner.held(batch, self._tenant)
         try:

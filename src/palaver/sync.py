@@ -115,7 +115,7 @@ class SyncStore:
     def delete(self, target: At[Any] | Entity, *, when: When = None, token: str | None = None) -> None:
         self.run(self._store.delete(target, when=when, token=token))
 
-    def write(self, batch: Batch, *, token: str | None = None, returning: bool = True) -> tuple[Entity | None, ...]:
+    def write(self, batch: Batch, *, token: str | None = None, returning: bool = False) -> tuple[Entity | None, ...]:
         return self.run(self._store.write(batch, token=token, returning=returning))
 
     def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity]) -> int:

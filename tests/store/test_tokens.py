@@ -41,12 +41,14 @@ async def test_a_replay_is_answered_even_where_the_request_could_not_be_written_
     await store.create(Team(id="other"))
     await store.create(Member(team_id="t", name="n"), token="member")
     patched = Batch().patch(Member.at("t", "n"), set={"role": "boss"}, when=F("role") == "any")
-    await store.write(patched, token="patch")
+    await store.write(patched, token="patch", returning=True)
     await store.delete(Team.at("other"), token="delete")
     await store.create(Team(id="other"))
     await store.create(Member(team_id="other", name="n"))
 
-    assert ("boss",) == tuple(member.role for member in await store.write(patched, token="patch") if isinstance(member, Member))
+    assert ("boss",) == tuple(
+        member.role for member in await store.write(patched, token="patch", returning=True) if isinstance(member, Member)
+    )
     await store.delete(Team.at("other"), token="delete")
     assert await store.find(Team.at("other")) is not None
 

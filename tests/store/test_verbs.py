@@ -420,11 +420,11 @@ async def test_what_nobody_asks_for_is_written_all_the_same(store: Store) -> Non
     made = await store.create(conversation())
     batch = Batch().create(message(1)).patch(made, set={"title": "x"}).delete(Message.at("c", "9"))
 
-    answer = await store.write(batch, returning=False, token="t")
+    answer = await store.write(batch, token="t")
 
     assert (await store.get(Message.at("c", "1")), None, None) == answer
     changed = await store.get(made.address)
     assert "x" == changed.title
     assert made.revision < changed.revision
-    assert answer == await store.write(batch, returning=False, token="t")
-    assert changed == (await store.write(batch, token="t"))[1]
+    assert answer == await store.write(batch, token="t")
+    assert changed == (await store.write(batch, token="t", returning=True))[1]

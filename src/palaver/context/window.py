@@ -248,11 +248,11 @@ class ContextWindow(Generic[E]):
         """Store a new message and append it: `store.create`, then `append`."""
         return (await self.write(Batch().create(message), token=token))[0]  # type: ignore[return-value]
 
-    async def write(self, batch: Batch, *, token: str | None = None) -> tuple[Entity | None, ...]:
+    async def write(self, batch: Batch, *, token: str | None = None, returning: bool = False) -> tuple[Entity | None, ...]:
         """Write a batch as `store.write` does, and append the messages it creates."""
         ours = [op for op in batch.ops if asked_at(op).entity is self._entity and not isinstance(op, Check)]
         try:
-            written = await self._store.write(batch, token=token)
+            written = await self._store.write(batch, token=token, returning=returning)
         except BaseException as error:
             if isinstance(error, OutcomeUnknown) or not isinstance(error, PalaverError):
                 for op in ours:

@@ -62,7 +62,7 @@ class Channels:
                     fresh = ChannelConfig(tenant=owner, channel_type=channel_type, created_at=now, updated_at=now, **given)
                 config = Batch().create(fresh)
             try:
-                written = await self._store.write(config + secrets)
+                written = await self._store.write(config + secrets, returning=True)
             except (ConditionFailed, TransactionCancelled):
                 # Somebody configured or removed it first; what is given here is done to theirs.
                 continue

@@ -58,7 +58,7 @@ async def _batch(store: Store, tenant: str, mark: DataMigration, transform: Tran
             progress["after"] = users[-1].user_id
         batch = batch.patch(mark, set=progress, add={"seen": len(users), "changed": changed}, when=unchanged(mark))
         try:
-            written = (await store.write(batch))[-1]
+            written = (await store.write(batch, returning=True))[-1]
         except (TransactionCancelled, ConditionFailed):
             # A user was changed meanwhile, or another process moved the mark: decide anew from what is there now.
             mark = await store.get(mark.address)
