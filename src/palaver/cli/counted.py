@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from palaver.declared import Declared
@@ -43,6 +43,31 @@ class Line:
 Lines = dict[tuple[str, ...], Line]
 
 
+class Period(NamedTuple):
+    """A stretch of time. One that is not over yet has what a clock ahead of ours has written as well."""
+
+    start: datetime
+    end: datetime
+    over: bool = False
+
+    def in_days(self) -> Period:
+        """Return the period from the beginning of its first UTC day on."""
+        return self._replace(start=self.start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
+
+    def before(self) -> Period:
+        """Return the period of the same length that ended where this one begins; of whole days where it begins with one."""
+        first, last = self.days
+        whole = self.start == self.in_days().start
+        length = timedelta(days=(last - first).days + 1) if whole else self.end - self.start
+        return Period(self.start - length, self.start, over=True)
+
+    @property
+    def days(self) -> tuple[date, date]:
+        """The first and the last UTC day."""
+        first, last = self.start.astimezone(UTC), self.end.astimezone(UTC) - timedelta(microseconds=1)
+        return first.date(), max(first, last).date()
+
+
 @dataclass(frozen=True)
 class FromMetrics:
     """Which metrics are a report: categories of latencies and of successes, and what their names stand for.
@@ -62,17 +87,17 @@ class FromMetrics:
 
 
 async def counted(
-    store: Store, report: FromMetrics | Literal["usage"], groups: list[str], start: datetime, only: dict[str, str]
+    store: Store, report: FromMetrics | Literal["usage"], groups: list[str], period: Period, only: dict[str, str]
 ) -> Lines | None:
-    """Return a report from counted rows, from the beginning of the UTC day `start` is in; None where they cannot answer."""
+    """Return a report from counted rows, of the whole UTC days that a period touches; None where they cannot answer."""
     known = dimensions(report)
     if not {*groups, *only} <= set(known):
         return None
     if report == "usage":
         row = row_entity(store, "usage_id", "latency_buckets", "unpriced")
-        return None if row is None else await _usage(store, row, groups, start, only)
+        return None if row is None else await _usage(store, row, groups, period, only)
     row = row_entity(store, "metric_id", "buckets", "counted_to")
-    return None if row is None else await _from_metrics(store, row, report, groups, start, only)
+    return None if row is None else await _from_metrics(store, row, report, groups, period, only)
 
 
 def dimensions(report: FromMetrics | Literal["usage"]) -> tuple[str, ...]:
@@ -104,11 +129,12 @@ def equalities(where: list[str] | None) -> dict[str, str] | None:
     return out
 
 
-async def _usage(store: Store, row: Declared, groups: list[str], start: datetime, only: dict[str, str]) -> Lines | None:
+async def _usage(store: Store, row: Declared, groups: list[str], period: Period, only: dict[str, str]) -> Lines | None:
     from palaver.insight.usage import Usage
 
     entity: Any = row.entity
-    found = await Usage(store, entity).report(start.astimezone(UTC).date(), store.clock.now().date(), by=groups, **only)
+    first, last = period.days
+    found = await Usage(store, entity).report(first, last, by=groups, **only)
     lines: Lines = {}
     for each in found:
         used = each.used
@@ -125,13 +151,13 @@ async def _usage(store: Store, row: Declared, groups: list[str], start: datetime
 
 
 async def _from_metrics(
-    store: Store, row: Declared, report: FromMetrics, groups: list[str], start: datetime, only: dict[str, str]
+    store: Store, row: Declared, report: FromMetrics, groups: list[str], period: Period, only: dict[str, str]
 ) -> Lines | None:
     from palaver.insight.metrics import Metrics
 
     metrics, lines = Metrics(store, row.entity), Lines()
     for category, name in ((report.success, report.succeeded), (report.latency, report.name)):
-        for point in await metrics.read(start.astimezone(UTC).date(), store.clock.now().date(), category=category, name=name):
+        for point in await metrics.read(*period.days, category=category, name=name):
             values = {"day": point.period, "app_mode": point.mode, str(report.named): point.name}
             if any(values[dimension] != value for dimension, value in only.items()):
                 continue

@@ -6,41 +6,25 @@ summed up by scanning the records.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from palaver.cli.context import Here
-from palaver.cli.counted import FromMetrics, Line, Lines, behind, counted, equalities
+from palaver.cli.context import Context, Here
+from palaver.cli.counted import FromMetrics, Line, Lines, Period, behind, counted, equalities
 from palaver.cli.exits import Exit
 from palaver.cli.problems import Stop
+from palaver.cli.scanned import Source, scanned
 
 if TYPE_CHECKING:
-    from palaver.cli.progress import Progress
+    from palaver.cli.output import Output
     from palaver.declared import Declared
-    from palaver.entity import Entity
-    from palaver.expr import Condition
     from palaver.insight.histogram import Histogram
-    from palaver.keys import AccessPath
     from palaver.store import Store
 
 Kind = Literal["usage", "cost", "calls", "answers", "feedback", "metrics", "database", "cache"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which records a report is made of: those of the first entity that has these fields. `counted`: which rows hold it per day."""
-
-    fields: tuple[str, ...]
-    by: tuple[str, ...]
-    at: str = "timestamp"
-    latency: str | None = "latency"
-    only: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    counted: FromMetrics | Literal["usage"] | None = None
 
 
 _CALLS_OF_MODELS = Source(("provider", "model", "purpose", "prompt_tokens", "completion_tokens"), ("provider", "model"), counted="usage")
@@ -78,15 +62,42 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 """Blueprints name things differently: the first source that the schema has an entity for is taken."""
 
 
-async def stats(
-    kind: Kind,
-    /,
-    *,
-    by: Annotated[list[str] | None, Parameter(negative=())] = None,
-    since: Annotated[str, Parameter(show_default=True)] = "7d",
-    where: Annotated[list[str] | None, Parameter(negative=())] = None,
-    here: Here,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Which period, and what of it: the options of the command."""
+
+    by: list[str] | None = None
+    """Group by these fields, by day, channel or user: --by provider --by purpose."""
+    since: Annotated[str, Parameter(show_default=True)] = "7d"
+    """7d, 12h, 2026-11-01."""
+    where: list[str] | None = None
+    """Only records like this: app_mode=beta."""
+    compare: Literal["prev"] | None = None
+    """Show beside it the period of the same length that went before."""
+
+    def must_fit(self, kind: Kind) -> None:
+        """Refuse a comparison of what has nothing before it."""
+        if self.compare and (kind in ("metrics", "database", "cache") or "day" in (self.by or ())):
+            hint = "It compares usage, cost, calls, answers and feedback, grouped by anything but days."
+            raise Stop(Exit.USAGE, "usage", "Days, and what servers count, have no period before to compare with.", hint=hint)
+
+
+WEEK = Asked()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command prints: rows, with `previous` in each where a period before it was asked for."""
+
+    period: Period
+    names: list[str]
+    figures: list[str]
+    rows: list[dict[str, Any]]
+    before: Period | None = None
+
+
+async def stats(kind: Kind, /, *, asked: Asked = WEEK, here: Here) -> int:
     """Sum up a period: usage and cost of models, calls of services, answers, feedback, or the daily metrics; or show a server's figures.
 
     Usage, calls and answers are read from what is counted per UTC day, from the beginning of the first day on; these
@@ -98,49 +109,89 @@ async def stats(
     kind
         usage (tokens, cost), cost (dearest first), calls (services), answers (whole turns), feedback, metrics (kept per day);
         database and cache are what the servers count of themselves, now.
-    by
-        Group by these fields, by day, channel or user: --by provider --by purpose.
-    since
-        7d, 12h, 2026-11-01.
-    where
-        Only records like this: app_mode=beta.
     """
     from palaver.cli.typed import moment
 
+    asked.must_fit(kind)
     if kind in ("database", "cache"):
         from palaver.cli.figures import figures
 
         return await figures(here, kind)
     async with here.open() as store:
-        start = moment(since, store.clock.now())
-        if kind == "metrics":
-            rows, columns = await _metrics(store, start)
-        else:
-            declared, source = _source_of(store, kind)
-            named = by or list(source.by)
-            groups = _groups(declared, [_field(declared, name) for name in named])
-            lines = await _from_rows(store, declared, source, groups, start, where)
-            if lines is not None:
-                start = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-                if missing := await behind(store):
-                    here.out.say(f"{missing:,} changes are not counted yet; `palaver work --once` counts them")
-            else:
-                with here.out.progress("records") as progress:
-                    lines = await _lines(store, declared, source, groups, start, where, progress)
-            rows = [dict(zip(named, group, strict=True)) | _figures(kind, line) for group, line in sorted(lines.items())]
-            if kind == "cost":
-                rows.sort(key=lambda row: row["cost_usd"] or 0, reverse=True)
-            columns = [*named, *_figures(kind, Line())]
+        now = store.clock.now()
+        period = Period(moment(asked.since, now), now)
+        if period.start > now:
+            raise Stop(Exit.USAGE, "moment", "The period begins in the future.", hint="Write 7d, 12h or a day that was.")
+        report = await (_metrics(store, period) if kind == "metrics" else _report(here, store, kind, period, asked))
     if here.out.json:
-        here.out.emit("stats", {"stats": kind, "since": start.astimezone(UTC).isoformat(timespec="seconds"), "data": rows})
-        return Exit.OK
-    texts = {name for name in columns if any(isinstance(row[name], str) for row in rows)}
-    shown = [[_shown(name, row[name]) for name in columns] for row in rows]
-    titles = {name: _TITLES.get(name) or name.replace("_", " ") for name in columns}
-    numbers = [title for name, title in titles.items() if name not in texts]
-    here.out.table(list(titles.values()), shown, right=numbers, one_line=True)
-    here.out.say(f"since {start:%Y-%m-%d %H:%M} UTC")
+        _emit(here.out, kind, report)
+    else:
+        _print(here.out, report)
     return Exit.OK
+
+
+async def _report(here: Context, store: Store, kind: str, period: Period, asked: Asked) -> Report:
+    declared, source = _source_of(store, kind)
+    named = asked.by or list(source.by)
+    groups = _groups(declared, [_field(declared, name) for name in named])
+    (now, lines), *before = await _summed(here, store, declared, source, groups, period, asked)
+    rows = []
+    for group in sorted({*lines, *(group for _, earlier in before for group in earlier)}):
+        row = dict(zip(named, group, strict=True)) | _figures(kind, lines.get(group, Line()))
+        for _, earlier in before:
+            row["previous"] = _figures(kind, earlier[group]) if group in earlier else None
+        rows.append(row)
+    if kind == "cost":
+        rows.sort(key=lambda row: row["cost_usd"] or 0, reverse=True)
+    return Report(now, named, list(_figures(kind, Line())), rows, before[0][0] if before else None)
+
+
+async def _summed(
+    here: Context, store: Store, declared: Declared, source: Source, groups: list[str], period: Period, asked: Asked
+) -> list[tuple[Period, Lines]]:
+    """Return what a period adds up to, and the one before where it is asked for: as it is counted per day, else by scanning."""
+    days = period.in_days()
+    periods = [days, days.before()] if asked.compare else [days]
+    found = [await _from_rows(store, declared, source, groups, each, asked.where) for each in periods]
+    if all(lines is None for lines in found):
+        periods = [period, period.before()] if asked.compare else [period]
+    elif missing := await behind(store):
+        here.out.say(f"{missing:,} changes are not counted yet; `palaver work --once` counts them")
+    out = []
+    with here.out.progress("records") as progress:
+        for each, lines in zip(periods, found, strict=True):
+            if lines is None:
+                lines = await scanned(store, declared, source, groups, each, asked.where, progress)
+            out.append((each, lines))
+    return out
+
+
+def _emit(out: Output, kind: str, report: Report) -> None:
+    body: dict[str, Any] = {"stats": kind, "since": _iso(report.period.start), "data": report.rows}
+    if report.before is not None:
+        body["previous"] = {"since": _iso(report.before.start), "until": _iso(report.before.end)}
+    out.emit("stats", body)
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _print(out: Output, report: Report) -> None:
+    """Print a line for each group, and below it what it was in the period before."""
+    named, figures = report.names, report.figures
+    period = ["period"] if report.before is not None else []
+    rows = []
+    for row in report.rows:
+        rows.append([*(row[name] for name in named), *(["now"] if period else []), *(_shown(name, row[name]) for name in figures)])
+        if period:
+            earlier = row["previous"] or {}
+            rows.append([*("" for _ in named), "before", *(_shown(name, earlier.get(name)) for name in figures)])
+    titles = [_TITLES.get(name) or name.replace("_", " ") for name in figures]
+    out.table([*(_TITLES.get(name) or name.replace("_", " ") for name in named), *period, *titles], rows, right=titles, one_line=True)
+    out.say(f"since {report.period.start:%Y-%m-%d %H:%M} UTC")
+    if report.before is not None:
+        out.say(f"before: {report.before.start:%Y-%m-%d %H:%M} to {report.before.end:%Y-%m-%d %H:%M} UTC")
 
 
 _TITLES = {"prompt_tokens": "tokens in", "completion_tokens": "tokens out", "endpoint_template": "endpoint", "share_positive": "liked"}
@@ -166,14 +217,14 @@ def _source_of(store: Store, kind: str) -> tuple[Declared, Source]:
 
 
 async def _from_rows(
-    store: Store, declared: Declared, source: Source, groups: list[str], start: datetime, where: list[str] | None
+    store: Store, declared: Declared, source: Source, groups: list[str], period: Period, where: list[str] | None
 ) -> Lines | None:
     """Return a report from what is counted per day; None where that cannot answer."""
     only = equalities(where)
     if source.counted is None or only is None:
         return None
     narrowed = {_dimension(declared, name): value for name, value in only.items()}
-    return await counted(store, source.counted, [_dimension(declared, name) for name in groups], start, narrowed)
+    return await counted(store, source.counted, [_dimension(declared, name) for name in groups], period, narrowed)
 
 
 _NAMES = {"channel": ("channel_type", "app_mode"), "user": ("user_id",)}
@@ -198,95 +249,6 @@ def _groups(declared: Declared, by: list[str]) -> list[str]:
     return by
 
 
-async def _lines(
-    store: Store, declared: Declared, source: Source, groups: list[str], start: datetime, where: list[str] | None, progress: Progress
-) -> Lines:
-    from palaver.cli.typed import conditions
-    from palaver.expr import F
-    from palaver.insight.tally import reach
-
-    lines: Lines = {}
-    wanted = F(source.at) >= start
-    for name, values in source.only:
-        wanted = wanted & F(name).is_in(values)  # type: ignore[assignment]
-    asked = conditions(declared.entity, where, store.clock.now())
-    price = _Prices()
-    async for entity in _records(store, declared, source.at, start, wanted if asked is None else wanted & asked):
-        progress.advance()
-        at = reach(entity, source.at)
-        group = tuple(f"{at:%Y-%m-%d}" if name == "day" else str(_text(reach(entity, name))) for name in groups)
-        _add(lines.setdefault(group, Line()), entity, source, at, price)
-    return lines
-
-
-def _records(store: Store, declared: Declared, at: str, start: datetime, condition: Condition) -> AsyncIterator[Entity]:
-    """Return the records of a period: by an index over the time whose partitions are known, else by scanning."""
-    from palaver.cli.reading import scan
-
-    for path in declared.access.values():
-        if len(path.partition) == 1 and path.sort and path.sort[0].path == at and not declared.blobs:
-            values = _literals(declared, path.partition[0].path)
-            if values:
-                return _indexed(store, declared, path, values, start, condition)
-    return scan(store, declared, condition, objects=False)
-
-
-async def _indexed(
-    store: Store, declared: Declared, path: AccessPath, values: Sequence[Any], start: datetime, condition: Condition
-) -> AsyncIterator[Entity]:
-    from palaver.keys import build_query
-
-    for value in values:
-        async for entity in store.query(build_query(declared.entity, path, (value,)).since(start).filter(condition)):
-            yield entity
-
-
-def _literals(declared: Declared, field: str) -> tuple[Any, ...]:
-    """Return every value a field can have, nothing where they are not known."""
-    from palaver.fields import unwrap
-
-    spec = declared.fields.get(field)
-    bare = unwrap(spec.annotation)[0] if spec is not None and not spec.optional else None
-    return get_args(bare) if get_origin(bare) is Literal else ()
-
-
-def _text(value: Any) -> Any:
-    return "-" if value is None else getattr(value, "value", value)
-
-
-def _add(line: Line, entity: Any, source: Source, at: datetime, price: _Prices) -> None:
-    from palaver.insight.tally import reach
-
-    line.count += 1
-    if source.latency is not None and (latency := reach(entity, source.latency)) is not None:
-        line.latencies.append(float(latency))
-    status = getattr(getattr(entity, "processing_metadata", entity), "status", None)
-    line.failures += getattr(entity, "success", None) is False or status in ("failed", "unanswered")
-    rating = getattr(entity, "rating", None)
-    line.positive += rating == "positive"
-    line.negative += rating == "negative"
-    if hasattr(entity, "prompt_tokens"):
-        line.prompt_tokens += entity.prompt_tokens
-        line.completion_tokens += entity.completion_tokens
-        cost = price.of(entity, at)
-        line.unpriced += cost is None
-        line.cost = (line.cost or Decimal(0)) + (cost or Decimal(0))
-
-
-class _Prices:
-    """Prices of calls, looked up only where there are calls."""
-
-    def __init__(self) -> None:
-        self._prices: Any = None
-
-    def of(self, entity: Any, at: datetime) -> Any:
-        if self._prices is None:
-            from palaver.insight.usage import Prices
-
-            self._prices = Prices()
-        return self._prices.cost(entity.provider, entity.model, entity.prompt_tokens, entity.completion_tokens, at)
-
-
 def _figures(kind: str, line: Line) -> dict[str, Any]:
     if kind == "feedback":
         share = round(line.positive / line.count, 3) if line.count else None
@@ -309,7 +271,7 @@ def percentiles(values: Histogram) -> dict[str, Any]:
     }
 
 
-async def _metrics(store: Store, start: datetime) -> tuple[list[dict[str, Any]], list[str]]:
+async def _metrics(store: Store, period: Period) -> Report:
     """Read the metrics kept per day, which outlive the records they were counted from."""
     from palaver.insight.metrics import Metrics
 
@@ -318,15 +280,14 @@ async def _metrics(store: Store, start: datetime) -> tuple[list[dict[str, Any]],
     )
     if row is None:
         raise Stop(Exit.USAGE, "stats", f"Schema {store.schema.name} keeps no metrics.", hint="Add an entity based on MetricRow.")
-    points = await Metrics(store, row.entity).read(start.date(), store.clock.now().date())
-    return [_point(point) for point in points], list(_COLUMNS)
-
-
-_COLUMNS = ("day", "app_mode", "category", "name", "count", "average", "p50", "p90", "p99")
+    points = await Metrics(store, row.entity).read(*period.days)
+    return Report(
+        period, ["day", "app_mode", "category", "name"], ["count", "average", "p50", "p90", "p99"], [_point(each) for each in points]
+    )
 
 
 def _point(point: Any) -> dict[str, Any]:
     average = point.values.average
-    named: Iterable[tuple[str, Any]] = (("day", point.period), ("app_mode", point.mode), ("category", point.category), ("name", point.name))
+    named = {"day": point.period, "app_mode": point.mode, "category": point.category, "name": point.name}
     figures = {"count": point.values.count, "average": None if average is None else round(float(average), 1)}
-    return {**dict(named), **figures, **percentiles(point.values)}
+    return {**named, **figures, **percentiles(point.values)}
