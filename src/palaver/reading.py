@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -88,17 +89,27 @@ async def merged(records: RecordEngine, planner: Planner, query: Query[Any], ten
     """Read a page of every shard and merge them; a record's place is its sort values, then its key."""
     table = planner.codec(query.entity).declared.table
     pages = await asyncio.gather(*(records.query(read) for read in reads_of(planner, query, tenant, limit, after)))
-    order = table.index(str(query.path.physical)).sort + table.key
-    together = heapq.merge(
-        *(page.records for page in pages), key=lambda record: [_sortable(record[name]) for name in order], reverse=query.descending
-    )
-    taken = [record for record, _ in zip(together, range(limit), strict=False)]
-    more = any(page.last is not None for page in pages) or sum(len(page.records) for page in pages) > len(taken)
-    return RecordPage(taken, position(table, query.path.physical, taken[-1]) if more and taken else None)
+    index = table.index(str(query.path.physical))
+    order, backwards = index.sort + table.key, query.descending
+
+    def place(record: Record) -> list[Any]:
+        return _sortable([record[name] for name in order])
+
+    together: Iterator[Record] = heapq.merge(*(page.records for page in pages), key=place, reverse=backwards)
+    # Large records end a shard's page early, and what it has next comes before what others have beyond that.
+    early = [page.last for page in pages if page.last is not None and len(page.records) < limit]
+    end = (max if backwards else min)(early, key=lambda last: _sortable(last[len(index.partition) :]), default=None)
+    if end is not None:
+        least = _sortable(end[len(index.partition) :])
+        together = takewhile(lambda record: place(record) >= least if backwards else place(record) <= least, together)
+    taken = list(islice(together, limit))
+    if all(page.last is None for page in pages) and sum(len(page.records) for page in pages) == len(taken):
+        return RecordPage(taken, None)
+    return RecordPage(taken, position(table, query.path.physical, taken[-1]) if taken else end)
 
 
-def _sortable(value: Any) -> Any:
-    return value.encode() if isinstance(value, str) else value
+def _sortable(values: Sequence[Any]) -> list[Any]:
+    return [value.encode() if isinstance(value, str) else value for value in values]
 
 
 async def claimed(records: RecordEngine, planner: Planner, target: UniqueAt[E], tenant: str | None) -> At[E] | None:
