@@ -151,7 +151,7 @@ def given(value: Any) -> object:
     if isinstance(value, BaseModel):
         return [type(value).__name__, sorted((name, repr(given(getattr(value, name)))) for name in value.model_fields_set)]
     if is_dataclass(value):
-        return [type(value).__name__, [given(getattr(value, part.name)) for part in fields(value)]]
+        return [type(value).__name__, [given(getattr(value, part.name)) for part in fields(value) if part.compare]]
     if isinstance(value, Mapping):
         return ["map", sorted((repr(name), repr(given(inner))) for name, inner in value.items())]
     if isinstance(value, Set):

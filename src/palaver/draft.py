@@ -114,12 +114,17 @@ class Draft:
 def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entity:
     assert declared.tenant is not None
     if getattr(entity, declared.tenant.name) != tenant:
-        raise TenantMismatch(
-            f"This {declared.name} belongs to another tenant than the store.",
-            hint="Use store.for_tenant(…) with its tenant.",
-            entity=declared.name,
-        )
+        raise foreign(declared)
     return entity
+
+
+def foreign(declared: Declared) -> TenantMismatch:
+    """Return the error for a record, or its address, that is given to a store of another tenant."""
+    return TenantMismatch(
+        f"This {declared.name} belongs to another tenant than the store.",
+        hint="Use store.for_tenant(…) with its tenant.",
+        entity=declared.name,
+    )
 
 
 def image(draft: Draft, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str) -> None:

@@ -80,7 +80,8 @@ class Entity(BaseModel):
     def address(self) -> At[Self]:
         """The address of this record."""
         declared = type(self).declared()
-        return At(type(self), tuple([declared.part_of(self, part) for part in declared.access["key"].parts]))
+        tenant = None if declared.tenant is None else self.__dict__[declared.tenant.name]
+        return At(type(self), tuple([declared.part_of(self, part) for part in declared.access["key"].parts]), tenant)
 
     @classmethod
     def declared(cls) -> Declared:

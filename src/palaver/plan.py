@@ -17,7 +17,7 @@ from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
 from palaver.codec import EntityCodec
 from palaver.declared import Declared, UniqueSpec
-from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, hashed, image, job, premise, refuse_behind, release, slid, was
+from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, foreign, hashed, image, job, premise, refuse_behind, release, slid, was
 from palaver.entity import Entity
 from palaver.errors import BatchShape, NotProvisioned, SchemaError, TenantMismatch
 from palaver.expr import Exists, Not, Path, evaluate
@@ -130,6 +130,8 @@ class Planner:
     def address(self, target: At[Any], tenant: str | None) -> Address:
         """Return the stored address; the tenant comes first."""
         declared = self.codec(target.entity).declared
+        if target.tenant is not None and target.tenant != tenant:
+            raise foreign(declared)
         return Address(declared.table.name, self.tenant_key(declared, tenant) + target.key)
 
     def tenant_key(self, declared: Declared, tenant: str | None) -> tuple[KeyPart, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -21,10 +21,14 @@ E = TypeVar("E", bound="Entity", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class At(Generic[E]):
-    """One record, by its key: `Message.at(conversation_id, message_id)`."""
+    """One record, by its key: `Message.at(conversation_id, message_id)`.
+
+    The address of an instance knows its tenant, and serves no store of another.
+    """
 
     entity: type[E]
     key: tuple[KeyPart, ...]
+    tenant: str | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"{self.entity.__name__}.at(…)"

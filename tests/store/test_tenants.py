@@ -47,19 +47,36 @@ async def test_no_write_reaches_another_tenant(both: tuple[Store, Store]) -> Non
         a.put(note("b", "1", slug="other")),
         a.bulk([note("b", "8")]),
         a.write(Batch().create(note("a", "7")).create(note("b", "7"))),
+        a.patch(foreign, set={"body": "mine"}),
+        a.patch(foreign.address, set={"body": "mine"}),
+        a.delete(foreign),
+        a.write(Batch().check(foreign).create(note("a", "7"))),
     ):
         with pytest.raises(TenantMismatch):
             await write
-    await a.delete(foreign.address)
+    await a.delete(Note.at("p", "1"))
     await a.create(note("a", "1"))
-    await a.patch(foreign.address, set={"body": "mine"})
+    await a.patch(Note.at("p", "1"), set={"body": "mine"})
     with pytest.raises(PalaverError):
-        await a.patch(foreign.address, set={"owner": "b"})
+        await a.patch(Note.at("p", "1"), set={"owner": "b"})
     with pytest.raises(ConditionFailed):
         await a.patch(Note.at("p", "99"), set={"body": "mine"})
 
     assert before == [each async for each in b.query(Note.key("p"))]
     assert await a.find(Note.at("p", "7")) is None
+
+
+async def test_the_record_of_another_tenant_is_not_taken_for_ones_own(both: tuple[Store, Store]) -> None:
+    """One key names a record of each: who holds that of another tenant, by a mistake, neither reads nor changes the own one."""
+    a, b = both
+    foreign, own = await b.get(Note.at("p", "1")), await a.get(Note.at("p", "1"))
+
+    for read in (a.get(foreign.address), a.find(foreign.address)):
+        with pytest.raises(TenantMismatch):
+            await read
+    assert own.address == foreign.address == Note.at("p", "1")
+    assert own == await a.get(own.address)
+    assert own.body == (await a.get(Note.at("p", "1"))).body
 
 
 async def test_a_cursor_of_another_tenant_is_refused(both: tuple[Store, Store]) -> None:
