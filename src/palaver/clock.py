@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
+
+from palaver.errors import Validation
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -107,3 +109,14 @@ def days(n: float) -> timedelta:
 
 def hours(n: float) -> timedelta:
     return timedelta(hours=n)
+
+
+def check_day(given: date, name: str = "day") -> None:
+    """Raise Validation for what is no day: a moment belongs to different days in different places."""
+    # The type is what a caller was asked for, and not always what is given.
+    what: object = given
+    if not isinstance(what, date) or isinstance(what, datetime):
+        raise Validation(
+            f"{name} is a day, not {type(what).__name__}.",
+            hint='Give a date such as date(2026, 1, 31), date.fromisoformat("2026-01-31") or moment.date().',
+        )

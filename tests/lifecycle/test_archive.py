@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from palaver.clock import ManualClock
-from palaver.errors import Corruption, NotFound
+from palaver.errors import Corruption, NotFound, Validation
 from palaver.lifecycle.archive import Archive
 from palaver.lifecycle.erase import erase
 from palaver.lifecycle.parts import manifest_of
@@ -41,6 +41,14 @@ async def test_every_live_record_is_archived_without_secrets(store: Store) -> No
     assert ["token"] == manifest.entities["User"].left_out
     assert "token" not in (await rows(archive, User))[0]
     assert [] == await archive.verify(DAY)
+
+
+@pytest.mark.parametrize("given", [datetime(2026, 3, 10, tzinfo=UTC), "2026-03-10"])
+async def test_what_is_no_day_is_refused_before_anything_is_written(store: Store, given: Any) -> None:
+    await write_both(store)
+    with pytest.raises(Validation, match="day"):
+        await Archive(store).run(given)
+    assert [] == [info.key async for info in store.core.blobs.list("archive/")]
 
 
 async def test_parts_lie_under_their_day_and_read_with_any_tool(store: Store) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
+from palaver.clock import check_day
 from palaver.entity import Entity
 from palaver.errors import Conflict, SchemaError, Validation
 from palaver.expr import Path, parse_path
@@ -362,13 +363,8 @@ def check_path(entity: type[Entity], path: str) -> None:
 
 def check_days(first: date, last: date) -> None:
     """Raise Validation for what is no range of days."""
-    days: dict[str, object] = {"first": first, "last": last}
-    for name, given in days.items():
-        if not isinstance(given, date) or isinstance(given, datetime):
-            raise Validation(
-                f"{name} is a day, not {type(given).__name__}.",
-                hint='Give a date such as date(2026, 1, 31), date.fromisoformat("2026-01-31") or moment.date().',
-            )
+    check_day(first, "first")
+    check_day(last, "last")
     if last < first:
         raise Validation("A range of days ends before it begins.")
 

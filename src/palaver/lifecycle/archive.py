@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from palaver.clock import to_us
+from palaver.clock import check_day, to_us
 from palaver.codec import BlobRef
 from palaver.declared import Declared
 from palaver.entity import Entity
@@ -54,6 +54,7 @@ class Archive:
         A day that has a manifest is not archived again. Cut off, it goes on with the part it was writing. Memory is
         bounded by one part, compressed. Secret fields are left out, and large values are copied beside the parts.
         """
+        check_day(day)
         known = await self.manifest(day)
         if known is not None:
             return known

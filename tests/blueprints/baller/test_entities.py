@@ -136,3 +136,14 @@ async def test_one_team_fetched_by_many_at_once_is_stored_and_found(baller: Ball
     put = await asyncio.gather(*(baller.entities.put("team", "1", "Arsenal FC", aliases=["Arsenal"]) for _ in range(32)))
     assert {"1"} == {team.entity_id for team in put}
     assert await baller.entities.resolve("team", "arsenal") in put
+
+
+async def test_an_unknown_type_is_refused_by_name(baller: Baller) -> None:
+    with pytest.raises(Validation, match="entity_type"):
+        await baller.entities.put("club", "1", "Arsenal")  # type: ignore[arg-type]
+
+
+async def test_nothing_is_called_by_an_empty_name(baller: Baller) -> None:
+    await baller.entities.put("team", "1", "Arsenal")
+    assert [] == await baller.entities.look_up("team", "")
+    assert await baller.entities.resolve("team", "") is None

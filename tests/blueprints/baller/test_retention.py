@@ -202,3 +202,22 @@ def test_every_kind_of_record_says_whose_it_is_or_holds_nothing_personal() -> No
     for entity in ENTITIES:
         declared = entity.declared()
         assert declared.subject is not None or not declared.personal, entity.__name__
+
+
+@pytest.mark.parametrize("does", ["follows", "sets", "rates", "follows up"])
+async def test_who_only_follows_teams_or_rates_is_seen_too(baller: Baller, clock: palaver.ManualClock, does: str) -> None:
+    answer = await full_turn(baller)
+    if does == "follows up":
+        await baller.give_feedback(answer, user_id="quiet", rating="positive")
+    clock.advance(palaver.days(20))
+    match does:
+        case "follows":
+            await baller.follow_team("quiet", "Arsenal")
+        case "sets":
+            await baller.set_preferences("quiet", username="Ann")
+        case "rates":
+            await baller.give_feedback(answer, user_id="quiet", rating="positive", follow_up="Thanks.")
+        case _:
+            await baller.add_follow_up(answer, user_id="quiet", text="Thanks.")
+    assert "quiet" not in [name async for name in baller.inactive_users(clock.now())]
+    assert "quiet" in [name async for name in baller.inactive_users(clock.now() + palaver.days(1))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from pydantic import JsonValue
 
@@ -16,6 +17,7 @@ from palaver.turns.refusing import refusing
 
 MOST_NAMES = 90
 ATTEMPTS = 5
+TYPES: tuple[EntityType, ...] = get_args(EntityType)
 
 
 class EntityCache:
@@ -37,6 +39,8 @@ class EntityCache:
 
         Raises Validation over 90 different names. Of several at once, one is stored.
         """
+        if entity_type not in TYPES:
+            raise Validation(f"The entity_type of a cached entity is {', '.join(TYPES)}.", entity="CachedEntity", field="entity_type")
         now = self._store.clock.now()
         expires = now + self._retention.of_cached(entity_type)
         other = [alias for alias in dict.fromkeys(aliases) if alias and alias != name]
@@ -93,6 +97,8 @@ class EntityCache:
     async def look_up(self, entity_type: EntityType, name: str) -> Sequence[CachedEntity]:
         """Return the entities of a type that go by this name or alias, in whatever spelling; several may share one."""
         form = normalized(name)
+        if not form:
+            return []
         found: list[CachedEntity] = []
         async for row in self._store.query(patterns.names_of(entity_type, name)):
             entity = await self.get(entity_type, row.entity_id)

@@ -28,6 +28,7 @@ from palaver.blueprints.baller.schema import (
     Rating,
     Retention,
     Sentiment,
+    UserActivity,
     UserPreferences,
 )
 from palaver.errors import AlreadyExists, ConditionFailed, Conflict
@@ -124,6 +125,7 @@ class Baller(Reading):
 
     async def set_preferences(self, user_id: str, server_id: str | None = None, **changes: Any) -> UserPreferences:
         """Change fields of a user's preferences, which are made if there are none."""
+        await self._saw(user_id)
         now = self.store.clock.now()
         at = UserPreferences.at(user_id, server_id or GLOBAL)
         fresh = UserPreferences(user_id=user_id, server_id=server_id or GLOBAL, created_at=now, last_updated=now)
@@ -151,6 +153,7 @@ class Baller(Reading):
 
     async def _listed(self, field: str, user_id: str, server_id: str | None, change: Any) -> UserPreferences:
         """Change a list as it is now: when another change came between, read it again."""
+        await self._saw(user_id)
         for _ in range(ATTEMPTS):
             held = await self.preferences(user_id, server_id)
             if held is None:
@@ -214,6 +217,7 @@ class Baller(Reading):
             feedback = Feedback(
                 message_id=message_id, user_id=user_id, conversation_id=message.conversation_id, owner_id=message.user_id, **given
             )
+        await self._saw(user_id)
         try:
             return await self.store.create(feedback)
         except AlreadyExists:
@@ -228,6 +232,7 @@ class Baller(Reading):
 
     async def add_follow_up(self, message_id: str, *, user_id: str, text: str, sentiment: Sentiment | None = None) -> Feedback:
         """Add what a person wrote after rating; raise ConditionFailed where they have not rated."""
+        await self._saw(user_id)
         found = {"follow_up_feedback": text} if sentiment is None else {"follow_up_feedback": text, "sentiment": sentiment}
         return await self.store.patch(Feedback.at(message_id, user_id), set=found)
 
@@ -242,6 +247,13 @@ class Baller(Reading):
         return await self.store.search("baller-feedback-analytics", text, where=where, **options)
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def _saw(self, user_id: str) -> None:
+        """Note that a user was seen, who may do nothing but this: before what they leave, which the purge has to find."""
+        now = self.store.clock.now()
+        known = await self.store.find(UserActivity.at(user_id))
+        if known is None or now - known.last_seen >= self.settings.touch:
+            await self.store.put(UserActivity(user_id=user_id, last_seen=now))
 
     async def inactive_users(self, since: datetime) -> AsyncIterator[str]:
         """Yield who was not seen since then, the longest away first, for the quarterly purge."""
