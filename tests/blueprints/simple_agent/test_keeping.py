@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,44 @@ async def test_reports_built_anew_say_the_same(agent: SimpleAgent, clock: palave
     assert 8 == len({row.day for row in await found(agent, patterns.usage_by_day())})
 
 
+async def test_the_verdict_that_stands_counts_once_whoever_its_rater_turns_out_to_be(
+    agent: SimpleAgent, clock: palaver.ManualClock
+) -> None:
+    ann = await ask(agent, model="gpt-4o")
+    bob = await ask(agent, who="bob", model="claude")
+    await agent.rate(ann.reply_id, user_id=ann.user_id, rating="positive")
+    await agent.rate(bob.reply_id, user_id=bob.user_id, rating="positive")
+    await settled(agent)
+    clock.advance(palaver.days(1))
+    await agent.rate(bob.reply_id, user_id=bob.user_id, rating="negative")
+    await agent.people.merge(bob.user_id, into=ann.user_id)
+    await settled(agent)
+
+    async def reported() -> tuple[Any, ...]:
+        days = [await agent.reports.engagement(day, day) for day in (DAY, date(2026, 1, 2))]
+        return [(day.positive, day.ratings) for day in days], await agent.reports.satisfaction_by_model(DAY, YEAR_END)
+
+    assert ([(1, 1), (0, 1)], {"gpt-4o": 1.0, "claude": 0.0}) == await reported()
+    assert {"gpt-4o": 1.0, "claude": 0.0} == await agent.reports.satisfaction_by_model(date.min, date.max)
+    await agent.store.rebuild("metrics")
+    assert ([(1, 1), (0, 1)], {"gpt-4o": 1.0, "claude": 0.0}) == await reported()
+
+
+async def test_only_answers_say_how_long_answers_take(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
+    async with agent.message("discord", "ann", "What is due today?") as turn:
+        clock.advance(timedelta(seconds=2))
+        await turn.reply("Two invoices.")
+    with pytest.raises(ConnectionError):
+        async with agent.message("discord", "ann", "And tomorrow?"):
+            clock.advance(timedelta(minutes=1))
+            raise ConnectionError
+    async with agent.message("discord", "ann", "Never mind."):
+        clock.advance(timedelta(minutes=1))
+    await settled(agent)
+    latency = (await agent.reports.patterns(DAY, YEAR_END)).reply_latency
+    assert (1, Decimal(2_000)) == (latency.count, latency.total)
+
+
 # --- changes of all users ---------------------------------------------------------------------------------------------
 
 
@@ -277,7 +315,10 @@ async def test_no_canary_is_left_in_any_store(agent: SimpleAgent, tmp_path: Path
     assert 3 == len(await found(agent, patterns.messages_of_user(other)))
     # What was counted stays, because it says nothing about anybody.
     assert 2 == sum(line.used.calls for line in await agent.reports.models(DAY, YEAR_END))
-    assert (1 if way == "erase" else 2) == len(await found(agent, patterns.feedback_rated("positive")))
+    report = await agent.reports.engagement(DAY, YEAR_END)
+    assert (2, 2) == (report.messages, report.new_conversations)
+    # Who was there, and what they thought, goes with them; a purge leaves the verdict.
+    assert (1, 1 if way == "erase" else 2) == (report.active_users, report.ratings)
 
 
 async def test_what_is_kept_for_a_time_is_gone_after_it(opened: Opened, clock: palaver.ManualClock) -> None:

@@ -299,5 +299,5 @@ class SimpleAgent(Reading):
         return await erase(self.store, user_id, policy=ERASURE, dry_run=dry_run)
 
     async def purge_inactive(self, since: datetime, *, dry_run: bool = False) -> Purged:
-        """Remove everybody of the tenant not seen since then; their ratings stay without them, and counts of days stay as they are."""
+        """Remove everybody of the tenant not seen since then; their ratings stay without them, and so does what was counted of messages."""
         return await purge_inactive(self.store, patterns.users_inactive_since(since).filter(self._ours), policy=PURGE, dry_run=dry_run)

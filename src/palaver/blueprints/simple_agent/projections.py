@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from palaver.blueprints.simple_agent.schema import Conversation, Feedback, Message, Metric, ModelCall, ModelUsage, TurnRecord
+from palaver.blueprints.simple_agent.schema import Conversation, Message, Metric, ModelCall, ModelUsage, TurnRecord
 from palaver.expr import F
 from palaver.insight.metrics import Measure, metrics
 from palaver.insight.usage import CallFields, usage
 
 QUESTION = F("role") == "user"
+ANSWERED = F("status") == "answered"
 ENDED = {"answered": True, "unanswered": False, "failed": False}
 
 
@@ -23,7 +24,7 @@ MEASURES = (
     Measure("messages", lambda message: message.role, Message, mode="channel_type"),
     Measure("hour", lambda message: f"{message.timestamp:%H}", Message, mode="channel_type", when=QUESTION),
     Measure("weekday", lambda message: f"{message.timestamp.isoweekday()}", Message, mode="channel_type", when=QUESTION),
-    Measure("latency", "reply", TurnRecord, "latency", mode="channel_type", late=True),
+    Measure("latency", "reply", TurnRecord, "latency", mode="channel_type", when=ANSWERED, late=True),
     Measure("success", "reply", TurnRecord, lambda turn: ENDED.get(turn.status), mode="channel_type", late=True),
     Measure("model", lambda message: message.model_used, Message, "token_count", mode="channel_type"),
     Measure("tool", lambda message: message.tool_name, Message, lambda message: message.error is None, mode="channel_type"),
@@ -32,10 +33,6 @@ MEASURES = (
     Measure("conversations", "seconds", Conversation, _seconds, at="started_at", mode="channel_type", when=_over, late=True),
     Measure("llm_call", lambda call: f"{call.provider}/{call.model}", ModelCall, "latency", mode="channel_type"),
     Measure("llm_success", lambda call: f"{call.provider}/{call.model}", ModelCall, "success", mode="channel_type"),
-    Measure("feedback", "positive", Feedback, lambda feedback: feedback.rating == "positive", mode="channel_type"),
-    Measure(
-        "model_rating", lambda feedback: feedback.model_used, Feedback, lambda feedback: feedback.rating == "positive", mode="channel_type"
-    ),
 )
 """The channel stands where other blueprints have a mode. The average of a measure of truth is its rate."""
 

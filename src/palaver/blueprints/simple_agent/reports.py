@@ -1,20 +1,22 @@
 """Reports: who was there, how they talk, which models answer, and what that costs and will cost.
 
-All of them read rows that are counted from the changes as they happen, a day at a time, and never the messages.
+All of them read rows that are counted from the changes as they happen, a day at a time, and never the messages. Ratings are read
+themselves, through their index over time, because people change them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import get_args
 
 from palaver.blueprints.simple_agent import patterns
-from palaver.blueprints.simple_agent.schema import Metric, ModelUsage
+from palaver.blueprints.simple_agent.schema import Feedback, Metric, ModelUsage, Rating
 from palaver.insight.histogram import Histogram
-from palaver.insight.metrics import Metrics, Point, total
-from palaver.insight.tally import days_between
+from palaver.insight.metrics import Metrics, total
+from palaver.insight.tally import check_days, days_between
 from palaver.insight.usage import Line, Usage
 from palaver.store import Store
 
@@ -93,15 +95,15 @@ class Reports:
             seen.update(users)
         questions = await self.metrics.read(first, last, category="messages", name="user", by="all")
         begun = await self.metrics.read(first, last, category="conversations", name="started", by="all")
-        ratings = total(await self.metrics.read(first, last, category="feedback", name="positive", by="all"))
+        ratings = [each.rating == "positive" async for each in self._ratings(first, last)]
         return Engagement(
             len(seen),
             by_day,
             total(begun).count,
             total(questions).count,
             {point.mode: point.values.count for point in questions},
-            int(ratings.total),
-            ratings.count,
+            sum(ratings),
+            len(ratings),
         )
 
     async def models(self, first: date, last: date, *, by: Sequence[str] = ("provider", "model"), channel: str | None = None) -> list[Line]:
@@ -111,12 +113,19 @@ class Reports:
 
     async def satisfaction_by_model(self, first: date, last: date) -> dict[str, float]:
         """Return for each model the share of its rated replies that people liked."""
-        points = await self.metrics.read(first, last, category="model_rating", by="all")
-        found: dict[str, list[Point]] = {}
-        for point in points:
-            found.setdefault(point.name, []).append(point)
-        sums = {name: total(each) for name, each in found.items()}
-        return {name: float(values.total) / values.count for name, values in sums.items() if values.count}
+        found: dict[str, list[bool]] = {}
+        async for each in self._ratings(first, last):
+            if each.model_used is not None:
+                found.setdefault(each.model_used, []).append(each.rating == "positive")
+        return {model: sum(liked) / len(liked) for model, liked in found.items()}
+
+    async def _ratings(self, first: date, last: date) -> AsyncIterator[Feedback]:
+        """Yield the verdicts that stand, each on the day it was given last."""
+        check_days(first, last)
+        span = datetime.combine(first, time.min, UTC), datetime.combine(last, time.max, UTC)
+        for rating in get_args(Rating):
+            async for each in self._store.query(patterns.feedback_rated(rating).between(*span)):
+                yield each
 
     async def patterns(self, first: date, last: date, *, channel: str | None = None) -> Patterns:
         """Return when people write and how long conversations are; of one channel, or of all."""
