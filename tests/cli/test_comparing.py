@@ -25,7 +25,9 @@ def test_the_days_before_are_those_the_days_themselves_tell_of(palaver: Palaver,
     assert {"since": f"{before}T00:00:00+00:00", "until": f"{first}T00:00:00+00:00"} == found["previous"]
     for name in ("count", "prompt_tokens"):
         assert sum(row[name] for row in by_day if row["day"] >= first) == sum(row[name] for row in found["data"])
-        assert sum(row[name] for row in by_day if row["day"] < first) == sum(row["previous"][name] for row in found["data"] if row["previous"])
+        assert sum(row[name] for row in by_day if row["day"] < first) == sum(
+            row["previous"][name] for row in found["data"] if row["previous"]
+        )
     assert any(row["previous"] for row in found["data"])
 
 
@@ -36,7 +38,8 @@ def test_who_is_only_in_one_period_is_shown_with_nothing_in_the_other(palaver: P
     before_only = [row for row in by_user if not row["ratings"]]
 
     assert {None} == {row["previous"] for row in nothing_before}
-    assert now_only and before_only
+    assert now_only
+    assert before_only
     assert all(row["ratings"] for row in now_only)
     assert all(row["previous"]["ratings"] and row["share_positive"] is None for row in before_only)
 

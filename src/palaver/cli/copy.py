@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -18,6 +16,7 @@ from cyclopts import Parameter
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
 from palaver.cli.problems import Stop
+from palaver.cli.stopping import BOTH, stopping
 
 if TYPE_CHECKING:
     from palaver.cli.progress import Progress
@@ -126,8 +125,9 @@ async def _ends(here: Context, source: str, target: str) -> AsyncIterator[tuple[
 async def _copy(here: Context, one: End, other: End, found: _Differences, asked: Asked) -> Copied:
     from palaver.lifecycle.copy import Copy
 
-    stop, follow = asyncio.Event(), asked.follow or asked.until_caught_up
-    with here.out.progress("records") as progress, _stopping(stop if follow else None):
+    follow = asked.follow or asked.until_caught_up
+    # What is not followed ends by itself, and is resumed when it was cut off.
+    with here.out.progress("records") as progress, stopping(BOTH if follow else ()) as stop:
         watch = _watch(here, progress, found)
         copying = Copy(one, other, into_existing=asked.into_existing, provision=asked.migrate, watch=watch)
         return await copying.run(follow=follow, until_caught_up=asked.until_caught_up, stop=stop)
@@ -155,23 +155,6 @@ def _watch(here: Context, progress: Progress, found: _Differences) -> Any:
                 here.out.say(f"lag {positions:,}" + (f", {seconds:,.1f} s" if positions else ""))
 
     return Shown()
-
-
-class _stopping:
-    """Turn Ctrl-C and SIGTERM into an orderly end while it is wanted."""
-
-    def __init__(self, stop: asyncio.Event | None) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        if self._stop is not None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-
-    def __exit__(self, *exc: object) -> None:
-        if self._stop is not None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().remove_signal_handler(number)
 
 
 async def _promote(here: Context, source: str, target: str, allow: Collection[str]) -> int:

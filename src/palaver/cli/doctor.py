@@ -5,11 +5,15 @@ What an engine knows of its server it says itself (`ports.Diagnoses`); what a fi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from palaver.cli.context import Context, Here
+from palaver.cli.exits import Exit
+from palaver.cli.problems import Stop
+from palaver.cli.stopping import stopping, unless
 from palaver.observing import Diagnoses, Finding, Observes
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 LEVELS = ("ok", "warn", "fail")
 
 
-async def doctor(*, quick: bool = False, processes: int | None = None, here: Here) -> int:
+async def doctor(*, quick: bool = False, processes: int | None = None, watch: float | None = None, here: Here) -> int:
     """Examine the database: versions, server or file, rights, structure, schema, projections, objects, disk and clocks.
 
     Exits 0 when all is well, 1 when something deserves a look, 2 when something is broken.
@@ -31,7 +35,26 @@ async def doctor(*, quick: bool = False, processes: int | None = None, here: Her
         Leave out what reads everything: the integrity check and the search for orphaned objects.
     processes
         How many processes of the application will run: whether their connections fit, and what they must share.
+    watch
+        Examine it again every so many seconds, until Ctrl-C; exits as the last examination says.
     """
+    if watch is None:
+        return await _examined(here, quick, processes)
+    if not watch > 0:
+        raise Stop(Exit.USAGE, "usage", "--watch takes seconds, more than none.", hint="Write --watch 5.")
+    worst = await _examined(here, quick, processes)
+    with stopping() as stop:
+        while not stop.is_set():
+            await unless(stop, asyncio.sleep(watch))
+            if not here.out.json:
+                here.out.say("")
+            found = await unless(stop, _examined(here, quick, processes))
+            worst = worst if found is None else found
+    return worst
+
+
+async def _examined(here: Context, quick: bool, processes: int | None) -> int:
+    """Print what is found; return how bad it is."""
     findings = [finding async for finding in _examine(here, quick, processes)]
     worst = max((LEVELS.index(finding.level) for finding in findings), default=0)
     if here.out.json:

@@ -66,7 +66,7 @@ async def plan(
 
 @app.command
 async def apply(file: Path | None = None, /, *, allow_data_loss: Losses = None, here: Here) -> int:
-    """Bring the database up to its schema: plan and apply, or apply exactly the plan a file holds.
+    """Bring the database to its schema: plan and apply, or apply exactly the plan a file holds.
 
     Refuses, before the first step, what would strand stored data. One that was cut off goes on where it was. Asks nothing.
 
@@ -93,6 +93,47 @@ async def apply(file: Path | None = None, /, *, allow_data_loss: Losses = None, 
         # Opening fills the search indexes that are new or changed.
         async with here.open():
             pass
+    _done(here, found, resumed=under_way is not None)
+    return Exit.OK
+
+
+@app.command
+async def undo(
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    dry_run: bool = False,
+    allow_data_loss: Losses = None,
+    here: Here,
+) -> int:
+    """Lead the database back from the last migration. Run it with the program from before that, whose declaration says what to.
+
+    What the migration renamed gets its old names; what it added stays stored, and unread. Refuses, before the first step, what
+    would strand stored data: what was converted or dropped does not come back. Records that do not fit any more are counted.
+    One that was cut off goes on where it was. Asks nothing.
+
+    Parameters
+    ----------
+    output
+        Write the plan to a file that `migrate apply` takes; nothing is changed.
+    dry_run
+        Print what would be done; nothing is changed. Exits 7 where something would be.
+    allow_data_loss
+        Drop what the program from before does not declare: Entity.field or Entity. Give it once for each.
+    """
+    here.must_exist()
+    schema = await here.schema()
+    only_look = dry_run or output is not None
+    async with here.migrator(schema, read_only=only_look) as migrator:
+        with _Teller(here.out) as teller:
+            found = await migrator.undoing(allow_data_loss or ())
+            if only_look:
+                _tell(here, found, await migrator.unmet(found), output)
+                return Exit.DRIFT
+            migrator.tell = teller
+            under_way = await migrator.under_way()
+            await migrator.apply(found)
+    async with here.open():
+        pass
     _done(here, found, resumed=under_way is not None)
     return Exit.OK
 
@@ -200,6 +241,8 @@ def _done(here: Here, found: Migration, *, resumed: bool) -> None:
         return
     for step in steps:
         here.out.print(f"✓ {step}")
+    for name in found.kept:
+        here.out.print(f"= {name} is stored and not declared; it is kept.")
     here.out.say(f"{_steps(len(steps))} taken" + (", some of them before" if resumed else ""))
 
 
@@ -288,4 +331,4 @@ class _Teller:
         self._progress = None
 
 
-__all__ = ["app", "apply", "plan", "status"]
+__all__ = ["app", "apply", "plan", "status", "undo"]

@@ -13,6 +13,7 @@ from palaver.ops import is_live, position
 from palaver.query import Query
 from palaver.reading import fetch_blobs
 from palaver.store import Store
+from palaver.tenants import tenant_key
 from palaver.values import KeyPart
 
 CHUNK = 200
@@ -25,7 +26,7 @@ async def scan(store: Store, declared: Declared, condition: Condition | None = N
     """
     core = store.core
     codec = core.planner.codec(declared.entity)
-    tenant = core.planner.tenant_key(declared, store._tenant)
+    tenant = tenant_key(declared, store._tenant)
     bound = declared.entity.bind(condition) if condition is not None else None
     after: tuple[KeyPart, ...] | None = None
     while True:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from cyclopts import Parameter
+
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.pages import UNANSWERED, html, markdown, remark
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -18,39 +21,54 @@ if TYPE_CHECKING:
 BAR = 28
 
 
-async def show(id: str, /, *, user: str | None = None, full: bool = False, md: bool = False, last: int | None = None, here: Here) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How much of a conversation, and in which form: the options of the command."""
+
+    user: str | None = None
+    """Whose conversation it is, where the identifier alone does not say."""
+    full: bool = False
+    """Print also what went into each step and what came out."""
+    md: bool = False
+    """Write Markdown."""
+    html: bool = False
+    """Write one HTML page that needs nothing else."""
+    last: int | None = None
+    """Only the last so many messages."""
+
+
+ALL = Wanted()
+
+
+async def show(id: str, /, *, wanted: Wanted = ALL, here: Here) -> int:
     """Print a whole conversation or message, with every step of every answer.
 
     Parameters
     ----------
     id
         A conversation, or a message of one.
-    user
-        Whose conversation it is, where the identifier alone does not say.
-    full
-        Print also what went into each step and what came out.
-    md
-        Write Markdown.
-    last
-        Only the last so many messages.
     """
     from palaver.cli.transcripts import place_of, transcripts_of
 
+    if wanted.md and wanted.html:
+        raise Stop(Exit.USAGE, "usage", "--md and --html exclude each other.")
     async with here.open() as store:
-        place = await place_of(store, id, user)
+        place = await place_of(store, id, wanted.user)
         transcripts = await transcripts_of(here, store, place.tenant)
         owner, conversation = place.owner, place.conversation
-        said = [each async for each in transcripts.transcript(owner, conversation, last=last)]
+        said = [each async for each in transcripts.transcript(owner, conversation, last=wanted.last)]
     if place.message:
         said = _around(said, id)
     if not said:
         raise Stop(Exit.NOT_FOUND, "not_found", "The conversation has no such message any more.", hint="It may have expired.")
-    if md:
-        here.out.write(markdown(conversation, said, full=full))
+    if wanted.md or wanted.html:
+        page = markdown if wanted.md else html
+        here.out.write(page(conversation, said, full=wanted.full))
     elif here.out.json:
         here.out.emit("transcript", {"user_id": owner, "conversation_id": conversation, "messages": [_plain(each) for each in said]})
     else:
-        _print(here.out, owner, conversation, said, full or place.message)
+        _print(here.out, owner, conversation, said, wanted.full or place.message)
     return Exit.OK
 
 
@@ -81,7 +99,7 @@ def _print(out: Output, owner: str, conversation: str, said: Sequence[Said], ful
     for each in said:
         out.print("")
         took = f"  {each.latency:,.0f} ms" if each.latency is not None and each.role == "user" else ""
-        state = f"  {each.status}" if each.status in ("failed", "in_progress", "unanswered") else ""
+        state = f"  {each.status}" if each.status in UNANSWERED else ""
         out.print(
             _bold(f"{'▸' if each.role == 'user' else '◂'} {each.role}", "cyan" if each.role == "user" else "green"),
             _dim(f"{each.at:%H:%M:%S}{took}"),
@@ -105,24 +123,7 @@ def _print_steps(out: Output, said: Said, full: bool) -> None:
 
 def _row(said: Said, step: Shown) -> tuple[str, str, str, str]:
     took = f"{step.latency:,.0f} ms" if step.latency is not None else ""
-    return step.kind, step.name, took, _note(step)
-
-
-def _note(step: Shown) -> str:
-    """Say in a few words what matters about a step."""
-    detail = step.detail
-    notes = [str(step.error)] if step.error else []
-    if isinstance(status := detail.get("status_code"), int) and step.error != f"HTTP {status}":
-        notes.append(f"HTTP {status}")
-    if isinstance(purpose := detail.get("purpose"), str):
-        notes.append(purpose)
-    if detail.get("total_tokens"):
-        notes.append(f"{detail.get('prompt_tokens'):,}+{detail.get('completion_tokens'):,} tokens")
-    if isinstance(sure := detail.get("confidence"), float):
-        notes.append(f"{sure:.0%} sure")
-    if isinstance(entities := detail.get("entities"), list) and entities:
-        notes.append(", ".join(str(entity["name"]) for entity in entities if isinstance(entity, dict) and "name" in entity))
-    return " · ".join(notes)
+    return step.kind, step.name, took, remark(step)
 
 
 def _bar(said: Said, step: Shown) -> str:
@@ -159,26 +160,3 @@ def _dim(text: str) -> Any:
     from palaver.cli.output import harmless
 
     return Text(harmless(text), style="dim")
-
-
-# --- Markdown -------------------------------------------------------------------------------------------------------
-
-
-def markdown(conversation: str, said: Sequence[Said], *, full: bool) -> str:
-    """Return a conversation as Markdown: what was said as quotes, the steps as lists."""
-    lines = [f"# {conversation}"]
-    for each in said:
-        took = f" · {each.latency:,.0f} ms" if each.latency is not None else ""
-        lines += ["", f"**{each.role}** · {each.at:%Y-%m-%d %H:%M:%S} UTC{took}", ""]
-        lines += [f"> {line}" for line in each.content.split("\n")]
-        if each.steps:
-            lines.append("")
-        for step in each.steps:
-            took = f" {step.latency:,.0f} ms" if step.latency is not None else ""
-            note = f": {_note(step)}" if _note(step) else ""
-            lines.append(f"- {step.kind} `{step.name}`{took}{'' if step.success else ' **failed**'}{note}")
-            if full and step.detail:
-                from palaver.cli.output import plain_text
-
-                lines += ["", "  ```json", f"  {plain_text(dict(step.detail))}", "  ```", ""]
-    return "\n".join(lines)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cyclopts import Parameter
 
@@ -16,53 +18,62 @@ if TYPE_CHECKING:
     from palaver.entity import Entity
     from palaver.ops import Change
     from palaver.store import Store
+    from palaver.values import KeyPart
+
+    Changes: TypeAlias = AsyncIterator[tuple[Change, Entity | None]]
 
 CHUNK, WAIT_S = 200, 1.0
-SHOWN = 6
+SHOWN, REMEMBERED = 6, 10_000
 
 
-async def tail(
-    *entities: str,
-    from_start: bool = False,
-    updates: bool = False,
-    once: bool = False,
-    max: Annotated[int | None, Parameter(name="--max")] = None,
-    here: Here,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which changes, and how many: the options of the command."""
+
+    from_start: bool = False
+    """Begin with the oldest change that is kept, not with the next one."""
+    updates: bool = False
+    """Show also what is changed and deleted, not only what is new."""
+    errors: bool = False
+    """Show only calls and answers that failed, each once, when it is known."""
+    once: bool = False
+    """Print what is there and end."""
+    max: int | None = None
+    """End after so many lines."""
+
+
+NEW = Wanted()
+
+
+async def tail(*entities: str, wanted: Wanted = NEW, here: Here) -> int:
     """Follow messages and calls as they are written, one line each; NDJSON where stdout is no terminal.
 
     Parameters
     ----------
     entities
         Which entities; every one that is about a person if none is named.
-    from_start
-        Begin with the oldest change that is kept, not with the next one.
-    updates
-        Show also what is changed and deleted, not only what is new.
-    once
-        Print what is there and end.
-    max
-        End after so many lines.
     """
     from palaver.cli.typed import entity_of
 
     async with here.open() as store:
         chosen = [entity_of(store.schema, name) for name in entities]
         tables = {declared.table.name for declared in chosen or store.schema.entities.values() if chosen or declared.subject is not None}
-        start = 0 if from_start or once else (await store.core.records.changes(None, 0)).head
+        start = 0 if wanted.from_start or wanted.once else (await store.core.records.changes(None, 0)).head
+        changes = _followed(store, start, tables, wanted.updates or wanted.errors, wanted.once)
         shown = 0
-        if max is None or max > 0:
-            async for change, entity in _followed(store, start, tables, updates, once):
+        if wanted.max is None or wanted.max > 0:
+            async for change, entity in _failures(changes) if wanted.errors else changes:
                 _line(here.out, change, entity)
                 shown += 1
-                if shown == max:
+                if shown == wanted.max:
                     break
-    if once:
+    if wanted.once:
         here.out.say(f"{shown:,} change{'s' if shown != 1 else ''}")
     return Exit.OK
 
 
-async def _followed(store: Store, after: int, tables: set[str], updates: bool, once: bool) -> AsyncIterator[tuple[Change, Entity | None]]:
+async def _followed(store: Store, after: int, tables: set[str], updates: bool, once: bool) -> Changes:
     """Yield changes with their record as it is now; a record changed twice meanwhile is shown twice as it is now."""
     from palaver.errors import Trimmed
     from palaver.ports import Wakes
@@ -87,6 +98,21 @@ async def _followed(store: Store, after: int, tables: set[str], updates: bool, o
             await records.wait_for_change(after, WAIT_S)
         else:
             await asyncio.sleep(WAIT_S)
+
+
+async def _failures(changes: Changes) -> Changes:
+    """Yield what failed, each record once: most fail when they are changed, and are changed again afterwards."""
+    from palaver.cli.scanned import failed
+
+    known: OrderedDict[tuple[str, tuple[KeyPart, ...]], None] = OrderedDict()
+    async for change, entity in changes:
+        at = (change.table, change.key)
+        if entity is None or not failed(entity) or at in known:
+            continue
+        known[at] = None
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
+        yield change, entity
 
 
 async def _as_now(store: Store, changes: Sequence[Change]) -> list[Entity | None]:
@@ -118,7 +144,18 @@ def _line(out: Output, change: Change, entity: Entity | None) -> None:
         body = {"position": change.position, "at": at.isoformat(), "change": change.kind, "entity": name, "actor": change.cause.actor}
         out.emit("change", {**body, "record": None if entity is None else plain(entity)})
         return
-    out.print(f"{at:%H:%M:%S}  {'' if change.kind == 'created' else change.kind + ' '}{name}  {_said(entity)}")
+    out.print(f"{at:%H:%M:%S}  {'' if change.kind == 'created' else change.kind + ' '}{name}  {_why(entity)}{_said(entity)}")
+
+
+def _why(entity: Entity | None) -> str:
+    """Say why it failed, where it did."""
+    from palaver.cli.output import plain_text
+    from palaver.cli.scanned import failed
+
+    if entity is None or not failed(entity):
+        return ""
+    told = (getattr(getattr(entity, "processing_metadata", entity), name, None) for name in ("error_message", "error", "status"))
+    return f"✗ {' '.join(plain_text(next(filter(None, told), '')).split())}  "
 
 
 def _said(entity: Entity | None) -> str:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from palaver.cli.addresses import masked
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.stopping import stopping, unless
 
 if TYPE_CHECKING:
     from palaver.store import Store
@@ -35,10 +36,9 @@ async def work(*, once: bool = False, sweep_every: Annotated[float, Parameter(sh
             _report(here, {"caught_up": True, "swept": swept.total, "seconds": round(time.monotonic() - began, 3)})
             return Exit.OK
         here.out.say(f"working on {masked(here.where)}: {', '.join(store.runner().projections) or 'no projections'}. Ctrl-C stops.")
-        stopped = asyncio.Event()
         # A scheduler that ends us with SIGTERM is obeyed like somebody who is finished: the leases are given back.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-        await _until(stopped, here, store, sweep_every)
+        with stopping((signal.SIGTERM,)) as stopped:
+            await _until(stopped, here, store, sweep_every)
     return Exit.OK
 
 
@@ -47,11 +47,7 @@ async def _until(stopped: asyncio.Event, here: Here, store: Store, every: float)
         swept = await store.sweep()
         if swept.total:
             _report(here, {"swept": swept.total, "expired": swept.expired, "cascaded": swept.cascaded, "objects": swept.objects})
-        try:
-            async with asyncio.timeout(every):
-                await stopped.wait()
-        except TimeoutError:
-            continue
+        await unless(stopped, asyncio.sleep(every))
 
 
 def _report(here: Here, body: dict[str, object]) -> None:
