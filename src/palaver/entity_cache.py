@@ -12,7 +12,9 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from palaver.caching import Held
+from palaver.claims import claim_of, claim_to
 from palaver.clock import us_of
+from palaver.coalescing import Coalescer
 from palaver.core import Core
 from palaver.entity import Entity
 from palaver.errors import ConfigError, PalaverError, Validation
@@ -108,11 +110,11 @@ class EntityCache(Generic[E]):
         if target.entity is not self._entity:
             raise Validation(f"This cache is of {self._entity.__name__}.", entity=self._entity.__name__)
         unique = declared.uniques[target.name]
-        claim = core.planner.claim(declared, unique, target.values, tenant)
+        claim = claim_to(declared, unique, target.values, tenant)
         key = await self._shelf.pointed(claim)
         if key is not None:
             record = await self._shelf.record(Address(declared.table.name, key))
-            if record is not None and core.planner.reservation(declared, unique, record, tenant) == claim:
+            if record is not None and claim_of(declared, unique, record, tenant) == claim:
                 return await self._whole(record)
         found = await self._store.find(target)
         if found is not None:
@@ -127,12 +129,12 @@ class _Shelf(Kept):
         super().__init__(core, core.cache, _kind(entity.__name__), entity, self._load, ttl_s=ttl_s, at_most=at_most)
         self.asked = 0
         self._ttl_s = ttl_s
-        self._wanted: list[tuple[Address, asyncio.Future[Record | None]]] = []
-        self._reading: set[asyncio.Task[None]] = set()
+        # At most `at_most` load at once, so one request holds all that is wanted at a moment.
+        self._reading: Coalescer[Address, Record | None] = Coalescer(self._records_at, at_most)
 
     async def aclose(self) -> None:
         await super().aclose()
-        await asyncio.gather(*self._reading)
+        await self._reading.aclose()
 
     def _named(self, key: Sequence[KeyPart]) -> str:
         return dumps(plain_key(key))
@@ -178,34 +180,11 @@ class _Shelf(Kept):
     async def _load(self, key: str) -> Held | None:
         """Read a record as it is stored, hidden ones included: a mark that goes is a change like any other."""
         parts: Any = loads(key.partition(" ")[2])
-        loop = asyncio.get_running_loop()
-        read: asyncio.Future[Record | None] = loop.create_future()
-        if not self._wanted:
-            loop.call_soon(self._begin_reading)
-        self._wanted.append((Address(self._table.name, key_from_plain(parts)), read))
-        record = await read
+        record = await self._reading.ask(Address(self._table.name, key_from_plain(parts)))
         return None if record is None else Held(packed(record), revision_of(record))
 
-    def _begin_reading(self) -> None:
-        """Read all that is wanted at this moment in one request."""
-        wanted, self._wanted = self._wanted, []
-        task = asyncio.get_running_loop().create_task(self._read(wanted), name="palaver-entity-cache")
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
-
-    async def _read(self, wanted: Sequence[tuple[Address, asyncio.Future[Record | None]]]) -> None:
-        try:
-            found = await self._core.records.get([at for at, _ in wanted])
-        except BaseException as error:
-            for _, read in wanted:
-                if not read.done():
-                    read.set_exception(error if isinstance(error, Exception) else ConfigError("The store is closed."))
-            if not isinstance(error, Exception):
-                raise
-            return
-        for (_, read), record in zip(wanted, found, strict=True):
-            if not read.done():
-                read.set_result(record)
+    async def _records_at(self, wanted: Sequence[Address]) -> Sequence[Record | None]:
+        return await self._core.records.get(wanted)
 
     # --- look-ups by what is unique ---------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from typing import Any
 from palaver.cache.none import NO_CACHE
 from palaver.caching import ABSENT, HIGHEST_REVISION, Held
 from palaver.clock import SystemClock, us_of
+from palaver.coalescing import Coalescer
 from palaver.core import Core
 from palaver.entity import Entity
 from palaver.errors import Conflict, PalaverError, Trimmed, Unavailable
@@ -31,6 +32,7 @@ from palaver.values import KeyPart
 
 _MARK_TTL_S = 7 * 86_400.0
 _CHUNK = 500
+_READ_TOGETHER = 256
 FURTHEST_BEHIND = 20_000
 """Changes that are told one by one; after more of them a new generation costs less."""
 _ATTEMPTS = 5
@@ -52,24 +54,25 @@ class InStep:
         self._tag = f"{{{_fingerprint(table)}}}"
         self._mark = ""
         self._doubted = doubted
-        self._generation: str | None = None
+        self._generation: bytes | None = None
         self._floor = 0
         self.believes = False
         self.term = 0
+        self._current = "0 "
+        self._reads: Coalescer[str, Held | None] = Coalescer(self.get_many, _READ_TOGETHER)
 
     def key(self, name: str) -> str:
         """Return the key of a name for now: what is loaded for it in another term is not kept."""
-        return f"{self.term} {name}"
+        return self._current + name
 
     # --- values -----------------------------------------------------------------------------------------------------
 
     async def get(self, key: str, *, extend_s: float | None = None) -> Held | None:
-        name, believed = self._name(key), (self.term, self._generation, self._floor)
         if extend_s is None:
-            mark, found = await self._values.get_many((self._mark, name))
-        else:
-            # In this order and in one write: a mark that is read afterwards is never of a younger memory than the value.
-            found, mark = await asyncio.gather(self._values.get(name, extend_s=extend_s), self._values.get(self._mark))
+            return await self._reads.get(key)
+        name, believed = self._name(key), (self.term, self._generation, self._floor)
+        # In this order and in one write: a mark that is read afterwards is never of a younger memory than the value.
+        found, mark = await asyncio.gather(self._values.get(name, extend_s=extend_s), self._values.get(self._mark))
         self._check(mark, *believed)
         return found
 
@@ -79,11 +82,15 @@ class InStep:
         self._check(mark, *believed)
         return found
 
-    def _check(self, mark: Held | None, term: int, generation: str | None, floor: int) -> None:
+    async def aclose(self) -> None:
+        """Let the reads under way end."""
+        await self._reads.aclose()
+
+    def _check(self, mark: Held | None, term: int, generation: bytes | None, floor: int) -> None:
         """Doubt a cache that shows another mark than what was known when it was asked."""
         # Asked after the answer: it may have come over a connection that is newer than what is known.
         anew = self._cache.made != self._made
-        if anew or mark is None or mark.value.decode(errors="replace") != generation or mark.revision < floor:
+        if anew or mark is None or mark.value != generation or mark.revision < floor:
             if term == self.term:
                 self.doubt()
             raise Unavailable("The cache has lost what it was told.")
@@ -98,8 +105,7 @@ class InStep:
             with contextlib.suppress(PalaverError):
                 mark = await self._values.get(self._mark) if self._mark else None
                 if mark is not None:
-                    name = self._named(mark.value.decode(errors="replace"), key)
-                    await self._values.delete(name, revision=revision, fence_s=fence_s)
+                    await self._values.delete(self._named(mark.value, key), revision=revision, fence_s=fence_s)
             # If that did not reach it, catching up will.
             return
         try:
@@ -110,21 +116,26 @@ class InStep:
             raise
 
     def _name(self, key: str) -> str:
-        if not self.believes or self._generation is None or not key.startswith(f"{self.term} "):
+        if not self.believes or self._generation is None or not key.startswith(self._current):
             raise Unavailable("It is not known yet what the cache was told.")
         return self._named(self._generation, key)
 
-    def _named(self, generation: str, key: str) -> str:
+    def _named(self, generation: bytes, key: str) -> str:
         """Return the key in the cache: a hash, since keys of records may say whose they are."""
-        return f"{self._tag}{generation}:{blake2b(key.partition(' ')[2].encode(), digest_size=16).hexdigest()}"
+        hashed = blake2b(key.partition(" ")[2].encode(), digest_size=16).hexdigest()
+        return f"{self._tag}{generation.decode(errors='replace')}:{hashed}"
 
     # --- belief -----------------------------------------------------------------------------------------------------
 
     def doubt(self) -> None:
         """Believe nothing until caught up."""
         self._generation, self.believes = None, False
-        self.term += 1
+        self._next_term()
         self._doubted()
+
+    def _next_term(self) -> None:
+        self.term += 1
+        self._current = f"{self.term} "
 
     async def catch_up(self, records: RecordEngine, tell: Tell) -> None:
         """Tell the cache what it was not told, or begin a new generation; believe it from then on. Raises what keeps it from that."""
@@ -138,7 +149,7 @@ class InStep:
             self._made = self._cache.made
             mark = await self._values.get(self._mark)
             # From here on what is heard of is told at once, and what was committed before is below the head that is read next.
-            self._generation = mark.value.decode(errors="replace") if mark else None
+            self._generation = mark.value if mark else None
             head = await settled_head(records)
             if head is None:
                 raise Unavailable("A transaction that is still running may change what was read.")
@@ -152,7 +163,7 @@ class InStep:
                 await self.reached(head)
             if self._generation is not None and self._cache.made == self._made:
                 self.believes = True
-                self.term += 1
+                self._next_term()
                 return
         raise Conflict("Other processes kept beginning generations of the cache.")
 
@@ -176,9 +187,8 @@ class InStep:
         if over:
             await self._values.delete(self._mark)
         # Told from here on: another process may read the mark and fill the generation before this one knows that it stands.
-        self._generation, self._floor = secrets.token_hex(8), head + 1
-        mark = self._generation.encode()
-        return await self._values.set(self._mark, mark, ttl_s=_MARK_TTL_S, revision=self._floor, expected=ABSENT)
+        self._generation, self._floor = secrets.token_hex(8).encode(), head + 1
+        return await self._values.set(self._mark, self._generation, ttl_s=_MARK_TTL_S, revision=self._floor, expected=ABSENT)
 
     async def reached(self, position: int) -> None:
         """Note in the mark that everything up to a position was told; raises what the cache raises."""
@@ -194,7 +204,7 @@ class InStep:
                 before = self._floor
                 if before >= floor:
                     return
-                if await self._values.set(self._mark, generation.encode(), ttl_s=_MARK_TTL_S, revision=floor, expected=before):
+                if await self._values.set(self._mark, generation, ttl_s=_MARK_TTL_S, revision=floor, expected=before):
                     if self._cache.made != self._made:
                         # It may say of an older memory that it was told: only a new generation helps.
                         await self._values.delete(self._mark)
@@ -202,7 +212,7 @@ class InStep:
                     self._floor = max(self._floor, floor)
                     return
                 mark = await self._values.get(self._mark)
-                if mark is None or mark.value.decode(errors="replace") != generation or mark.revision < before:
+                if mark is None or mark.value != generation or mark.revision < before:
                     break
                 self._floor = max(self._floor, mark.revision)
         except PalaverError:
@@ -256,6 +266,7 @@ class Kept(ABC):
             self._subscription.close()
             self._subscription = None
         await self.remember.aclose()
+        await self._in_step.aclose()
 
     def _doubted(self) -> None:
         if self._subscription is not None:

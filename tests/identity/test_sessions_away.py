@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -320,3 +321,35 @@ async def test_a_read_is_one_trip(tmp_path: Path) -> None:
         for _ in range(100):
             assert await sessions.read(started.token)
         assert 100 == written
+
+
+async def test_reads_of_one_moment_share_a_trip_and_no_ending_is_lost_on_them(tmp_path: Path) -> None:
+    address = redis_url()
+    async with process(records(tmp_path), address) as (store, sessions), process(records(tmp_path), address) as (_, others):
+        started = [await sessions.start("ann", {"number": number}) for number in range(64)]
+        for one in started:
+            await sessions.read(one.token)
+        [wire] = store.cache.client._wires  # type: ignore[attr-defined]
+        sent: list[bytes] = []
+        send = wire.send
+
+        def noting(command: bytes) -> Any:
+            sent.append(command)
+            return send(command)
+
+        wire.send = noting
+        loads = sessions.figures.loads
+        for _ in range(10):
+            found = await asyncio.gather(*(sessions.read(one.token) for one in started))
+            assert list(range(64)) == [session.payload["number"] for session in found if session]
+        assert loads == sessions.figures.loads
+        assert len([command for command in sent if b"MGET" in command]) <= 20
+        # In the middle of what others ask for, by a process that shares the cache.
+        for ended, one in enumerate(started):
+            reading = [asyncio.ensure_future(sessions.read(each.token)) for each in started]
+            reading[ended].cancel()
+            await others.end(one.token)
+            found = await asyncio.gather(*(sessions.read(each.token) for each in started))
+            assert [None] * (ended + 1) == found[: ended + 1]
+            assert None not in found[ended + 1 :]
+            await asyncio.gather(*reading, return_exceptions=True)

@@ -106,8 +106,11 @@ class RedisValues:
     async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
         if not keys:
             return []
-        found = await self._client.get_many([self._head + checked_text(key) for key in keys])
-        return [self._count(data) for data in found]
+        found = [read_value(data) for data in await self._client.get_many([self._head + checked_text(key) for key in keys])]
+        misses = found.count(None)
+        self.misses += misses
+        self.hits += len(found) - misses
+        return found
 
     async def set(self, key: str, value: bytes, *, ttl_s: float, revision: int = 0, expected: int | None = None) -> bool:
         name, ms = self._head + checked_text(key), checked_ms(ttl_s)

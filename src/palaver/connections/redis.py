@@ -217,9 +217,9 @@ class RedisClient:
             answers.append(await self.read(command) if isinstance(reply, BaseException) else reply)
         return answers
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[Any]:
+    def get_many(self, keys: Sequence[bytes]) -> Coroutine[Any, Any, list[Any]]:
         """Return what is stored under several keys."""
-        return list(await self.read(encode("MGET", *keys)))
+        return self.read(encode("MGET", *keys))
 
     async def ask(self, command: bytes) -> Any:
         """Send a command to a node of a cluster that is just being given its slot; what becomes of a lost one is not known."""

@@ -88,7 +88,8 @@ class RedisCluster:
     async def get_many(self, keys: Sequence[bytes]) -> list[Any]:
         """Return what is stored under several keys: in one step where they share a slot."""
         if len({slot_of(key) for key in keys}) == 1:
-            return list(await self.read(encode("MGET", *keys)))
+            found: list[Any] = await self.read(encode("MGET", *keys))
+            return found
         return await self.read_each([encode("GET", key) for key in keys])
 
     async def aclose(self) -> None:

@@ -21,7 +21,7 @@ from palaver.clock import us_of
 from palaver.entity import Entity
 from palaver.errors import ConditionFailed, ConfigError, Conflict, NotFound, PalaverError, TransactionCancelled, Validation
 from palaver.expr import F
-from palaver.identity.session_values import Form, Payload, Session, Started, id_of, new_token, packed_copy, plain_payload, unpacked
+from palaver.identity.session_values import Form, Head, Payload, Session, Started, id_of, new_token, packed_copy, plain_payload, unpacked
 from palaver.in_step import Kept
 from palaver.keys import Key, Unique
 from palaver.markers import Expires, Expiry, InstantMs, Json, Personal, Subject
@@ -141,8 +141,10 @@ class RecordedSessions(Kept):
             found = self._read(id, await self.remember.get(key, at_least=held.revision + 1))
         if held is None or found is None:
             return None
-        session, unseen_ms = found
-        if self._clock.now() >= session.ends or unseen_ms >= self._step_ms + self._idle_ms:
+        session, head = found
+        now_ms = us_of(self._clock) // 1_000
+        unseen_ms = now_ms - head.seen
+        if now_ms >= head.ends_ms or unseen_ms >= self._step_ms + self._idle_ms:
             return None
         if unseen_ms >= self._step_ms and self._clock.monotonic() >= self._touch_again and id not in self._touching:
             # Nobody waits for it: what is believed is believed now, and this is for later.
@@ -270,13 +272,13 @@ class RecordedSessions(Kept):
     def _held(self, record: SessionRecord) -> Held:
         return Held(packed_copy(self._session(record), self._form.version, record.last_seen), record.revision)
 
-    def _read(self, id: str, held: Held | None) -> tuple[Session, int] | None:
-        """Return the session of a copy, and for how many milliseconds its record does not know of any use."""
+    def _read(self, id: str, held: Held | None) -> tuple[Session, Head] | None:
+        """Return the session of a copy, and what the copy says of itself."""
         copy = None if held is None else unpacked(held.value)
         if copy is None or copy.head.id != id:
             return None
         session = self._form.session(id, copy, copy.head.edition)
-        return None if session is None else (session, us_of(self._clock) // 1_000 - copy.head.seen)
+        return None if session is None else (session, copy.head)
 
     def _fresh(self, user: str, id: str, payload: Payload) -> SessionRecord:
         plain_payload(payload)
