@@ -12,7 +12,7 @@ from palaver.batch import Batch, UnchangedSince, When, asked_at, fingerprinted
 from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared
 from palaver.entity import Entity
-from palaver.errors import BatchShape, ConfigError, NotProvisioned, TenantMismatch
+from palaver.errors import BatchShape, ConfigError, NotProvisioned
 from palaver.expr import OPERANDS, Path, evaluate
 from palaver.large_object import LargeObject
 from palaver.ops import (
@@ -81,6 +81,18 @@ class Draft:
         self.size += size
         return len(self.ops) - 1
 
+    def claim(self, op: Put | Delete, what: str) -> None:
+        """Add a claim that is taken or given up; what one record of the batch gives up another may take, in whatever order."""
+        there = self.at.get(op.at)
+        other = self.ops[there] if there is not None else None
+        if there is None or type(other) is type(op):
+            self.write(op, what, 200 if isinstance(op, Put) else 0)
+            return
+        taken = op if isinstance(op, Put) else other
+        assert isinstance(taken, Put)
+        # Held by the record that gives it up, which has to be as it was seen.
+        self.ops[there] = taken._replace(guards=())
+
     def count(self, tables: Mapping[str, Table]) -> int:
         """Return how many ops count against the limit: DynamoDB tells the feed about a deletion by a second write."""
         return len(self.ops) + sum(isinstance(op, Delete) and tables[op.at.table].feed for op in self.ops)
@@ -109,22 +121,6 @@ class Draft:
             # After a put the record exists, whether or not it did before.
             if not isinstance(op, Put):
                 self.ops[self.at[at]] = op._replace(guards=op.guards + tuple(guards))
-
-
-def bind_tenant(declared: Declared, entity: Entity, tenant: str | None) -> Entity:
-    assert declared.tenant is not None
-    if getattr(entity, declared.tenant.name) != tenant:
-        raise foreign(declared)
-    return entity
-
-
-def foreign(declared: Declared) -> TenantMismatch:
-    """Return the error for a record, or its address, that is given to a store of another tenant."""
-    return TenantMismatch(
-        f"This {declared.name} belongs to another tenant than the store.",
-        hint="Use store.for_tenant(…) with its tenant.",
-        entity=declared.name,
-    )
 
 
 def image(draft: Draft, declared: Declared, at: Address, old: Record | None, new: Record | None, kind: str) -> None:

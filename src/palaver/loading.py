@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from palaver.codec import Encoded, EntityCodec
-from palaver.draft import behind_error, bind_tenant
+from palaver.draft import behind_error
 from palaver.entity import Entity
 from palaver.following import Wrote
 from palaver.known_keys import before_records
@@ -16,6 +16,7 @@ from palaver.large_object import LargeObject, bytes_of
 from palaver.ops import Address, Cause
 from palaver.streaming import upload
 from palaver.system import blob_address
+from palaver.tenants import bind_tenant
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Policy, in one place: what a batch becomes before it is sent.
 
 `premises(batch)` names the records that must be seen first; `plan(batch, seen, now)` is a pure function that expands
-uniqueness, references, tokens, cascades, history, expiry and blobs into ops with guards. A failed premise means the
+uniqueness (claims.py), references, tokens, cascades, history, expiry and blobs into ops with guards. A failed premise means the
 world moved: the store reads again and plans again.
 """
 
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 
 from palaver import batch as asked
 from palaver.batch import Batch, UnchangedSince, asked_at, fingerprint
+from palaver.claims import reserve
 from palaver.codec import EntityCodec
-from palaver.declared import Declared, UniqueSpec
-from palaver.draft import Draft, Held, Plan, bind_tenant, change_size, foreign, hashed, image, job, premise, refuse_behind, release, slid, was
+from palaver.declared import Declared
+from palaver.draft import Draft, Held, Plan, change_size, hashed, image, job, premise, refuse_behind, release, slid, was
 from palaver.entity import Entity
-from palaver.errors import BatchShape, NotProvisioned, SchemaError, TenantMismatch
-from palaver.expr import Exists, Not, Path, evaluate
+from palaver.errors import BatchShape, NotProvisioned, SchemaError
+from palaver.expr import Exists, Not, Path
 from palaver.ops import (
     MARK,
     Absent,
@@ -51,8 +51,9 @@ from palaver.patching import Patcher
 from palaver.query import At
 from palaver.schema import Reference, Schema
 from palaver.sealing import Sealer
-from palaver.system import SYSTEM, blob_address, history_table, job_address, key_text, plain_key, system, token_address
-from palaver.values import KeyPart, Record, Value
+from palaver.system import SYSTEM, blob_address, history_table, job_address, token_address
+from palaver.tenants import bind_tenant, foreign, tenant_key
+from palaver.values import Record, Value
 
 E = TypeVar("E", bound=Entity)
 LIMITS = Limits()
@@ -132,18 +133,7 @@ class Planner:
         declared = self.codec(target.entity).declared
         if target.tenant is not None and target.tenant != tenant:
             raise foreign(declared)
-        return Address(declared.table.name, self.tenant_key(declared, tenant) + target.key)
-
-    def tenant_key(self, declared: Declared, tenant: str | None) -> tuple[KeyPart, ...]:
-        if declared.tenant is None:
-            return ()
-        if tenant is None:
-            raise TenantMismatch(
-                f"{declared.name} belongs to tenants and this store is bound to none.",
-                hint="Use store.for_tenant(…).",
-                entity=declared.name,
-            )
-        return (tenant,)
+        return Address(declared.table.name, tenant_key(declared, tenant) + target.key)
 
     # --- premises ---------------------------------------------------------------------------------------------------
 
@@ -253,7 +243,7 @@ class Planner:
         codec = self.codec(type(entity))
         declared = codec.declared
         if declared.tenant is not None:
-            entity = bind_tenant(declared, entity, draft.tenant)
+            bind_tenant(declared, entity, draft.tenant)
         encoded = codec.encode(entity, draft.now_us, draft.tenant)
         record = encoded.record
         at = Address(declared.table.name, position(declared.table, None, record))
@@ -396,7 +386,7 @@ class Planner:
     def _mark(self, draft: Draft, number: int, declared: Declared, at: Address, old: Record, guards: list[Guard], **what: bool) -> int:
         index = draft.write(Update(at, (Set(Path(MARK), draft.now_us),), tuple(guards)), declared.name)
         for unique in declared.uniques.values():
-            self._reserve(draft, number, declared, unique, at, old, None)
+            reserve(draft, number, declared, unique, at, old, None)
         draft.write(Put(job_address(at), job(at, 0, written=revision_of(old), **what)), "job", 200)
         draft.jobs = True
         return index
@@ -436,42 +426,11 @@ class Planner:
     ) -> None:
         """Add reservations, reference checks and history to one write."""
         for unique in declared.uniques.values():
-            self._reserve(draft, number, declared, unique, at, old, new)
+            reserve(draft, number, declared, unique, at, old, new)
         if new is not None:
             self._reference_checks(draft, number, declared, new, old if patched else None)
         if declared.history is not None:
             image(draft, declared, at, old, new, kind)
-
-    def _reserve(
-        self, draft: Draft, number: int, declared: Declared, unique: UniqueSpec, at: Address, old: Record | None, new: Record | None
-    ) -> None:
-        # The claim of an expired record ends with it, and somebody else may hold the same one by now.
-        before = self.reservation(declared, unique, old, draft.tenant) if is_live(declared.table, old, draft.now_us) else None
-        after = self.reservation(declared, unique, new, draft.tenant)
-        stored = declared.expires.stored if declared.expires else ""
-        expires = new.get(stored) if new is not None else None
-        if before == after and (before is None or old is None or old.get(stored) == expires):
-            return
-        if before is not None and before != after:
-            draft.write(Delete(before), "reservation")
-        if after is not None:
-            guards = () if before == after else (Guard(ABSENT, Origin(number, f"unique:{unique.name}")),)
-            record: Record = {"scope": "unique", "name": after.key[1], "body": {"table": at.table, "key": plain_key(at.key)}}
-            if expires is not None:
-                record["expires"] = expires
-            draft.write(Put(after, record, guards), f"{declared.name}.{unique.name}", 200)
-
-    def reservation(self, declared: Declared, unique: UniqueSpec, record: Record | None, tenant: str | None) -> Address | None:
-        """Return the address that holds a record's claim to its unique values; None where it claims none."""
-        if record is None or (unique.when is not None and not evaluate(declared.entity.bind(unique.when), record)):
-            return None
-        values: Any = tuple(record.get(part.column) for part in unique.parts)
-        return None if None in values else self.claim(declared, unique, values, tenant)
-
-    def claim(self, declared: Declared, unique: UniqueSpec, values: Sequence[KeyPart], tenant: str | None) -> Address:
-        digest = sha256(key_text(values).encode()).hexdigest()
-        owner = self.tenant_key(declared, tenant)
-        return system("unique", f"{str(owner[0]) if owner else ''}/{declared.name}/{unique.name}/{digest}")
 
     def _reference_checks(
         self, draft: Draft, number: int, declared: Declared, record: Mapping[str, Value], old: Mapping[str, Value] | None
@@ -482,7 +441,7 @@ class Planner:
             key: Any = tuple(record.get(name) for name in stored)
             if None in key or (old is not None and key == tuple(old.get(name) for name in stored)):
                 continue
-            at = Address(reference.parent.table.name, self.tenant_key(reference.parent, draft.tenant) + key)
+            at = Address(reference.parent.table.name, tenant_key(reference.parent, draft.tenant) + key)
             draft.checks.setdefault(at, []).append(Guard(ALIVE, Origin(number, f"ref:{reference.ref.name}")))
 
     def _token(self, draft: Draft, batch: Batch, token: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from palaver.blob_ports import BlobStore
+from palaver.claims import claim_of, claim_to
 from palaver.clock import to_us
 from palaver.codec import BlobRef, EntityCodec
 from palaver.entity import Entity
@@ -20,6 +21,7 @@ from palaver.plan import Planner
 from palaver.ports import RecordEngine
 from palaver.query import At, Query, UniqueAt
 from palaver.system import key_from_plain
+from palaver.tenants import tenant_key
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Page(Generic[T]):
 def read_of(planner: Planner, query: Query[Any], tenant: str | None, limit: int, after: After, shard: tuple[int, ...] = ()) -> Read:
     """Return the read of one page of a query, of one shard where its index has shards."""
     declared = planner.codec(query.entity).declared
-    own = planner.tenant_key(declared, tenant) if declared.tenant else ()
+    own = tenant_key(declared, tenant)
     path = query.path
     return Read(
         declared.table.name,
@@ -115,7 +117,7 @@ def _sortable(values: Sequence[Any]) -> list[Any]:
 async def claimed(records: RecordEngine, planner: Planner, target: UniqueAt[E], tenant: str | None) -> At[E] | None:
     """Return the address of the record that has the values of a unique set; None where none has."""
     declared = planner.codec(target.entity).declared
-    record = (await records.get((planner.claim(declared, declared.uniques[target.name], target.values, tenant),)))[0]
+    record = (await records.get((claim_to(declared, declared.uniques[target.name], target.values, tenant),)))[0]
     if record is None:
         return None
     body: Any = record["body"]
@@ -127,7 +129,7 @@ def claims(planner: Planner, target: UniqueAt[Any], record: Record, tenant: str 
     """Say whether a record has the values it was looked up by: between the two reads, or once expired, it may not."""
     declared = planner.codec(target.entity).declared
     unique = declared.uniques[target.name]
-    return planner.reservation(declared, unique, record, tenant) == planner.claim(declared, unique, target.values, tenant)
+    return claim_of(declared, unique, record, tenant) == claim_to(declared, unique, target.values, tenant)
 
 
 async def fetch_blobs(blobs: BlobStore, codec: EntityCodec, entities: Sequence[Any]) -> None:

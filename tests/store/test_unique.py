@@ -8,8 +8,9 @@ from decimal import Decimal
 import pytest
 from pydantic import Field
 
-from palaver import Batch, Entity, Key, ManualClock, Schema, Store, Unique, days
-from palaver.errors import ConditionFailed, Duplicate, NotFound
+from palaver import Batch, Entity, Key, ManualClock, Schema, Store, Unique, days, unchanged
+from palaver.errors import BatchShape, ConditionFailed, Duplicate, NotFound, TransactionCancelled
+from palaver.ops import Refused, WriteSet, Written
 from tests.store.conftest import Opener
 from tests.store.world import START, User
 
@@ -64,14 +65,76 @@ async def test_deleting_frees_the_values(store: Store) -> None:
     await store.create(User(id="v", email="a"))
 
 
-async def test_names_can_be_handed_over_in_one_batch_through_a_third(store: Store) -> None:
+async def test_records_swap_their_values_in_one_batch(store: Store) -> None:
+    a = await store.create(User(id="u", email="a", handle="x"))
+    b = await store.create(User(id="v", email="b", handle="y"))
+
+    await store.write(Batch().patch(a, set={"email": "b", "handle": "y"}).patch(b, set={"email": "a", "handle": "x"}))
+
+    assert ["v", "u"] == [(await store.get(User.by_email(email))).id for email in "ab"]
+    assert ["v", "u"] == [(await store.get(User.by_handle(handle, "free"))).id for handle in "xy"]
+    for email in "ab":
+        with pytest.raises(Duplicate):
+            await store.create(User(id="w", email=email))
+
+
+async def test_a_value_goes_round_three_records_in_one_batch(store: Store) -> None:
+    users = [await store.create(User(id=id, email=id)) for id in "uvw"]
+
+    batch = Batch()
+    for user, email in zip(users, "vwu", strict=True):
+        batch = batch.put(User(id=user.id, email=email), when=unchanged(user))
+    await store.write(batch)
+
+    assert ["w", "u", "v"] == [(await store.get(User.by_email(email))).id for email in "uvw"]
+
+
+@pytest.mark.parametrize("taken_first", [False, True])
+async def test_a_value_given_up_is_taken_in_the_same_batch(store: Store, taken_first: bool) -> None:
+    a = await store.create(User(id="u", email="a"))
+    gives, takes = Batch().delete(a), Batch().create(User(id="v", email="a"))
+
+    await store.write(takes + gives if taken_first else gives + takes)
+
+    assert "v" == (await store.get(User.by_email("a"))).id
+    await store.delete(User.at("v"))
+    await store.create(User(id="w", email="a"))
+
+
+async def test_a_value_is_not_taken_twice_nor_from_who_keeps_it(store: Store) -> None:
     a = await store.create(User(id="u", email="a"))
     b = await store.create(User(id="v", email="b"))
 
-    await store.write(Batch().delete(a).patch(b, set={"email": "c"}))
+    with pytest.raises(BatchShape, match="email"):
+        await store.write(Batch().create(User(id="w", email="c")).create(User(id="x", email="c")))
+    with pytest.raises(BatchShape, match="email"):
+        await store.write(Batch().delete(a).create(User(id="w", email="a")).create(User(id="x", email="a")))
+    with pytest.raises(TransactionCancelled) as refused:
+        await store.write(Batch().patch(a, set={"email": "b"}).patch(b, set={"plan": "gold"}))
+    assert isinstance(refused.value.reasons[0], Duplicate)
+    assert ["u", "v"] == [(await store.get(User.by_email(email))).id for email in "ab"]
 
-    assert await store.find(User.by_email("a")) is None
-    assert await store.find(User.by_email("b")) is None
+
+async def test_who_took_a_value_meanwhile_is_not_robbed_by_a_swap(store: Store) -> None:
+    """Between what a swap saw and its commit the value goes to somebody else: it is planned anew, and refused."""
+    a = await store.create(User(id="u", email="a"))
+    b = await store.create(User(id="v", email="b"))
+    write, raced = store.core.records.write, False
+
+    async def overtaken(writes: WriteSet) -> Written | Refused:
+        nonlocal raced
+        if not raced:
+            raced = True
+            await store.patch(b, set={"email": "c"})
+            await store.create(User(id="w", email="b"))
+        return await write(writes)
+
+    store.core.records.write = overtaken  # type: ignore[method-assign]
+    with pytest.raises(TransactionCancelled) as refused:
+        await store.write(Batch().patch(a, set={"email": "b"}).patch(b, set={"email": "a"}))
+
+    assert isinstance(refused.value.reasons[0], Duplicate)
+    assert ["u", "w", "v"] == [(await store.get(User.by_email(email))).id for email in "abc"]
 
 
 async def test_of_two_tasks_with_one_name_one_wins(store: Store) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from palaver.claims import claim_of
 from palaver.declared import Declared, UniqueSpec
 from palaver.errors import Conflict
 from palaver.lifecycle.copy_ends import SCAN, End
@@ -74,8 +75,7 @@ async def _real(source: End, target: End, apart: Sequence[tuple[Record, Record]]
             continue
         declared, unique = found
         kept = [await _newer(source, target, _holder(claim), declared) for claim in (mine, other)]
-        planner = source.core.planner
-        held = [None if each is None else planner.reservation(declared, unique, each, tenant_of(declared, each)) for each in kept]
+        held = [None if each is None else claim_of(declared, unique, each, tenant_of(declared, each)) for each in kept]
         if all(claim is not None and claim.key[1] == mine["name"] for claim in held):
             fields = tuple(part.path for part in unique.parts)
             out.append(Clash(f"{declared.name}.{unique.name}", fields, declared.table.name, _holder(mine).key, _holder(other).key))

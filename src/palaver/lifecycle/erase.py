@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from palaver.batch import Batch
 from palaver.blobpath import subject_prefix
+from palaver.claims import claim_of
 from palaver.clock import to_us
 from palaver.codec import blob_ref
 from palaver.declared import Declared
@@ -263,9 +264,7 @@ class _Run:
         if self._is_deleted(declared, record) and not await self._held(declared, record):
             _count(out.deleted, declared)
             out.documents += len(self._indexes(declared))
-            out.claims += sum(
-                self._planner.reservation(declared, unique, record, self._tenant) is not None for unique in declared.uniques.values()
-            )
+            out.claims += sum(claim_of(declared, unique, record, self._tenant) is not None for unique in declared.uniques.values())
             await self._survey_children(out, declared, record, outside, visited)
             return
         mask = self._masks.get(declared.name)

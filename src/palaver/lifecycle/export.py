@@ -21,6 +21,7 @@ from palaver.ops import is_live
 from palaver.query import Query
 from palaver.reading import fetch_blobs
 from palaver.store import Store
+from palaver.tenants import tenant_key
 from palaver.values import KeyPart, Record
 
 PAGE = 500
@@ -163,7 +164,7 @@ async def live_pages(
     store: Store, declared: Declared, *, after: tuple[KeyPart, ...] | None = None, limit: int = PAGE
 ) -> AsyncIterator[list[Record]]:
     """Yield the live records of an entity, of the store's tenant where it has tenants, in pages of the engine's order."""
-    tenant = store.core.planner.tenant_key(declared, store._tenant) if declared.tenant else ()
+    tenant = tenant_key(declared, store._tenant)
     while True:
         page = await store.core.records.scan(declared.table.name, after=after, limit=limit)
         now_us = to_us(store.clock.now())

@@ -17,6 +17,7 @@ from palaver.lint import subject_path
 from palaver.ops import Address, Read, position
 from palaver.schema import Reference, Schema
 from palaver.store import Store
+from palaver.tenants import tenant_key
 from palaver.values import KeyPart, Record
 
 Action = Literal["delete", "mask", "keep"]
@@ -190,7 +191,7 @@ def address_of(declared: Declared, record: Record) -> Address:
 
 
 def tenant_of(store: Store, declared: Declared) -> tuple[KeyPart, ...]:
-    return store.core.planner.tenant_key(declared, store._tenant) if declared.tenant else ()
+    return tenant_key(declared, store._tenant)
 
 
 def children_first(schema: Schema) -> list[Declared]:

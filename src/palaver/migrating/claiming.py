@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from palaver.claims import claim_of
 from palaver.clock import Clock, to_us
 from palaver.declared import Declared, UniqueSpec
 from palaver.errors import Conflict, Duplicate
@@ -58,7 +59,7 @@ class Claims:
         for at, record in zip(addresses, found, strict=True):
             claim = None
             if record is not None and is_live(declared.table, record, now_us):
-                claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
+                claim = claim_of(declared, unique, record, tenant_of(declared, record))
             if claim is not None and record is not None:
                 if claim in wanted:
                     alone.append((at, record))
@@ -78,7 +79,7 @@ class Claims:
             now_us = self._now_us()
             if record is None or not is_live(declared.table, record, now_us):
                 return
-            claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
+            claim = claim_of(declared, unique, record, tenant_of(declared, record))
             if claim is None:
                 return
             held = (await self._records.get((claim,)))[0]
@@ -112,7 +113,7 @@ class Claims:
         record = (await self._records.get((at,)))[0]
         if record is None or not is_live(declared.table, record, to_us(self._clock.now())):
             return False
-        return self._planner.reservation(declared, unique, record, tenant_of(declared, record)) == claim
+        return claim_of(declared, unique, record, tenant_of(declared, record)) == claim
 
     async def free(self, entity: str, name: str, declared: Declared | None = None, unique: UniqueSpec | None = None) -> None:
         """Remove reservations of a unique set: all, or those that the record they name does not hold any more."""
@@ -138,7 +139,7 @@ class Claims:
         for held, body, record in zip(reservations, bodies, found, strict=True):
             claim = None
             if record is not None and body["table"] == declared.table.name:
-                claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
+                claim = claim_of(declared, unique, record, tenant_of(declared, record))
             if claim is None or claim.key[1] != held["name"]:
                 out.append(held)
         return out

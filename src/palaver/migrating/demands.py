@@ -7,6 +7,7 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
+from palaver.claims import claim_of
 from palaver.clock import Clock, to_us
 from palaver.declared import Declared
 from palaver.evolve.actions import Demand
@@ -98,7 +99,7 @@ class Examiner:
         if any(part.shadow for part in unique.parts):
             record = _converted(declared, record)
             record.update(computed(self._planner.codec(declared.entity), record))
-        claim = self._planner.reservation(declared, unique, record, tenant_of(declared, record))
+        claim = claim_of(declared, unique, record, tenant_of(declared, record))
         if claim is None:
             return False
         digest = sha256(str(claim.key[1]).encode()).digest()[:12]
