@@ -318,7 +318,7 @@ class Store:
             plan.writes = plan.writes._replace(returning=returning)
             if planner.sealer is not None and not planner.sealer.remembered:
                 await before_ops(records, plan.writes.now_us, planner.sealer, plan.writes.ops)
-            result = await records.write(await self.core_upkeep().uploaded(plan) if plan.uploads else plan.writes)
+            result = await (self.core_upkeep().written(plan) if plan.uploads else records.write(plan.writes))
             if isinstance(result, Written):
                 if plan.jobs and self._core.runner is not None:
                     self._core.runner.poke()

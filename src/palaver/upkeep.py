@@ -25,11 +25,13 @@ from palaver.ops import (
     Read,
     Refused,
     WriteSet,
+    Written,
     is_live,
     position,
     revision_of,
 )
 from palaver.ports import FindsExpired, MakesParts, TrimsFeed
+from palaver.refusal import moved
 from palaver.schema import Reference
 from palaver.streaming import upload
 from palaver.system import SYSTEM, blob_address, job_address, key_from_plain, system
@@ -72,7 +74,28 @@ class Upkeep:
         self._records = core.records
         self._planner = core.planner
 
-    async def uploaded(self, plan: Plan) -> WriteSet:
+    async def written(self, plan: Plan) -> Written | Refused:
+        """Upload the objects of a plan and write it; where that is refused for good, what was uploaded is to be removed."""
+        result = await self._records.write(await self._uploaded(plan))
+        if isinstance(result, Refused) and not moved(result):
+            await self._give_up(plan)
+        return result
+
+    async def _give_up(self, plan: Plan) -> None:
+        """Leave the jobs that remove what a refused plan uploaded, unless a record refers to it: another write of the same."""
+        now_us, uploaded = self._core.now_us(), {key for key, _ in plan.uploads}
+        puts: dict[Address, Put] = {}
+        for op in plan.writes.ops:
+            declared = self._core.schema.tables.get(op.at.table)
+            if isinstance(op, Put) and declared is not None:
+                for key in uploaded.intersection(self._planner.codec(declared.entity).references(op.record)):
+                    puts[blob_address(key)] = release(key, op.at, now_us // 1000)
+        stored = await self._records.get(list(puts))
+        await self._unmoved([_renewed(put, job) for put, job in zip(puts.values(), stored, strict=True)], now_us)
+        if self._core.runner is not None:
+            self._core.runner.poke()
+
+    async def _uploaded(self, plan: Plan) -> WriteSet:
         """Upload the objects of a plan; its writes then hold only if the job of none of them moved meanwhile.
 
         A released object may be removed between its upload and the commit, and the job with it: nothing would be left to see.

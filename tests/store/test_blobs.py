@@ -9,7 +9,16 @@ import pytest
 from pydantic import JsonValue
 
 from palaver import Batch, Blob, Entity, Expires, Expiry, F, Key, ManualClock, Schema, Store, Subject, days
-from palaver.errors import AlreadyExists, ConditionFailed, Conflict, Corruption, ItemTooLarge, TransactionCancelled, Validation
+from palaver.errors import (
+    AlreadyExists,
+    ConditionFailed,
+    Conflict,
+    Corruption,
+    ItemTooLarge,
+    PalaverError,
+    TransactionCancelled,
+    Validation,
+)
 from tests.store.conftest import Opener
 from tests.store.world import START, Conversation, Message, big, conversation, message
 
@@ -207,6 +216,22 @@ async def test_a_refused_write_harms_no_object_in_use(store: Store, parent: Conv
 
     await cleared(store)
     assert made == await store.get(made.address)
+
+
+async def test_the_objects_of_a_refused_write_go(store: Store, parent: Conversation) -> None:
+    """Who was erased while a step of theirs was under way has left nothing, whatever that step uploaded."""
+    await store.create(message(1, context=big("kept")))
+    with pytest.raises(AlreadyExists):
+        await store.create(message(1, context=big("refused")))
+    with pytest.raises(AlreadyExists):
+        await store.create(message(1, context=big("kept")))
+    await store.delete(parent)
+    with pytest.raises(PalaverError):
+        await store.create(message(2, context=big("late")))
+    assert 3 == len(await objects(store))
+    await store.core_upkeep().collect()
+    assert 1 == len(await objects(store))
+    assert [] == await cleared(store)
 
 
 async def test_a_value_larger_than_any_record_is_created_and_patched(store: Store, parent: Conversation) -> None:
