@@ -19,6 +19,8 @@ from palaver.lint import Diagnostic, alike_but_for_case, lint_entity, lint_schem
 from palaver.markers import Secret
 
 FilterKind = Literal["text", "int", "float", "bool"]
+TENANT = "_tenant"
+"""The filter every document has its tenant in, whatever the field is called: no field begins with an underscore."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class CompiledSource:
 
 @dataclass(frozen=True)
 class CompiledSearch:
+    """A search with what every engine has to build for it; who has tenants is always asked for one."""
+
     name: str
     sources: tuple[CompiledSource, ...]
     text: tuple[str, ...]
@@ -195,13 +199,15 @@ class Schema:
                 narrowed.append((path, stored, kind))
             texts.update(dict.fromkeys(text_fields))
             sources.append(CompiledSource(declared, text, tuple(narrowed)))
-            if declared.tenant is not None:
-                filters.setdefault(declared.tenant.name, "text")
         filters["_entity"] = "text"
         for name in search.required:
             if name not in filters:
                 raise SchemaError(f"Search {search.name} requires {name}, which is not one of its filters.", search=search.name)
-        return CompiledSearch(search.name, tuple(sources), tuple(texts), filters, search.required)
+        required = search.required
+        if any(source.declared.tenant for source in sources):
+            filters[TENANT] = "text"
+            required = (TENANT, *required)
+        return CompiledSearch(search.name, tuple(sources), tuple(texts), filters, required)
 
     def _lint(self) -> Iterable[Diagnostic]:
         for declared in self.entities.values():

@@ -16,10 +16,10 @@ from palaver.entity import Entity
 from palaver.errors import Expression, TenantMismatch, Validation, did_you_mean
 from palaver.expr import And, Compare, Condition, In, Path
 from palaver.ops import REVISION, Address, Change, Op, is_live
-from palaver.ports import Restarts, SearchDoc, SearchFilter, SearchQuery, SearchSpec
+from palaver.ports import Restarts, SearchDoc, SearchFilter, SearchHit, SearchQuery, SearchSpec
 from palaver.reading import filled
-from palaver.schema import CompiledSearch, CompiledSource
-from palaver.values import KeyPart, Record, Scalar
+from palaver.schema import TENANT, CompiledSearch, CompiledSource
+from palaver.values import MAX_INT, KeyPart, Record, Scalar
 
 if TYPE_CHECKING:
     from palaver.core import Core
@@ -53,10 +53,9 @@ class Results:
         return len(self.hits)
 
 
-def spec_of(search: CompiledSearch, tenant_field: str | None) -> SearchSpec:
+def spec_of(search: CompiledSearch) -> SearchSpec:
     """Return what a search engine has to build for a declared search."""
-    required = search.required + ((tenant_field,) if tenant_field and tenant_field not in search.required else ())
-    return SearchSpec(search.name, search.text, dict(search.filters), required=required)
+    return SearchSpec(search.name, search.text, dict(search.filters), required=search.required)
 
 
 def document_id(at: Address) -> str:
@@ -72,7 +71,7 @@ def document(source: CompiledSource, at: Address, record: Record) -> SearchDoc:
     text = {name: "\n".join(found) for name, path in source.text if (found := [str(value) for value in _values(record, path)])}
     filters: dict[str, Scalar | Sequence[Scalar]] = {"_entity": source.declared.name}
     if source.declared.tenant is not None:
-        filters[source.declared.tenant.name] = record[source.declared.tenant.stored]  # type: ignore[assignment]
+        filters[TENANT] = record[source.declared.tenant.stored]  # type: ignore[assignment]
     for name, path, kind in source.filters:
         values = [float(value) if kind == "float" else value for value in _values(record, path)]
         if values:
@@ -110,9 +109,7 @@ class SearchProjection:
 
     async def prepare(self) -> list[str]:
         """Make the indexes exist; return those that have to be filled."""
-        tenants = {declared.tenant.name for declared in self._core.schema.entities.values() if declared.tenant}
-        tenant = next(iter(tenants), None)
-        return await self._core.search.apply([spec_of(search, tenant) for search in self._core.schema.searches.values()])
+        return await self._core.search.apply([spec_of(search) for search in self._core.schema.searches.values()])
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Op]:
         addresses = list(dict.fromkeys(Address(change.table, change.key) for change in changes if change.table in self._sources))
@@ -192,49 +189,61 @@ async def search(
     newest_first: str | None = None,
 ) -> Results:
     """Ask one index and hydrate its hits; see `Store.search`."""
-    from palaver.search.excerpt import highlight
-
     core = store.core
     declared = core.schema.searches.get(index)
     if declared is None:
         known = did_you_mean(index, core.schema.searches) or "Declare it: Schema(…, searches=[Search(…)])."
         raise Expression(f"Schema {core.schema.name} has no search index {index}.", hint=known)
-    if not 1 <= limit <= 1000 or offset < 0:
+    if type(limit) is not int or type(offset) is not int or not 1 <= limit <= 1000 or not 0 <= offset <= MAX_INT:
         raise Validation("A search takes a limit of 1 to 1,000 and an offset of 0 or more.")
     for name in (*facets, *((newest_first,) if newest_first else ())):
         _known(declared, name)
     filters = tuple(_filters(declared, where)) if where is not None else ()
-    query = SearchQuery(text, filters + _tenant_filter(store, declared), tuple(facets), limit, offset, newest_first)
-    page = await core.search.search(index, query)
-    addresses = [document_address(hit.id) for hit in page.hits]
+    page = await core.search.search(
+        index, SearchQuery(text, filters + _tenant_filter(store, declared), tuple(facets), limit, offset, newest_first)
+    )
+    return Results(await _hydrated(store, declared, text, page.hits), page.total, page.facets)
+
+
+async def _hydrated(store: Store, search: CompiledSearch, text: str, found: Sequence[SearchHit]) -> list[Hit]:
+    """Return the hits whose records are still there, with these as they are now."""
+    core = store.core
+    from palaver.search.excerpt import highlight
+
+    sources = {source.declared.table.name: source for source in search.sources}
+    addresses = [document_address(hit.id) for hit in found]
     records = await core.records.get(addresses) if addresses else []
     now_us = to_us(core.clock.now())
     hits: list[Hit] = []
-    for hit, at, record in zip(page.hits, addresses, records, strict=True):
-        source = next(source for source in declared.sources if source.declared.table.name == at.table)
-        if record is None or not is_live(source.declared.table, record, now_us):
+    for hit, at, record in zip(found, addresses, records, strict=True):
+        source = sources[at.table]
+        # An index is no authority on whose a record is.
+        if record is None or not is_live(source.declared.table, record, now_us) or not _is_own(store, source, at):
             continue
         texts = document(source, at, record).text
         marked = {name: highlight(value, text) for name, value in texts.items()}
         codec = core.planner.codec(source.declared.entity)
-        entity = codec.decode(record)
-        if whole := await filled(store, codec, [entity]):
+        if whole := await filled(store, codec, [codec.decode(record)]):
             hits.append(Hit(whole[0], hit.score, {name: value for name, value in marked.items() if value}))
-    return Results(hits, page.total, page.facets)
+    return hits
+
+
+def _is_own(store: Store, source: CompiledSource, at: Address) -> bool:
+    return source.declared.tenant is None or at.key[0] == store._tenant
 
 
 def _tenant_filter(store: Store, search: CompiledSearch) -> tuple[SearchFilter, ...]:
-    tenant = next((source.declared.tenant for source in search.sources if source.declared.tenant is not None), None)
-    if tenant is None:
+    if TENANT not in search.filters:
         return ()
     if store._tenant is None:
         raise TenantMismatch("This search belongs to tenants and the store is bound to none.", hint="Use store.for_tenant(…).")
-    return (SearchFilter(tenant.name, "==", store._tenant),)
+    return (SearchFilter(TENANT, "==", store._tenant),)
 
 
 def _known(search: CompiledSearch, name: str) -> None:
-    if name not in search.filters:
-        raise Expression(f"Search {search.name} has no filter {name}.", hint=did_you_mean(name, search.filters))
+    known = [each for each in search.filters if each != TENANT]
+    if name not in known:
+        raise Expression(f"Search {search.name} has no filter {name}.", hint=did_you_mean(name, known))
 
 
 def _filters(search: CompiledSearch, where: Condition) -> Iterator[SearchFilter]:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
 
-from palaver import Batch, F, Store
-from palaver.errors import BadCursor, ConditionFailed, ConfigError, IdempotencyMismatch, KeyTooLong, PalaverError, TenantMismatch
+from palaver import Batch, Entity, F, Key, Schema, Search, Searchable, Source, Store, Tenant
+from palaver.errors import (
+    BadCursor,
+    ConditionFailed,
+    ConfigError,
+    Expression,
+    IdempotencyMismatch,
+    KeyTooLong,
+    PalaverError,
+    TenantMismatch,
+)
+from palaver.ops import Address
+from palaver.ports import SearchDoc, SearchSpec
+from palaver.searching import document_id
 from tests.store.conftest import Opener
 from tests.store.world import CHAT, NOTES, Note
 
@@ -119,8 +133,56 @@ async def test_a_search_shows_only_its_tenants_words(both: tuple[Store, Store]) 
         found = await store.search("notes", "words")
         assert 5 == found.total
         assert {name} == {hit.entity.owner for hit in found if isinstance(hit.entity, Note)}
-    narrowed = await a.search("notes", "words", where=F("owner") == "b")
-    assert 0 == len(narrowed)
+    for own in ("owner", "_tenant"):
+        with pytest.raises(Expression, match="no filter"):
+            await a.search("notes", "words", where=F(own) == "b")
+
+
+class Article(Entity, table="articles"):
+    org: Annotated[str, Tenant()]
+    id: str
+    text: Annotated[str, Searchable()] = "ball"
+    key = Key("id")
+
+
+class Comment(Entity, table="comments"):
+    """What another calls the tenant is anybody's word here."""
+
+    owner: Annotated[str, Tenant()]
+    id: str
+    text: Annotated[str, Searchable()] = "ball"
+    org: str = "a"
+    key = Key("id")
+
+
+BOTH = Schema(
+    "press",
+    [Article, Comment],
+    searches=[Search("all", Source(Article), Source(Comment, filters=("org",))), Search("comments", Source(Comment))],
+)
+
+
+async def test_entities_that_call_their_tenants_differently_are_searched_together(opened: Opener) -> None:
+    store = await opened(BOTH)
+    for name in "ab":
+        own = store.for_tenant(name)
+        await own.write(Batch().create(Article(org=name, id=name)).create(Comment(owner=name, id=name)))
+    await store.settle()
+
+    for name in "ab":
+        found = await store.for_tenant(name).search("all", "ball", facets=["org"])
+        assert {("Article", name), ("Comment", name)} == {(type(hit.entity).__name__, hit.entity.id) for hit in found}  # type: ignore[attr-defined]
+        assert (2, {"org": {"a": 1}}) == (found.total, found.facets)
+        assert [name] == [hit.entity.id for hit in await store.for_tenant(name).search("comments")]  # type: ignore[attr-defined]
+
+
+async def test_an_index_that_is_wrong_about_a_tenant_shows_nothing_of_it(both: tuple[Store, Store]) -> None:
+    a, _ = both
+    theirs = document_id(Address("notes", ("b", "p", "1")))
+    await a.core.search.apply([SearchSpec("notes", ("body",), {"_tenant": "text", "_entity": "text"}, required=("_tenant",))])
+    await a.core.search.put("notes", [SearchDoc(theirs, 1, {"body": "words"}, {"_tenant": "a", "_entity": "Note"})])
+
+    assert [] == list(await a.search("notes", "words"))
 
 
 async def test_an_unbound_store_of_a_tenanted_schema_refuses(opened: Opener) -> None:
