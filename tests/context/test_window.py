@@ -129,7 +129,7 @@ async def test_a_batch_appends_what_it_creates_and_forgets_what_it_changes(store
     await context.write(Batch().create(message(3)).create(message(1, "d")).put(Setting(name="s")))
     assert [0, 1, 2, 3] == numbers(await context.read("c"))
     assert 1 == queries.count
-    changed = await context.write(Batch().patch(message(3), set={"content": "other"}).delete(message(0)))
+    changed = await context.write(Batch().patch(message(3), set={"content": "other"}).delete(message(0)), returning=True)
     assert [None, "other"] == [each and each.content for each in changed][::-1]  # type: ignore[attr-defined]
     assert ["number 1", "number 2", "other"] == [each.content for each in await context.read("c")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Generic, TypeAlias
 
 from typing_extensions import TypeVar
@@ -21,9 +22,11 @@ from palaver.stored_json import loads, packed
 from palaver.values import KeyPart, Record
 
 E = TypeVar("E", bound=Entity)
+T = TypeVar("T")
 Tokens: TypeAlias = Callable[[E], int | None]
 _BYTES_A_TOKEN, _TOKENS_A_MESSAGE = 4, 4
 _LOWEST = 2**63
+TOKENS: Callable[[Item], int] = attrgetter("tokens")
 _RESERVED = re.compile("[\1\2]")
 
 
@@ -39,6 +42,18 @@ def estimated_tokens(message: Entity) -> int:
     values = (message.__dict__[name] for name in plain if name not in parts)
     texts = sum(len(value.encode("utf-8", "surrogatepass")) for value in values if type(value) is str)
     return -(-texts // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE
+
+
+def within(items: Sequence[T], most: int, budget: int | None, tokens: Callable[[T], int]) -> tuple[Sequence[T], bool]:
+    """Return the newest items within both bounds, the newest of all in any case, and whether it was the budget that ended them."""
+    newest = items[-most:]
+    if budget is not None:
+        left = budget
+        for place in range(len(newest) - 1, -1, -1):
+            left -= tokens(newest[place])
+            if left < 0:
+                return newest[min(place + 1, len(newest) - 1) :], True
+    return newest, False
 
 
 class Items(Generic[E]):

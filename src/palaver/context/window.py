@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from palaver.batch import Batch, Check, Create, asked_at
 from palaver.caching import Item
 from palaver.clock import us_of
-from palaver.context.items import Items, Tokens, estimated_tokens
+from palaver.context.items import TOKENS, Items, Tokens, estimated_tokens, within
 from palaver.context.rebuilding import Flight, Rebuilding
 from palaver.context.trust import Figures, Trust
 from palaver.entity import Entity
@@ -115,7 +115,7 @@ class ContextWindow(Generic[E]):
         self._store._here()
         place, most = self._place(conversation), self._keep if limit is None else limit
         if not 1 <= most <= self._keep or (budget or 0) < 0:
-            raise Validation(f"A context is read up to 1 to {self._keep} messages, within a budget that is not negative.")
+            raise Validation(f"A context is 1 to {self._keep} messages, within a budget that is not negative.")
         held = self._held(holding)
         figures = self._trust.figures
         found = await self._kept(place.key, most, held)
@@ -165,7 +165,7 @@ class ContextWindow(Generic[E]):
         `whole`: before these there is nothing that could take the place of those that have expired.
         """
         table, now_us = self._codec.declared.table, us_of(self._store.clock)
-        found, ended = _within(items, most, budget)
+        found, ended = within(items, most, budget, TOKENS)
         records = self._items.records(found)
         if records is None:
             return None
@@ -176,7 +176,7 @@ class ContextWindow(Generic[E]):
         if every is None:
             return None
         live = [item for item, record in zip(items, every, strict=True) if is_live(table, record, now_us)]
-        found, ended = _within(live, most, budget)
+        found, ended = within(live, most, budget, TOKENS)
         return self._items.records(found) if ended or len(found) == most or whole else None
 
     # --- rebuilding -------------------------------------------------------------------------------------------------
@@ -415,15 +415,3 @@ class ContextWindow(Generic[E]):
             case _ if len(sort) == 1:
                 return self._items.id([sort[0].encode(holding)])
         raise Validation("A message whose key has several sort parts is held by its address.", hint="Pass the message itself.")
-
-
-def _within(items: Sequence[Item], most: int, budget: int | None) -> tuple[Sequence[Item], bool]:
-    """Return the newest items within both bounds, the newest of all in any case, and whether it was the budget that ended them."""
-    newest = items[-most:]
-    if budget is not None:
-        left = budget
-        for place in range(len(newest) - 1, -1, -1):
-            left -= newest[place].tokens
-            if left < 0:
-                return newest[min(place + 1, len(newest) - 1) :], True
-    return newest, False

@@ -19,7 +19,7 @@ from palaver.blueprints.simple_agent import SCHEMA, Settings, SimpleAgent, patte
 from palaver.blueprints.simple_agent.running import PER_USER, ChannelBook
 from palaver.blueprints.simple_agent.schema import ChannelConfig, Exposure, RateLimits
 from palaver.connections.redis_wire import Wire
-from palaver.errors import RateLimited
+from palaver.errors import RateLimited, Validation
 from palaver.store import Store
 from tests import servers
 from tests.blueprints.simple_agent.given import ask, found
@@ -81,6 +81,21 @@ async def test_messages_are_stored_and_read_as_prompts_whatever_the_cache(runnin
             assert ["And now?"] == [message.content for message in await turn.prompt(budget=1)]
             assert await turn.say("developer", "Be brief.") is not None
             assert ["And now?", "Be brief."] == [message.content for message in await turn.prompt(limit=2)]
+
+
+async def test_a_prompt_within_a_budget_is_the_same_with_and_without_contexts(running: Running) -> None:
+    async with running() as agent:
+        bare = SimpleAgent(agent.store)
+        for each, who in ((agent, "ann"), (bare, "ben")):
+            await ask(each, "x" * 400, "y" * 40, who=who)
+            async with each.message("discord", who, "z" * 400, token_count=7) as turn:
+                # A reply takes the tokens its model said, what says nothing takes a quarter of its bytes and four.
+                lengths = {budget: [message.content[0] for message in await turn.prompt(budget=budget)] for budget in (0, 7, 506, 507, 611)}
+                assert {0: ["z"], 7: ["z"], 506: ["z"], 507: ["y", "z"], 611: ["x", "y", "z"]} == lengths
+                assert ["y", "z"] == [message.content[0] for message in await turn.prompt(limit=2, budget=10_000)]
+                for mistake in ({"limit": 0}, {"limit": 21}, {"budget": -1}):
+                    with pytest.raises(Validation, match="1 to 20 messages"):
+                        await turn.prompt(**mistake)
 
 
 async def test_who_was_linked_merged_or_unlinked_is_known_at_the_next_message(running: Running) -> None:
@@ -202,6 +217,19 @@ async def test_flags_have_safe_defaults_and_are_set_per_channel_and_user(running
             assert not turn.flag("enable_slash_commands")
 
 
+async def test_the_flags_of_a_message_are_those_of_the_channel_it_came_over(running: Running) -> None:
+    async with running() as agent:
+        assert agent.running is not None
+        begun = await ask(agent)
+        await agent.people.link(begun.user_id, "slack", "U1")
+        await agent.running.flags.set("enable_slash_commands", True, channel="discord")
+        async with agent.message("slack", "U1", "/help") as turn:
+            assert begun.conversation_id == turn.conversation_id
+            assert not turn.flag("enable_slash_commands")
+        async with agent.message("discord", "ann", "/help") as turn:
+            assert turn.flag("enable_slash_commands")
+
+
 async def test_a_conversation_that_is_long_enough_is_ended_by_the_next_message(running: Running) -> None:
     async with running() as agent:
         assert agent.running is not None
@@ -219,7 +247,7 @@ async def test_a_variant_decides_about_the_model_and_is_joined_with_ratings(runn
         for n in range(12):
             turn = await ask(agent, who=f"user {n}")
             seen[turn.user_id] = turn.model
-            assert turn.model == (await ask(agent, who=f"user {n}")).model
+            assert turn.model == (await ask(agent, who=f"user {n}")).model == await agent.model_for("discord", f"user {n}")
             await agent.rate(turn.reply_id, user_id=turn.user_id, rating="positive" if turn.model == "gpt-4o" else "negative")
         assert {"gpt-4", "gpt-4o"} == set(seen.values())
         await agent.running.flags.flush()

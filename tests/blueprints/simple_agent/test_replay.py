@@ -24,7 +24,8 @@ import pytest
 import palaver
 from palaver.blueprints import simple_agent
 from palaver.blueprints.simple_agent import SCHEMA, SimpleAgent
-from palaver.blueprints.simple_agent.running import LAST, Running
+from palaver.blueprints.simple_agent.prompts import LAST
+from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import RateLimits
 from palaver.blueprints.simple_agent.turn import AgentTurn
 from palaver.errors import RateLimited

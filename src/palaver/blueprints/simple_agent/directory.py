@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from palaver.batch import unchanged
 from palaver.blueprints.simple_agent.people import People, over
+from palaver.blueprints.simple_agent.running import EXPERIMENT
 from palaver.blueprints.simple_agent.schema import ChannelConfig, Conversation, Identity, User
 from palaver.entity_cache import EntityCache
 from palaver.errors import ConditionFailed, NotFound
@@ -35,14 +36,6 @@ class Known:
     def within(self, conversation: Conversation) -> Known:
         return replace(self, conversation=conversation)
 
-    def model(self, default: str, variant: str | None = None) -> str:
-        """Return the model that answers.
-
-        The conversation's own, else the one the user prefers, else that of the variant of an experiment, else the channel's.
-        """
-        override = self.conversation.model_override if self.conversation else None
-        return override or self.user.preferred_model or variant or (self.config.default_model if self.config else default)
-
 
 class Directory:
     """Looks people and their conversations up.
@@ -63,6 +56,19 @@ class Directory:
 
     def named(self, arrival: Arrival) -> tuple[str, str, str]:
         return (self._settings.tenant, arrival.channel_type, arrival.channel_user_id)
+
+    def model(self, known: Known, channel_type: str) -> str:
+        """Return the model that answers somebody on a channel.
+
+        The conversation's own, else the one the user prefers, else that of the variant of the experiment, else the channel's.
+        """
+        own = (known.conversation and known.conversation.model_override) or known.user.preferred_model
+        if own:
+            return own
+        settings, running, variant = self._settings, self._running, None
+        if settings.variants and running is not None:
+            variant = settings.variants.get(running.flags.variant(EXPERIMENT, user=known.user.user_id, channel=channel_type))
+        return variant or (known.config.default_model if known.config else settings.default_model)
 
     def guess(self, arrival: Arrival) -> str | None:
         """Return which user an identity was last, None where this process does not remember."""

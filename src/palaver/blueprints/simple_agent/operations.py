@@ -201,9 +201,9 @@ class SimpleAgent(Reading):
             raise no_conversation() from None
 
     async def model_for(self, channel_type: str, channel_user_id: str) -> str:
-        """Return the model that answers somebody next: their conversation's, else theirs, else the channel's, else the default."""
+        """Return the model that answers somebody next: the conversation's own, theirs, an experiment's, the channel's, or the default."""
         known = await self.directory.look(Arrival(channel_type, channel_user_id, ""))
-        return known.model(self.settings.default_model)
+        return self.directory.model(known, channel_type)
 
     async def end(self, conversation_id: str) -> Conversation:
         """End a conversation; the user's next message begins another. Ending it twice is ending it once. Raises NotFound."""

@@ -15,6 +15,7 @@ from palaver.blueprints.simple_agent.arrival import Arrival
 from palaver.blueprints.simple_agent.directory import MOST_REMEMBERED, Directory, Known
 from palaver.blueprints.simple_agent.ids import id_above
 from palaver.blueprints.simple_agent.opening import begun, opening, seen, unless_changed
+from palaver.blueprints.simple_agent.prompts import prompt_from_records
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, ModelCall, Role, TurnRecord, User
 from palaver.blueprints.simple_agent.settings import Settings
@@ -60,6 +61,16 @@ class TurnBook:
         found = self.known.conversation
         assert found is not None
         return found
+
+    @property
+    def channel_type(self) -> str:
+        """Over which channel the message came; its conversation may have begun on another."""
+        return self._arrival.channel_type
+
+    @property
+    def model(self) -> str:
+        """The model that answers."""
+        return self._directory.model(self.known, self.channel_type)
 
     # --- the question -------------------------------------------------------------------------------------------------
 
@@ -251,8 +262,7 @@ class TurnBook:
         """Return the last messages, oldest first; what this turn said is told to the cache in the same trip."""
         conversation_id = self.conversation.conversation_id
         if self._running is None:
-            found = Message.key(conversation_id).newest_first().limit(limit)
-            return [message async for message in self._store.query(found)][::-1]
+            return await prompt_from_records(self._store, conversation_id, limit, budget)
         newest = Message.at(conversation_id, self._newest_id)
         read: list[Message]
         _, read = await asyncio.gather(

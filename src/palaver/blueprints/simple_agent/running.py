@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
+from palaver.blueprints.simple_agent.prompts import LAST, tokens_of
 from palaver.blueprints.simple_agent.schema import ChannelConfig, Exposure, FeatureFlag, LoginSession, Message
 from palaver.caching import Limit
 from palaver.capabilities import Capabilities
@@ -23,7 +24,6 @@ from palaver.presence import Presence
 from palaver.store import Store
 
 MINUTE_S, ACTIVE_S, SESSION_S, DAY_S, CONTEXT_S = 60.0, 300.0, 3_600.0, 86_400.0, 7_200.0
-LAST = 20
 MOST_CHANNELS = 10_000
 
 PER_USER = Rule(Limit("user-minute", 60, MINUTE_S, kind="window"), by="user")
@@ -34,11 +34,12 @@ RULES: Mapping[str, Sequence[Rule]] = {"message": (PER_USER,), "webhook": (PER_U
 A channel's configuration has amounts of its own.
 """
 
+EXPERIMENT = "model_selection"
 FLAGS = FlagSet(
     Flag("enable_mcp_security", default=True, about="Check what tools are asked to do; on while nobody can be asked."),
     Flag("max_conversation_length", default=100, about="A conversation of so many messages is ended by the next one."),
     Flag("enable_slash_commands", default=False, about="Answer commands on channels that have them."),
-    Experiment("model_selection", default="control", variants={"control": 50, "variant_a": 50}, about="Which model answers whom."),
+    Experiment(EXPERIMENT, default="control", variants={"control": 50, "variant_a": 50}, about="Which model answers whom."),
 )
 
 
@@ -58,7 +59,7 @@ async def capabilities(store: Store) -> Running:
     """Return what the agent runs on, for `SimpleAgent(store, running)`; close it before the store."""
     book = ChannelBook(store)
     flags = await Flags.open(store, FLAGS, FeatureFlag, exposures=Exposure)
-    contexts = ContextWindow(store, Message, keep=LAST, ttl_s=CONTEXT_S, tokens=lambda message: message.token_count)
+    contexts = ContextWindow(store, Message, keep=LAST, ttl_s=CONTEXT_S, tokens=tokens_of)
 
     async def stop() -> None:
         contexts.close()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from palaver.blueprints.simple_agent.prompts import LAST
 from palaver.blueprints.simple_agent.recording import TurnBook
-from palaver.blueprints.simple_agent.running import LAST, Running
+from palaver.blueprints.simple_agent.running import EXPERIMENT, Running
 from palaver.blueprints.simple_agent.schema import Message, Role, ToolCall
 from palaver.blueprints.simple_agent.settings import Settings
 from palaver.clock import Clock
@@ -15,8 +16,6 @@ from palaver.errors import ConfigError
 from palaver.flags import Flags
 from palaver.turns.recorder import Turn
 from palaver.turns.refusing import refusing
-
-EXPERIMENT = "model_selection"
 
 
 class AgentTurn(Turn):
@@ -38,9 +37,7 @@ class AgentTurn(Turn):
     @property
     def model(self) -> str:
         """The model that answers: the conversation's own, the user's, that of an experiment, the channel's, or the default."""
-        flags = self._experiments()
-        variant = None if flags is None else self._settings.variants.get(flags.variant(EXPERIMENT, **self._targets()))
-        return self._agent_book.known.model(self._settings.default_model, variant)
+        return self._agent_book.model
 
     def flag(self, name: str) -> Any:
         """Return the value of a flag for this user on this channel; raise ConfigError where the agent runs without flags."""
@@ -51,7 +48,8 @@ class AgentTurn(Turn):
     async def prompt(self, *, limit: int = LAST, budget: int | None = None) -> list[Message]:
         """Return the last messages of the conversation, oldest first, the question among them: what the model is asked with.
 
-        At most `limit` of them, and with `budget` no more tokens than that; the newest is always there.
+        At most `limit` of them (1 to 20), and with `budget` no more tokens than that; the newest is always there. Of a user who has
+        written 20 more meanwhile, the question is no longer among them.
         """
         return await self._agent_book.context(limit, budget)
 
@@ -60,7 +58,7 @@ class AgentTurn(Turn):
         return self._running.flags if self._running is not None and self._settings.variants else None
 
     def _targets(self) -> dict[str, str]:
-        return {"user": self.user_id, "channel": self._agent_book.conversation.channel_type}
+        return {"user": self.user_id, "channel": self._agent_book.channel_type}
 
     # --- what is said -------------------------------------------------------------------------------------------------
 
