@@ -81,7 +81,7 @@ def test_a_request_that_cannot_work_says_so(palaver: Palaver, demo: Path, tokens
     ("tokens", "detail", "named"),
     [
         (("serve",), "There is no command serve.", "work"),
-        (("--describe",), "There is no option --describe.", "--debug"),
+        (("--unheard-of",), "There is no option --unheard-of.", "--debug"),
         (("--ndjson", "health"), "There is no option --ndjson.", "--json"),
     ],
 )

@@ -185,3 +185,33 @@ def test_people_read_what_was_done(palaver: Palaver, notes: Path) -> None:
 def test_a_plan_file_is_as_it_was(palaver: Palaver, notes: Path, golden: Callable[[str, str], None]) -> None:
     palaver(*NEW, "migrate", "plan", "-o", "plan.json")
     golden("cli/notes.plan.json", Path("plan.json").read_text())
+
+
+def test_the_program_from_before_leads_back(palaver: Palaver, notes: Path) -> None:
+    assert 0 == palaver(*NEW, "migrate", "apply").code
+    refused = palaver(*OLD, "migrate", "plan")
+    assert "palaver migrate undo" in refused.err
+    before = notes.read_bytes()
+    ran = palaver(*OLD, "migrate", "undo", "--dry-run", "--json")
+    assert (7, False) == (ran.code, ran.json["applied"])
+    assert "column text of notes becomes body" in ran.json["steps"]
+    assert ["Note.owner"] == ran.json["kept"]
+    assert before == notes.read_bytes()
+
+    done = palaver(*OLD, "migrate", "undo", "--human")
+
+    assert 0 == done.code
+    assert "✓ column text of notes becomes body" in done.out
+    assert "= Note.owner is stored and not declared; it is kept." in done.out
+    assert 0 == palaver(*OLD, "migrate", "status").code
+    assert "text 1" in palaver(*OLD, "query", "Note", "--where", "id=1", "--json").out
+    assert 1 == palaver(*OLD, "migrate", "undo").code
+    assert 0 == palaver(*NEW, "migrate", "apply").code
+
+
+def test_a_reviewed_plan_leads_back_as_well(palaver: Palaver, notes: Path) -> None:
+    assert 0 == palaver(*NEW, "migrate", "apply").code
+    assert 7 == palaver(*OLD, "migrate", "undo", "-o", "back.json").code
+    planned = [each["words"] for each in json.loads(Path("back.json").read_text())["actions"]]
+    assert planned == palaver(*OLD, "migrate", "apply", "back.json").json["steps"]
+    assert 0 == palaver(*OLD, "migrate", "status").code

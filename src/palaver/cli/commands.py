@@ -43,6 +43,9 @@ OPTIONS = {
     "quiet": ("--quiet, -q", "Write data and errors only."),
     "yes": ("--yes, -y", "Answer yes to every question."),
     "no_color": ("--no-color", "Write without colours, as NO_COLOR does."),
+    "verbose": ("--verbose, -v", "Say on stderr what is done, on which stack, and when."),
+    "timeout": ("--timeout FLOAT", "End with exit code 6 after so many seconds."),
+    "describe": ("--describe", "Print the commands, or those named, as JSON; run nothing."),
     "debug": ("--debug", "Print the traceback of a failure."),
 }
 """How each global option is written, and what it says."""

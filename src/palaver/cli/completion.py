@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 app = App(name="completion", help_format="plaintext", help_formatter="plain", default_parameter=Parameter(negative=(), show_default=False))
@@ -34,6 +35,7 @@ def show(shell: Shell | None = None, /, *, here: Here) -> int:
 
 
 @app.command
+@emits("completion")
 def install(shell: Shell | None = None, /, *, print: bool = False, here: Here) -> int:
     """Write the script where the shell looks for it, and say what was written where. Run again, it changes nothing.
 

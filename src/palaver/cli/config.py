@@ -6,6 +6,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 from palaver.cli.settings import OWN, SECRETS, SHARED, Setting
 
@@ -13,6 +14,7 @@ app = App(name="config", help_format="plaintext", help_formatter="plain", defaul
 
 
 @app.command
+@emits("config")
 def show(*, here: Here) -> int:
     """Print every setting, its value and what set it. Passwords in URLs and keys are masked.
 
@@ -31,6 +33,7 @@ def show(*, here: Here) -> int:
 
 
 @app.command
+@emits("config_path")
 def path(*, here: Here) -> int:
     """Print the files in force: palaver.toml, and pyproject.toml where it has [tool.palaver]. Exits 3 where there is none.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +49,7 @@ class Context:
     tenant: str | None = None
     profile: str | None = None
     yes: bool = False
+    _homes: list[ModuleType] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def settings(self) -> dict[str, Setting]:
@@ -64,6 +65,13 @@ class Context:
         if chosen := self.url or self.settings["url"].value:
             return chosen
         return DEMO if not Path(DEFAULT).exists() and Path(DEMO).exists() else DEFAULT
+
+    @property
+    def shown(self) -> str:
+        """The URL in force, without what is secret in it."""
+        from palaver.cli.addresses import masked
+
+        return masked(self.where)
 
     @property
     def file(self) -> Path | None:
@@ -88,6 +96,7 @@ class Context:
         from palaver.url import parse_url
 
         parsed = parse_url(self.where)
+        self.out.step(f"asking {self.shown} which schema it was written with")
         if parsed.scheme == "sqlite":
             parsed.options["read_only"] = "true"
         stack = await open_stack(parsed, (SYSTEM,), SystemClock())
@@ -101,8 +110,14 @@ class Context:
         return Kept(str(body["name"]), int(body["version"]), demo is not None) if body else None
 
     async def home(self) -> ModuleType:
-        """Return the module the schema in force is declared in: what was set, or the blueprint the data names."""
+        """Return the module the schema in force is declared in: what was set, or the blueprint the data names, which is asked once."""
+        if not self._homes:
+            self._homes.append(await self._found_home())
+        return self._homes[0]
+
+    async def _found_home(self) -> ModuleType:
         if named := self._named_schema:
+            self.out.step(f"importing the schema, {named}")
             return schema_module(named, self.settings["schema"].folder)
         given = self.settings["blueprint"]
         if given.value and not given.overruled_by:
@@ -148,9 +163,11 @@ class Context:
         schema = await self.schema()
         tenant = self._tenant_of(schema)
         build = getattr(await self.home(), "PROJECTIONS", ())
+        self.out.step(f"opening {self.shown}")
         async with open_store(
             self.where, schema=schema, projections=build, maintain=maintain, migrate=migrate, actor="cli", create=False
         ) as store:
+            self.out.step(f"at work on {self.shown}, schema {schema.name} version {schema.version}")
             try:
                 yield store.for_tenant(tenant) if tenant else store
             except TenantMismatch as error:
@@ -198,6 +215,7 @@ class Context:
         from palaver.seal_keys import sealer_for
         from palaver.url import parse_url
 
+        self.out.step(f"looking at the structure of {self.shown}")
         planner, clock = Planner(schema), SystemClock()
         parsed = parse_url(self.where)
         if parsed.scheme == "sqlite":

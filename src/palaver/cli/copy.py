@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 from palaver.cli.stopping import BOTH, stopping
 
@@ -77,6 +78,7 @@ class Asked:
 ONCE = Asked()
 
 
+@emits("copy", "copy_promote")
 async def copy(source: Source, target: Target, /, *, asked: Asked = ONCE, here: Here) -> int:
     """Copy a whole stack into another one: records, images, objects, jobs, and the place in the feed; all tenants.
 
@@ -117,8 +119,10 @@ async def _ends(here: Context, source: str, target: str) -> AsyncIterator[tuple[
         stop.problem = replace(stop.problem, hint=f"{stop.problem.hint} {LOST}")
         raise
     schema = await from_.schema()
+    here.out.step(f"opening {from_.shown} and {replace(here, url=target).shown}")
     made = getattr(await from_.home(), "PROJECTIONS", ())
     async with End.open(source, schema, projections=made, read_only=True) as one, End.open(target, schema, projections=made) as other:
+        here.out.step("copying")
         yield one, other
 
 
@@ -184,6 +188,7 @@ async def _verify(here: Context, one: End, other: End, differences: _Differences
     def write(found: Difference) -> None:
         differences.write(found.table, found.key, found.kind)
 
+    here.out.step("comparing both sides")
     with here.out.progress("compared") as progress:
         return await verify(one, other, found=write, records=progress.advance, objects=progress.advance)
 

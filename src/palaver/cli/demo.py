@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import DEMO, Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ DEFAULT = "baller"
 Size = Literal["s", "m", "l"]
 
 
+@emits("demo")
 async def demo(*, path: Path | None = None, size: Annotated[Size, Parameter(show_default=True)] = "s", here: Here) -> int:
     """Make a database of real conversations to look at: real football results, asked and answered.
 
@@ -63,6 +65,7 @@ async def _play(here: Context, place: Path | str, size: Size, known: Facts, play
     begins = now - timedelta(seconds=SPAN_S)
     clock = PlayedClock(begins)
     traffic = dialogues(known, size)
+    here.out.step("playing conversations into the new database")
     async with _opened(place, clock, here.blueprint or DEFAULT) as store:
         with here.out.progress("conversations", len(traffic)) as progress:
             played: Played = await played_by.play(store, clock, begins, known, traffic, progress.advance)

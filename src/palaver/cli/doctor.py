@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 from palaver.cli.stopping import stopping, unless
 from palaver.observing import Diagnoses, Finding, Observes
@@ -24,6 +25,7 @@ MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 LEVELS = ("ok", "warn", "fail")
 
 
+@emits("doctor")
 async def doctor(*, quick: bool = False, processes: int | None = None, watch: float | None = None, here: Here) -> int:
     """Examine the database: versions, server or file, rights, structure, schema, projections, objects, disk and clocks.
 
@@ -55,7 +57,10 @@ async def doctor(*, quick: bool = False, processes: int | None = None, watch: fl
 
 async def _examined(here: Context, quick: bool, processes: int | None) -> int:
     """Print what is found; return how bad it is."""
-    findings = [finding async for finding in _examine(here, quick, processes)]
+    findings = []
+    async for finding in _examine(here, quick, processes):
+        findings.append(finding)
+        here.out.step(f"examining {here.shown}, after: {finding.check}")
     worst = max((LEVELS.index(finding.level) for finding in findings), default=0)
     if here.out.json:
         here.out.emit("doctor", {"status": LEVELS[worst], "checks": [asdict(finding) for finding in findings]})

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Form:
 WHOLE = Form()
 
 
+@emits("export")
 async def export(*entities: str, form: Form = WHOLE, here: Here) -> int:
     """Write records to files, whole: one file for each entity, and a manifest with counts and SHA-256 sums.
 

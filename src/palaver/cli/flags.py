@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ SCOPES = {"everybody": "everybody", "rollout": "a share of the users"}
 
 
 @app.command(name="list")
+@emits("flags")
 async def list_(*, here: Here) -> int:
     """Print every flag with its default, and what is set for whom, by whom and when."""
     async with here.running("flags") as (_, flags):
@@ -49,6 +51,7 @@ async def list_(*, here: Here) -> int:
 
 
 @app.command(name="set")
+@emits("flag_set")
 async def set_(
     flag: str,
     value: str | None = None,
@@ -92,6 +95,7 @@ async def set_(
 
 
 @app.command
+@emits("flag_unset")
 async def unset(
     flag: str,
     /,

@@ -9,12 +9,14 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 
 MARKS = {"up": "✓", "degraded": "!", "down": "✗", "off": "-"}
 _CODES = {"ok": Exit.OK, "degraded": Exit.PARTIAL, "down": Exit.UNAVAILABLE}
 
 
-async def health(*, ready: bool = False, timeout: Annotated[float, Parameter(show_default=True)] = 2.0, here: Here) -> int:
+@emits("health")
+async def health(*, ready: bool = False, wait: Annotated[float, Parameter(show_default=True)] = 2.0, here: Here) -> int:
     """Ask every part of the stack how it is, and print the projections' lag, what waits, and the cache's figures.
 
     Exits 0 when all is well, 8 when something is away or failing that the application goes on without, 6 when the records
@@ -24,10 +26,10 @@ async def health(*, ready: bool = False, timeout: Annotated[float, Parameter(sho
     ----------
     ready
         Exit 0 wherever the records answer: for a monitor that decides whether to send requests.
-    timeout
+    wait
         Seconds to wait for each part.
     """
-    found = await _found(here, timeout)
+    found = await _found(here, wait)
     if here.out.json:
         here.out.emit("health", found)
     else:

@@ -6,6 +6,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 
 app = App(name="keys", help_format="plaintext", help_formatter="plain", default_parameter=Parameter(negative=(), show_default=False))
 
@@ -20,6 +21,7 @@ def new(*, here: Here) -> int:
 
 
 @app.command
+@emits("keys")
 async def status(*, here: Here) -> int:
     """Count the secrets sealed with each key; no value is opened.
 
@@ -42,6 +44,7 @@ async def status(*, here: Here) -> int:
 
 
 @app.command
+@emits("keys_rotated")
 async def rotate(*, here: Here) -> int:
     """Seal every secret with the first key: in batches, resumable, while the application goes on.
 

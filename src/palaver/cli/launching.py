@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from palaver import __version__
 from palaver.cli.commands import ABOUT, COMMANDS, FAMILIES, FLAGS, GLOBAL, KEEP, LOOK, OPTIONS, TEND
+from palaver.cli.deadline import Deadline
 from palaver.cli.exits import Exit
 
 GROUPS = {name: Group(name, sort_key=number) for number, name in enumerate((LOOK, KEEP, TEND, GLOBAL), 1)}
@@ -46,22 +47,34 @@ def launch(
     quiet: Annotated[bool, _global("quiet")] = False,
     yes: Annotated[bool, _global("yes")] = False,
     no_color: Annotated[bool, _global("no_color")] = False,
+    verbose: Annotated[bool, _global("verbose")] = False,
+    timeout: Annotated[float | None, _global("timeout")] = None,
+    describe: Annotated[bool, _global("describe")] = False,
     debug: Annotated[bool, _global("debug")] = False,
 ) -> int:
     """Parse the global options and run a command."""
     from palaver.cli.context import Context
     from palaver.cli.output import Output, no_color as wants_no_color
 
-    if json and human:
-        raise CycloptsError(msg="--json and --human exclude each other.")
-    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    out = Output(json=json or not (human or sys.stdout.isatty()), quiet=quiet, color=not (no_color or wants_no_color()))
-    here = Context(out, url, schema, blueprint, tenant, profile, yes)
-    result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, here))
-    if inspect.iscoroutine(result):
-        import asyncio
+    for one, other, both in (("json", "human", json and human), ("quiet", "verbose", quiet and verbose)):
+        if both:
+            raise CycloptsError(msg=f"--{one} and --{other} exclude each other.")
+    colors = not (no_color or wants_no_color())
+    out = Output(json=json or not (human or sys.stdout.isatty()), quiet=quiet, verbose=verbose, color=colors)
+    if describe:
+        from palaver.cli.describing import described
 
-        result = asyncio.run(result)
+        out.emit("describe", described(app, tokens))
+        return Exit.OK
+    here = Context(out, url, schema, blueprint, tenant, profile, yes)
+    with Deadline(timeout, out, as_json=_problems_as_json(json, human)) as deadline:
+        command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, here))
+        if inspect.iscoroutine(result):
+            import asyncio
+
+            result = asyncio.run(deadline.keep(result))
+    out.step("done")
     return int(result or Exit.OK)
 
 
@@ -83,11 +96,11 @@ def call(tokens: Sequence[str]) -> int:
         from palaver.cli.problems import report, usage
 
         told = usage(error, [name for name, _, _ in COMMANDS], (*FLAGS, "--help")) if isinstance(error, CycloptsError) else error
-        return report(told, as_json=_problems_as_json(tokens), debug=debug)
+        return report(told, as_json=_problems_as_json("--json" in tokens, "--human" in tokens), debug=debug)
 
 
-def _problems_as_json(tokens: Sequence[str]) -> bool:
+def _problems_as_json(json: bool, human: bool) -> bool:
     """Failures go out as JSON where it was asked for, or where neither stream has a person at its end."""
-    if "--json" in tokens or "--human" in tokens:
-        return "--json" in tokens
+    if json or human:
+        return json
     return not (sys.stdout.isatty() or sys.stderr.isatty())

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ NOBODY = Subject()
 
 
 @app.command
+@emits("limits")
 async def show(operation: str = "", /, *, subject: Subject = NOBODY, here: Here) -> int:
     """Print the rules, and for a subject what each leaves now; nothing is charged.
 
@@ -75,6 +77,7 @@ async def show(operation: str = "", /, *, subject: Subject = NOBODY, here: Here)
 
 
 @app.command
+@emits("limits_reset")
 async def reset(operation: str = "", /, *, subject: Subject = NOBODY, here: Here) -> int:
     """Forget what was charged to a subject.
 

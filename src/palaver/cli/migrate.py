@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Emit = Literal["cloudformation", "alembic"]
 
 
 @app.command
+@emits("migrate")
 async def plan(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
@@ -65,6 +67,7 @@ async def plan(
 
 
 @app.command
+@emits("migrate")
 async def apply(file: Path | None = None, /, *, allow_data_loss: Losses = None, here: Here) -> int:
     """Bring the database to its schema: plan and apply, or apply exactly the plan a file holds.
 
@@ -98,6 +101,7 @@ async def apply(file: Path | None = None, /, *, allow_data_loss: Losses = None, 
 
 
 @app.command
+@emits("migrate")
 async def undo(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
@@ -139,6 +143,7 @@ async def undo(
 
 
 @app.command
+@emits("migrate_status")
 async def status(*, here: Here) -> int:
     """Print the migrations that were applied, what is pending, and what somebody else changed.
 

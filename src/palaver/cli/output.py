@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,8 +18,28 @@ if TYPE_CHECKING:
 
     from palaver.cli.progress import Progress
 
+F = TypeVar("F", bound=Callable[..., Any])
 CONTRACT = 1
 """The version every JSON object carries. Within one version fields are only added."""
+
+
+@dataclass(frozen=True)
+class Emits:
+    """Which kinds of JSON object a command writes; `stream`: one a line, as many as there are."""
+
+    kinds: tuple[str, ...] = ()
+    stream: bool = False
+
+
+def emits(*kinds: str, stream: bool = False) -> Callable[[F], F]:
+    """Declare what a command writes, beside the command: `palaver --describe` tells it."""
+
+    def declare(command: F) -> F:
+        command.emits = Emits(kinds, stream)  # type: ignore[attr-defined]
+        return command
+
+    return declare
+
 
 GAP, FOLDED = 2, 12
 """Between the columns of a table, and how narrow one may become that is folded."""
@@ -50,8 +72,10 @@ def talk(text: str) -> None:
 class Output:
     """Where one command writes to, and in which form."""
 
-    def __init__(self, *, json: bool, quiet: bool = False, color: bool = True) -> None:
-        self.json, self.quiet, self.color = json, quiet, color
+    def __init__(self, *, json: bool, quiet: bool = False, verbose: bool = False, color: bool = True) -> None:
+        self.json, self.quiet, self.verbose, self.color = json, quiet, verbose, color
+        self._began, self._step = time.monotonic(), "starting"
+        self._progress: Progress | None = None
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -123,10 +147,22 @@ class Output:
         if not self.quiet:
             talk(harmless(text) + "\n")
 
+    def step(self, text: str) -> None:
+        """Note what is being done now, such as "opening bot.db"; told with --verbose, and when there was no time for it."""
+        self._step, self._progress = text, None
+        if self.verbose:
+            talk(f"{time.monotonic() - self._began:9.3f} s  {harmless(text)}\n")
+
+    @property
+    def doing(self) -> str:
+        """What is being done, and how far that is."""
+        return self._step if self._progress is None else f"{self._step}, at {self._progress}"
+
     def progress(self, what: str, total: int | None = None) -> Progress:
         from palaver.cli.progress import Progress
 
-        return Progress(what, total, quiet=self.quiet)
+        self._progress = Progress(what, total, quiet=self.quiet)
+        return self._progress
 
 
 def _least(columns: Sequence[str], rows: Sequence[Sequence[Text]], whole: Set[str]) -> int:

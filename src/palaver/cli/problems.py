@@ -23,7 +23,8 @@ class Stop(Exception):
 
     def __init__(self, exit: Exit, code: str, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.problem = Problem(exit, code, message, message, hint, status=404 if exit is Exit.NOT_FOUND else 422)
+        status = {Exit.NOT_FOUND: 404, Exit.UNAVAILABLE: 504}.get(exit, 422)
+        self.problem = Problem(exit, code, message, message, hint, status, retryable=exit is Exit.UNAVAILABLE)
 
 
 @dataclass(frozen=True)

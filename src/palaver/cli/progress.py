@@ -38,6 +38,9 @@ class Progress:
         self._last, self._drawn = now, True
         talk(f"\r{self._line(now)}\x1b[K" if self._terminal else f"{self._line(now)}\n")
 
+    def __str__(self) -> str:
+        return self._line(time.monotonic())
+
     def _line(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)
         if not self._total:

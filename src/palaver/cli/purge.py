@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Asked:
 AT_ONCE = Asked()
 
 
+@emits("purge")
 async def purge(subject: str | None = None, /, *, asked: Asked = AT_ONCE, here: Here) -> int:
     """Erase everything about a person, in records, history, objects, indexes and archives; or about people long inactive.
 

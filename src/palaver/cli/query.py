@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Wanted:
 ANY = Wanted()
 
 
+@emits("query", "count", "explain")
 async def query(entity: str, /, *values: str, wanted: Wanted = ANY, here: Here) -> int:
     """Read records of one partition of a key or an index, in its order. Without values, any records.
 

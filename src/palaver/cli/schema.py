@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 
 if TYPE_CHECKING:
     from palaver.declared import Declared
@@ -17,6 +18,7 @@ app = App(name="schema", help_format="plaintext", help_formatter="plain", defaul
 
 
 @app.command
+@emits("schema_check")
 async def check(*, here: Here) -> int:
     """Lint the schema for every engine, and compare it with the database where there is one.
 
@@ -38,6 +40,7 @@ async def check(*, here: Here) -> int:
 
 
 @app.command
+@emits("schema")
 async def show(entity: str | None = None, /, *, here: Here) -> int:
     """Print the entities with their fields, keys, indexes and references.
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Wanted:
 ALL = Wanted()
 
 
+@emits("search")
 async def search(text: str = "", /, *, wanted: Wanted = ALL, here: Here) -> int:
     """Search what was said: words (all of them), "a phrase", prefix*, -without.
 

@@ -6,12 +6,14 @@ from cyclopts import App, Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 
 app = App(name="sessions", help_format="plaintext", help_formatter="plain", default_parameter=Parameter(negative=(), show_default=False))
 
 
 @app.command(name="list")
+@emits("sessions")
 async def list_(user: str, /, *, here: Here) -> int:
     """Print the sessions of a user, the newest first.
 
@@ -33,6 +35,7 @@ async def list_(user: str, /, *, here: Here) -> int:
 
 
 @app.command
+@emits("sessions_ended")
 async def end(user: str, /, *, id: str | None = None, here: Here) -> int:
     """End all sessions of a user, or one of them; nobody reads them any more when this returns.
 

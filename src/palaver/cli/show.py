@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.pages import UNANSWERED, html, markdown, remark
 from palaver.cli.problems import Stop
 
@@ -41,6 +42,7 @@ class Wanted:
 ALL = Wanted()
 
 
+@emits("transcript")
 async def show(id: str, /, *, wanted: Wanted = ALL, here: Here) -> int:
     """Print a whole conversation or message, with every step of every answer.
 

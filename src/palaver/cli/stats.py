@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from palaver.cli.context import Context, Here
 from palaver.cli.counted import FromMetrics, Line, Lines, Period, behind, counted, equalities
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 from palaver.cli.scanned import Source, scanned
 
@@ -97,6 +98,7 @@ class Report:
     before: Period | None = None
 
 
+@emits("stats", "figures")
 async def stats(kind: Kind, /, *, asked: Asked = WEEK, here: Here) -> int:
     """Sum up a period: usage and cost of models, calls of services, answers, feedback, or the daily metrics; or show a server's figures.
 

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 
 if TYPE_CHECKING:
     from palaver.cli.output import Output
@@ -46,6 +47,7 @@ class Wanted:
 NEW = Wanted()
 
 
+@emits("change", stream=True)
 async def tail(*entities: str, wanted: Wanted = NEW, here: Here) -> int:
     """Follow messages and calls as they are written, one line each; NDJSON where stdout is no terminal.
 

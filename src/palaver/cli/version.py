@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from palaver.cli.context import Here
+from palaver.cli.output import emits
 
 
+@emits("version")
 def version(*, here: Here) -> None:
     """Print the versions of Palaver, Python and SQLite."""
     found = versions()

@@ -12,12 +12,14 @@ from cyclopts import Parameter
 from palaver.cli.addresses import masked
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
+from palaver.cli.output import emits
 from palaver.cli.stopping import stopping, unless
 
 if TYPE_CHECKING:
     from palaver.store import Store
 
 
+@emits("work", stream=True)
 async def work(*, once: bool = False, sweep_every: Annotated[float, Parameter(show_default=True)] = 60.0, here: Here) -> int:
     """Run projections, cascades and sweeps until stopped by Ctrl-C or SIGTERM.
 
