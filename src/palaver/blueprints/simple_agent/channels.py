@@ -34,33 +34,16 @@ class Channels:
 
         Credentials replace the ones before as a whole, in the same commit; they are no part of what is returned.
         """
-        now, owner = self._store.clock.now(), self._tenant
-        given: dict[str, Any] = {
+        decided: dict[str, Any] = {
             "default_model": default_model,
             "settings": None if settings is None else _named("Settings", settings, 'settings={"reply_in_thread": True}'),
             "rate_limits": rate_limits,
+            "updated_at": self._store.clock.now(),
         }
-        given = {name: value for name, value in given.items() if value is not None}
-        secrets = Batch()
-        if credentials is not None:
-            named = _named("Credentials", credentials, 'credentials={"token": token}')
-            with refusing():
-                made = ChannelCredentials(tenant=owner, channel_type=channel_type, credentials=named, updated_at=now)
-            secrets = Batch().put(made)
-        at = ChannelConfig.at(owner, channel_type)
+        given = {name: value for name, value in decided.items() if value is not None}
+        secrets = Batch() if credentials is None else self._sealed(channel_type, credentials)
         for _ in range(ATTEMPTS):
-            if await self._store.find(at) is not None:
-                config = Batch().patch(at, set={**given, "updated_at": now})
-            else:
-                if default_model is None:
-                    raise Validation(
-                        "A channel that is configured for the first time needs a default_model.",
-                        hint='Give one, such as default_model="gpt-4o"; later it may be left out.',
-                        field="default_model",
-                    )
-                with refusing():
-                    fresh = ChannelConfig(tenant=owner, channel_type=channel_type, created_at=now, updated_at=now, **given)
-                config = Batch().create(fresh)
+            config = await self._changed_or_made(channel_type, given)
             try:
                 written = await self._store.write(config + secrets, returning=True)
             except (ConditionFailed, TransactionCancelled):
@@ -69,6 +52,27 @@ class Channels:
             assert isinstance(written[0], ChannelConfig)
             return written[0]
         raise Conflict("The channel's configuration was removed as often as it was made.", hint="Try again after a random pause.")
+
+    async def _changed_or_made(self, channel_type: str, given: Mapping[str, Any]) -> Batch:
+        """Return what changes the channel's configuration, or makes it where there is none."""
+        at = ChannelConfig.at(self._tenant, channel_type)
+        if await self._store.find(at) is not None:
+            return Batch().patch(at, set=given)
+        if "default_model" not in given:
+            raise Validation(
+                "A channel that is configured for the first time needs a default_model.",
+                hint='Give one, such as default_model="gpt-4o"; later it may be left out.',
+                field="default_model",
+            )
+        with refusing():
+            return Batch().create(ChannelConfig(tenant=self._tenant, channel_type=channel_type, created_at=given["updated_at"], **given))
+
+    def _sealed(self, channel_type: str, credentials: Mapping[str, str]) -> Batch:
+        """Return what replaces the channel's credentials."""
+        named = _named("Credentials", credentials, 'credentials={"token": token}')
+        now = self._store.clock.now()
+        with refusing():
+            return Batch().put(ChannelCredentials(tenant=self._tenant, channel_type=channel_type, credentials=named, updated_at=now))
 
     async def config(self, channel_type: str) -> ChannelConfig | None:
         """Return what was decided for a channel, None where nothing was decided."""
