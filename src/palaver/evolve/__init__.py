@@ -6,6 +6,7 @@
 from palaver.evolve.actions import Action, Claim, Demand, Fill, Prepare, Rebuild, Release, Seal, Take
 from palaver.evolve.diff import Migration, migration
 from palaver.evolve.drift import base_of, comparable, drift_of
+from palaver.evolve.names import Names, renamed, turned_round
 from palaver.evolve.plans import plain_plan, plan_of, plan_text
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Demand",
     "Fill",
     "Migration",
+    "Names",
     "Prepare",
     "Rebuild",
     "Release",
@@ -26,4 +28,6 @@ __all__ = [
     "plain_plan",
     "plan_of",
     "plan_text",
+    "renamed",
+    "turned_round",
 ]

@@ -63,12 +63,13 @@ class Columns:
 
     def _rename(self) -> None:
         names = {column.name for column in self._now.columns}
+        told = self._draft.names.columns.get(self._table.name, {})
         for spec in self._specs.values():
             marker: RenamedFrom | None = spec.marker(RenamedFrom)
-            if marker is None or spec.stored in names:
-                continue
-            old = self._old_fields.get(marker.name, {}).get("stored", marker.name)
-            if old not in names or old in self._wanted:
+            old = told.get(spec.stored)
+            if old is None and marker is not None:
+                old = self._old_fields.get(marker.name, {}).get("stored", marker.name)
+            if spec.stored in names or old not in names or old in self._wanted:
                 continue
             if self._may_rename(spec, old):
                 self._free(old)

@@ -14,6 +14,7 @@ from palaver.errors import NotProvisioned
 from palaver.evolve.actions import AUTOMATIC, Action, Claim, Demand, Effect, Rebuild, Release, Take
 from palaver.evolve.columns import Columns
 from palaver.evolve.drift import base_of, drift_of
+from palaver.evolve.names import Names
 from palaver.ops import CreateIndex, CreateTable, DropIndex, DropTable, Physical, RenameTable, SetExpiry, Step, Table, after_step
 from palaver.plan import Planner
 from palaver.snapshot import form
@@ -58,8 +59,8 @@ class Migration:
 
     @property
     def automatic(self) -> bool:
-        """Whether nothing in it can hurt a program of the version before."""
-        return all(action.effect in AUTOMATIC for action in self.actions)
+        """Whether nothing in it can hurt a program of the version before; what leads back is for a program of the version after."""
+        return self.version >= self.from_version and all(action.effect in AUTOMATIC for action in self.actions)
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Draft:
 
     now: dict[str, Table]
     allow: Collection[str]
+    names: Names = field(default_factory=Names)
     phases: dict[str, list[Action]] = field(default_factory=lambda: {name: [] for name in PHASES})
     demands: list[Demand] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -108,27 +110,16 @@ def migration(
     allow: Collection[str] = (),
     renames: bool = True,
     partitions: bool = False,
+    names: Names | None = None,
 ) -> Migration:
     """Return what makes a database fit a schema; `stored` is what was kept with the data at the last change.
 
-    Raises NotProvisioned, with every reason, where stored data would be stranded; `allow` names what may be lost.
+    `names` says what is stored under another name although no declaration tells. Raises NotProvisioned, with every reason, where
+    stored data would be stranded; `allow` names what may be lost.
     """
     stored = stored or {}
-    snapshot: Mapping[str, Any] = stored.get("snapshot") or {}
-    draft = Draft({table.name: table for table in physical.tables}, allow)
-    _tables(draft, planner, snapshot, renames)
-    if partitions:
-        _ranges(draft, planner)
-    _uniques(draft, planner, snapshot, bool(physical.tables))
-    _references(draft, planner, snapshot)
-    _searches(draft, planner, snapshot)
-    _gone(draft, planner, snapshot)
-    for label in sorted(set(allow) - draft.used):
-        draft.refuse(f"Nothing stored is called {label} and would be lost.", hint="Name what `palaver migrate plan` lists as kept.")
-    if draft.refusals:
-        first = draft.refusals[0]
-        message = " ".join(f"{each.message} {each.hint}" for each in draft.refusals) if len(draft.refusals) > 1 else first.message
-        raise NotProvisioned(message, hint=first.hint if len(draft.refusals) == 1 else "", **first.context)
+    draft = Draft({table.name: table for table in physical.tables}, allow, names or Names())
+    _fill(draft, planner, stored.get("snapshot") or {}, renames, partitions)
     schema = planner.schema
     return Migration(
         schema.name,
@@ -142,6 +133,24 @@ def migration(
         tuple(draft.kept),
         tuple(drift_of(physical, stored)),
     )
+
+
+def _fill(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], renames: bool, partitions: bool) -> None:
+    """Add all that is to be done, or raise with every reason why it cannot be."""
+    existed = bool(draft.now)
+    _tables(draft, planner, snapshot, renames)
+    if partitions:
+        _ranges(draft, planner)
+    _uniques(draft, planner, snapshot, existed)
+    _references(draft, planner, snapshot)
+    _searches(draft, planner, snapshot)
+    _gone(draft, planner, snapshot)
+    for label in sorted(set(draft.allow) - draft.used):
+        draft.refuse(f"Nothing stored is called {label} and would be lost.", hint="Name what `palaver migrate plan` lists as kept.")
+    if draft.refusals:
+        first = draft.refusals[0]
+        message = " ".join(f"{each.message} {each.hint}" for each in draft.refusals) if len(draft.refusals) > 1 else first.message
+        raise NotProvisioned(message, hint=first.hint if len(draft.refusals) == 1 else "", **first.context)
 
 
 def _tables(draft: Draft, planner: Planner, snapshot: Mapping[str, Any], renames: bool) -> None:
@@ -172,10 +181,9 @@ def _left_behind(draft: Draft, planner: Planner, owner: Declared, snapshot: Mapp
 
 def _renamed(draft: Draft, planner: Planner, table: Table, owner: Declared | None, renames: bool) -> str | None:
     """Take the table along under its new name; return the name it is stored under."""
-    if owner is None or not (former := owner.entity.__palaver_renamed_from__):
-        former = table.name
-    elif table.name.endswith(HISTORY):
-        former += HISTORY
+    former = table.name
+    if owner is not None and (told := draft.names.tables.get(owner.table.name) or owner.entity.__palaver_renamed_from__):
+        former = told + HISTORY if table.name.endswith(HISTORY) else told
     if table.name in draft.now:
         former = table.name
     if former not in draft.now or former in planner.tables.keys() - {table.name}:

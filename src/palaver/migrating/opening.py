@@ -56,13 +56,14 @@ async def _provision(planner: Planner, records: RecordEngine, clock: Clock, *, c
         await _make_parts(records, clock)
         await _remember(migrator, records, clock)
         return Provisioned(fingerprint=planner.schema.fingerprint)
-    kept = await migrator.kept()
-    if kept and kept["name"] == planner.schema.name and kept["version"] > planner.schema.version:
-        return replace(older(planner, physical, kept), fingerprint=kept["fingerprint"])
-    under_way = await migrator.under_way()
-    plan = await migrator.pending()
-    if under_way is not None and not (changing and plan.automatic and plan.fingerprint == planner.schema.fingerprint):
+    kept, under_way = await migrator.kept(), await migrator.under_way()
+    ours = bool(kept) and kept["name"] == planner.schema.name
+    goes_on = under_way is not None and changing and under_way[0].automatic and under_way[0].fingerprint == planner.schema.fingerprint
+    if under_way is not None and not goes_on:
         raise NotProvisioned("A migration was begun and has not ended.", hint="Run `palaver migrate apply` to end it.")
+    if ours and kept["version"] > planner.schema.version:
+        return replace(older(planner, physical, kept), fingerprint=kept["fingerprint"])
+    plan = await migrator.pending()
     if plan.actions and not changing:
         raise NotProvisioned(
             f"The database lacks {len(plan.actions)} of the tables, columns and indexes this schema needs.",
@@ -70,9 +71,9 @@ async def _provision(planner: Planner, records: RecordEngine, clock: Clock, *, c
         )
     if not plan.automatic:
         raise NotProvisioned("The schema changes more than is done by itself.", hint="Run `palaver migrate plan` to see it.")
-    if plan.actions:
+    if plan.actions or (changing and ours and kept.get("fingerprint") != plan.fingerprint):
         await migrator.apply(plan)
-    elif changing and (not kept or (kept["name"] == planner.schema.name and kept.get("fingerprint") != plan.fingerprint)):
+    elif changing and not kept:
         await _remember(migrator, records, clock)
     if changing:
         await _make_parts(records, clock)

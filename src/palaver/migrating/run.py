@@ -18,7 +18,24 @@ from typing import Any, NamedTuple
 from palaver.blob_ports import BlobStore, Provisions
 from palaver.clock import Clock, to_ms, us_of
 from palaver.errors import ConfigError, Conflict, Fenced, Forbidden, NotProvisioned, PalaverError
-from palaver.evolve import Action, Claim, Fill, Migration, Prepare, Rebuild, Release, Seal, Take, base_of, migration, plain_plan, plan_of
+from palaver.evolve import (
+    Action,
+    Claim,
+    Fill,
+    Migration,
+    Names,
+    Prepare,
+    Rebuild,
+    Release,
+    Seal,
+    Take,
+    base_of,
+    migration,
+    plain_plan,
+    plan_of,
+    renamed,
+    turned_round,
+)
 from palaver.migrating.claiming import Claims
 from palaver.migrating.demands import Examiner
 from palaver.migrating.filling import MIGRATE, fill
@@ -47,6 +64,9 @@ class Applied(NamedTuple):
     version: int
     fingerprint: str
     actions: tuple[str, ...]
+    from_fingerprint: str = ""
+    renamed: dict[str, Any] | None = None
+    """What leads back from it; None of one that an earlier version of Palaver carried out."""
 
 
 @dataclass
@@ -96,17 +116,45 @@ class Migrator:
         Raises NotProvisioned where stored data would be stranded, and where a newer program wrote it.
         """
         kept, schema = await self.kept(), self._planner.schema
+        under_way = await self._stored_run()
+        if under_way is not None and under_way.plan.fingerprint == schema.fingerprint:
+            return under_way.plan
         if kept and kept["name"] == schema.name and kept["version"] > schema.version:
             raise NotProvisioned(
                 f"The data was written with version {kept['version']} of schema {schema.name}; this program has {schema.version}.",
-                hint="Update the program: a migration does not lead back.",
+                hint="Update the program, or lead the data back to this one: palaver migrate undo.",
             )
+        return await self._planned(kept, allow, Names(), parts=parts)
+
+    async def undoing(self, allow: Collection[str] = ()) -> Migration:
+        """Return what leads back from the last migration; this program is the one from before it, and declares what to lead back to.
+
+        Raises NotProvisioned where it is not, where that migration is not recorded or has not ended, and where stored data would
+        be stranded: what was converted or dropped does not come back.
+        """
+        kept, mine = await self.kept(), self._planner.schema.fingerprint
         under_way = await self._stored_run()
-        if under_way is not None and under_way.plan.fingerprint == self._planner.schema.fingerprint:
+        if under_way is not None and under_way.plan.fingerprint == mine:
             return under_way.plan
-        physical = await self._records.describe()
-        limits = self._records.limits
-        plan = migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=parts and limits.partitions)
+        if under_way is not None:
+            raise NotProvisioned("A migration was begun and has not ended.", hint="End it with its own program: palaver migrate apply.")
+        if not kept or kept["fingerprint"] == mine:
+            raise NotProvisioned(
+                "The data is what this program declares, so nothing leads away from it.",
+                hint="Undo with the program from before the migration.",
+            )
+        ways = [each for each in await self.applied() if (each.from_fingerprint, each.fingerprint) == (mine, kept["fingerprint"])]
+        if not ways or ways[-1].renamed is None:
+            raise NotProvisioned(
+                f"No migration is recorded that led from this program's schema ({mine}) to the one that is stored ({kept['fingerprint']}).",
+                hint="Undo with the program from right before the last one that `palaver migrate status` lists; once for each.",
+            )
+        return await self._planned(kept, allow, turned_round(ways[-1].renamed), parts=True)
+
+    async def _planned(self, kept: dict[str, Any], allow: Collection[str], names: Names, *, parts: bool) -> Migration:
+        physical, limits = await self._records.describe(), self._records.limits
+        partitions = parts and limits.partitions
+        plan = migration(self._planner, physical, kept, allow=allow, renames=limits.renames, partitions=partitions, names=names)
         return await self._with_place(plan)
 
     async def _with_place(self, plan: Migration) -> Migration:
@@ -147,7 +195,8 @@ class Migrator:
             page = await self._records.query(read)
             for record in page.records:
                 body: Any = record["body"]
-                out.append(Applied(int(str(record["name"])), body["at"], body["version"], body["fingerprint"], tuple(body["actions"])))
+                what = body["at"], body["version"], body["fingerprint"], tuple(body["actions"]), body.get("from", ""), body.get("renamed")
+                out.append(Applied(int(str(record["name"])), *what))
             if page.last is None:
                 return out
             read = read._replace(after=page.last)
@@ -283,6 +332,8 @@ class Migrator:
             "version": run.plan.version,
             "fingerprint": run.plan.fingerprint,
             "actions": [action.words for action in run.plan.actions],
+            "from": run.plan.from_fingerprint,
+            "renamed": renamed(run.plan.actions),
         }
         entry: Record = {"scope": LOG, "name": f"{number:08d}", "body": log}
         ops: list[Op] = [

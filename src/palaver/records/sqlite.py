@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,6 @@ from palaver.ops import (
     Cause,
     Change,
     ChangePage,
-    DropTable,
     Limits,
     Physical,
     Read,
@@ -34,7 +34,6 @@ from palaver.ops import (
     Table,
     WriteSet,
     Written,
-    after_step,
     position,
 )
 from palaver.records import sqlite_figures, sqlite_structure as structure
@@ -199,11 +198,11 @@ class SqliteRecords:
     async def apply(self, step: Step) -> None:
         """Take one step in one commit; a step taken before is no error."""
         name = step.old if isinstance(step, RenameTable) else step.table.name
-        await self.database.write(lambda connection: structure.apply(connection, step))
-        found = self._rows.pop(name, None)
-        if not isinstance(step, DropTable):
-            table = after_step(found.table if found else step.table, step)
-            self._rows[table.name] = Rows(table)
+        found = await self.database.write(lambda connection: structure.apply(connection, step))
+        self._rows.pop(name, None)
+        if found is not None:
+            # What is not in the file is the declaration's.
+            self._rows[found.name] = Rows(replace(found, swept=step.table.swept, tenant=step.table.tenant))
 
     async def stamp(self, version: int, fingerprint: str) -> None:
         """Note which declaration the file was made for; `describe` gives both back."""

@@ -52,8 +52,8 @@ _ABOUT = re.compile(r"/\* (\{.*?\}) \*/")
 _COLUMN = re.compile(r'"((?:[^"]|"")+)" /\* (\w+)( shadow)? \*/')
 
 
-def apply(connection: apsw.Connection, step: Step) -> None:
-    """Take one step in the open transaction."""
+def apply(connection: apsw.Connection, step: Step) -> Table | None:
+    """Take one step in the open transaction; return the table as it is stored then, whatever is declared by now."""
     connection.execute(_SYSTEM_TEXT)
     name = step.old if isinstance(step, RenameTable) else step.table.name
     before = _found(connection, name)
@@ -61,6 +61,7 @@ def apply(connection: apsw.Connection, step: Step) -> None:
         raise NotProvisioned(f"There is no table {name}.", table=name)
     for text in texts(before, step):
         connection.execute(text)
+    return _found(connection, step.table.name)
 
 
 def system_text() -> str:
