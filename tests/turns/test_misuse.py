@@ -81,6 +81,18 @@ async def test_a_step_after_an_end_without_a_reply_leaves_the_end_and_a_late_rep
     assert "answered" == (await _ended(baller, turn))[0].status
 
 
+async def test_a_turn_that_is_answered_after_all_no_longer_says_where_it_stopped(baller: Baller) -> None:
+    with pytest.raises(TimeoutError):
+        async with baller.turn(user_id="u", content="?", message_id="1") as turn, turn.api_call("/fixtures"):
+            raise TimeoutError
+    assert "TimeoutError" == (await _ended(baller, turn))[0].error
+    async with baller.turn(user_id="u", content="?", message_id="1") as again:
+        again.resume()
+        await again.reply("At last.")
+    metadata, _ = await _ended(baller, again)
+    assert ("answered", None, None) == (metadata.status, metadata.stopped_at, metadata.error)
+
+
 async def test_an_exception_that_was_caught_is_not_where_another_one_came_from(baller: Baller) -> None:
     with pytest.raises(KeyError):
         async with baller.turn(user_id="u", content="?") as turn:

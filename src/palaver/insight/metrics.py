@@ -55,7 +55,8 @@ class Measure:
 
     `value` is a field path or a function; where it gives None the record is not counted. `name` may be a function too,
     for metrics by intent or endpoint. `mode` is a field path, or "=text" for a fixed mode. `late` is for values that an
-    update adds to a record: the record is counted once, when the value is first seen.
+    update adds to a record: the record is counted once, when the value is first seen. What changes afterwards stays
+    counted as it was: measure what is not changed, and read the records themselves for what is.
     """
 
     category: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 import palaver
-from palaver.blueprints.baller import Baller, patterns
+from palaver.blueprints.baller import PROJECTIONS, Baller, patterns
 from palaver.blueprints.baller.schema import Sentiment
 from palaver.errors import ConditionFailed, NotFound
+from tests.blueprints.baller.conftest import Opened
 from tests.blueprints.baller.given import ask, found
 
 
@@ -80,3 +81,25 @@ async def test_forgetting_a_person_takes_them_out_of_other_peoples_feedback(ball
     assert await baller.preferences("u1") is None
     assert [] == await found(baller, patterns.conversations_of_user("u1"))
     assert [] == list(await baller.search("canary"))
+
+
+async def test_ratings_are_counted_as_they_are_now(opened: Opened, clock: palaver.ManualClock) -> None:
+    begun = clock.now()
+    async with opened(projections=PROJECTIONS) as baller:
+        answers = [(await ask(baller, app_mode=mode))[1] for mode in ("production", "production", "beta")]
+        for answer in answers:
+            await baller.give_feedback(answer, user_id="r", rating="positive")
+        await baller.store.settle()
+        clock.advance(palaver.days(2))
+        await baller.give_feedback(answers[0], user_id="r", rating="negative")
+        await baller.give_feedback(answers[0], user_id="s", rating="positive")
+        rated = await baller.ratings_per_mode(begun, clock.now() + palaver.days(1))
+        assert {"development": (0, 0), "beta": (1, 0), "production": (2, 1)} == {
+            mode: (ratings.positive, ratings.negative) for mode, ratings in rated.items()
+        }
+        assert (2 / 3, None) == (rated["production"].share, rated["development"].share)
+        # Who rates again is counted on the day they did.
+        earlier = await baller.ratings_per_mode(begun, begun + palaver.days(1))
+        assert (1, 0) == (earlier["production"].positive, earlier["production"].negative)
+        day = clock.now().date()
+        assert [] == await baller.metrics.read(begun.date(), day, category="feedback")

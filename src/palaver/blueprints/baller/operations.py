@@ -6,6 +6,7 @@ What only reads one access pattern is in `patterns`; a store runs those values d
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from palaver.blueprints.baller import patterns
 from palaver.blueprints.baller.cache import EntityCache
 from palaver.blueprints.baller.ids import Snowflakes
 from palaver.blueprints.baller.keeping import ERASURE, PURGE, archive_of
-from palaver.blueprints.baller.reading import Reading
+from palaver.blueprints.baller.reading import MODES, Reading
 from palaver.blueprints.baller.recording import Arrival, Settings, TurnBook
 from palaver.blueprints.baller.schema import (
     GLOBAL,
@@ -38,12 +39,26 @@ from palaver.insight.usage import Usage
 from palaver.lifecycle.erase import Erased, erase
 from palaver.lifecycle.parts import Manifest
 from palaver.lifecycle.purge import Purged, purge_inactive
+from palaver.query import Query
 from palaver.searching import Results
 from palaver.store import Store
 from palaver.turns.recorder import Turn
 from palaver.turns.refusing import refusing
 
 ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """How many verdicts there are of each kind."""
+
+    positive: int
+    negative: int
+
+    @property
+    def share(self) -> float | None:
+        """The share of positive ones, None without any."""
+        return self.positive / (self.positive + self.negative) if self.positive or self.negative else None
 
 
 class Baller(Reading):
@@ -109,8 +124,7 @@ class Baller(Reading):
 
     async def conversations_per_mode(self, since: datetime, until: datetime) -> dict[AppMode, int]:
         """Count the conversations begun in a span of time, by mode."""
-        modes: tuple[AppMode, ...] = ("development", "beta", "production")
-        return {mode: await self.store.count(patterns.conversations_started(mode, since, until)) for mode in modes}
+        return {mode: await self.store.count(patterns.conversations_started(mode, since, until)) for mode in MODES}
 
     # --- preferences --------------------------------------------------------------------------------------------------
 
@@ -235,6 +249,14 @@ class Baller(Reading):
         await self._saw(user_id)
         found = {"follow_up_feedback": text} if sentiment is None else {"follow_up_feedback": text, "sentiment": sentiment}
         return await self.store.patch(Feedback.at(message_id, user_id), set=found)
+
+    async def ratings_per_mode(self, since: datetime, until: datetime) -> dict[AppMode, Ratings]:
+        """Count the verdicts last given in a span of time, by mode: of who rated again, only the one that stands."""
+        return {mode: await self._ratings(patterns.feedback_in_mode(mode, since, until)) for mode in MODES}
+
+    async def _ratings(self, query: Query[Feedback]) -> Ratings:
+        given = [feedback.rating async for feedback in self.store.query(query)]
+        return Ratings(given.count("positive"), given.count("negative"))
 
     # --- searching ----------------------------------------------------------------------------------------------------
 

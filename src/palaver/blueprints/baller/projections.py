@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palaver.blueprints.baller.schema import ApiInteraction, Feedback, LlmInteraction, Message, Metric, ModelUsage
+from palaver.blueprints.baller.schema import ApiInteraction, LlmInteraction, Message, Metric, ModelUsage
 from palaver.expr import F
 from palaver.insight.metrics import Measure, metrics
 from palaver.insight.usage import usage
@@ -24,8 +24,10 @@ MEASURES = (
     Measure("success", "answer", Message, lambda message: ENDED.get(message.processing_metadata.status), when=QUESTION, late=True),
     Measure("success", "api_call", ApiInteraction, "success"),
     Measure("success", "llm_call", LlmInteraction, "success"),
-    Measure("feedback", "positive", Feedback, lambda feedback: feedback.rating == "positive", at="rating_timestamp"),
 )
-"""The average of a measure of truth is its rate: of relevant messages, of questions answered, of positive ratings."""
+"""The average of a measure of truth is its rate: of relevant messages, of questions answered.
+
+Ratings are not among them: who rates again changes theirs, and a fact is counted once. `Baller.ratings_per_mode` reads them.
+"""
 
 PROJECTIONS = (metrics(Metric, MEASURES), usage(ModelUsage, LlmInteraction))

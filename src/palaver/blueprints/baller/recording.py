@@ -72,7 +72,7 @@ class TurnBook:
         self._app_mode: AppMode = arrival.app_mode or settings.app_mode
         self._conversation_id = self._message_id = self._newest_id = ""
         self._last_active: datetime | None = None
-        self._status_stands = False
+        self._status_stands = self._stopped = False
 
     # --- the question -------------------------------------------------------------------------------------------------
 
@@ -110,6 +110,7 @@ class TurnBook:
             raise Duplicate("Another user's message has this identifier.", hint="Pass the platform's own.", entity="Message")
         self._conversation_id, self._message_id = earlier.conversation_id, message_id
         self._newest_id = earlier.processing_metadata.reply_id or message_id
+        self._stopped = earlier.processing_metadata.status in ("failed", "unanswered")
         return Beginning(earlier.conversation_id, message_id, True, earlier.processing_metadata.status == "answered")
 
     async def _current(self) -> Conversation | None:
@@ -309,12 +310,14 @@ class TurnBook:
         batch = self._ended({"status": status, "stopped_at": stop.at, "error": stop.error, "processing_time": stop.elapsed})
         if stop.error is not None and not stop.counted:
             batch += self._counted({"metrics.error_count": 1})
-        self._status_stands = True
+        self._status_stands = self._stopped = True
         await self._store.write(batch)
 
     def _ended(self, metadata: Mapping[str, Any]) -> Batch:
         set_ = {f"processing_metadata.{name}": value for name, value in metadata.items() if value is not None}
-        return Batch().patch(Message.at(self._conversation_id, self._message_id), set=set_)
+        # Where the turn stopped before is over once it is answered.
+        gone = ("processing_metadata.stopped_at", "processing_metadata.error") if self._stopped and "reply_id" in metadata else ()
+        return Batch().patch(Message.at(self._conversation_id, self._message_id), set=set_, remove=gone)
 
 
 def _extracted(found: Mapping[str, Any]) -> ExtractedEntity:
