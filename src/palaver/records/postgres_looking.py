@@ -160,14 +160,19 @@ class Remembered:
 
     def __init__(self, rows: Mapping[str, Rows]) -> None:
         self._rows = rows
-        self._kept: dict[Address, tuple[Row | None, int, float]] = {}
+        # Forgotten half at a time: looking for the oldest one each time costs more than all the rest.
+        self._newer: dict[Address, tuple[Row | None, int, float]] = {}
+        self._older: dict[Address, tuple[Row | None, int, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._newer.keys() | self._older.keys())
 
     def recall(self, ops: Sequence[Op]) -> dict[Address, Seen] | None:
         """Return what stood at all these addresses, nothing where a new record is to be; None where one is not remembered."""
-        kept, since = self._kept, time.monotonic() - KEPT_S
+        since = time.monotonic() - KEPT_S
         seen: dict[Address, Seen] = {}
         for op in ops:
-            found = kept.get(op.at)
+            found = self._newer.get(op.at) or self._older.get(op.at)
             if found is not None and found[2] >= since:
                 row, version, _ = found
                 seen[op.at] = _NOTHING if row is None else Seen(self._rows[op.at.table].decode(row), version)
@@ -179,22 +184,26 @@ class Remembered:
 
     def learn(self, at: Address, row: Row | None, version: int) -> None:
         """Note what stands at an address."""
-        kept = self._kept
-        before = kept.pop(at, None)
+        newer = self._newer
         if row is not None:
+            before = newer.get(at) or self._older.get(at)
             if before is not None and before[0] is not None and before[0][-2] > row[-2]:
                 # What was read before a write may arrive after it: the later revision stays.
                 row, version, _ = before
-            elif sum([len(value) for value in row if type(value) is str or type(value) is bytes]) > LARGEST:
+            elif (rows := self._rows.get(at.table)) is None or rows.length(row) > LARGEST:
+                self.forget((at,))
                 return
-        if len(kept) >= KEPT:
-            del kept[next(iter(kept))]
-        kept[at] = (row, version, time.monotonic())
+        if len(newer) >= KEPT // 2 and at not in newer:
+            self._older, self._newer = newer, {}
+            newer = self._newer
+        newer[at] = (row, version, time.monotonic())
 
     def clear(self) -> None:
         """Forget everything: the columns have changed."""
-        self._kept.clear()
+        self._newer.clear()
+        self._older.clear()
 
     def forget(self, at: Iterable[Address]) -> None:
         for address in at:
-            self._kept.pop(address, None)
+            self._newer.pop(address, None)
+            self._older.pop(address, None)

@@ -68,7 +68,7 @@ class Rows:
     """A compiled table.
 
     `encode(record, revision)` gives the stored columns; `page(rows)` gives the records, about how many characters they hold,
-    and whether it stopped early because that was far over a page.
+    and whether it stopped early because that was far over a page; `length(row)` is how many characters and bytes a row holds.
     """
 
     def __init__(self, table: Table, names: Names) -> None:
@@ -84,6 +84,7 @@ class Rows:
         self.select = sql.select(table, names.dialect, (*self.stored, "xmin"))
         self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
         self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
+        self.length: Callable[[Row], int] = _compile(_length_text(table))
         self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
         self._pages: dict[Any, sql.PageText] = {}
         self._several: dict[str, str] = {}
@@ -188,6 +189,15 @@ def _encode_text(table: Table) -> str:
         value = f"record[{column.name!r}]" if column.name in table.key else f"get({column.name!r})"
         parts.append(f"{_ENCODE[column.kind]}({value})" if column.kind in _ENCODE and column.name not in table.key else value)
     return f"def made(record, revision):\n get = record.get\n return ({', '.join(parts)}, revision, get({MARK!r}))\n"
+
+
+def _length_text(table: Table) -> str:
+    lengths = [
+        f"len(row[{n}]){'' if column.name in table.key else f' if row[{n}] is not None else 0'}"
+        for n, column in enumerate(table.columns)
+        if column.kind in _LONG
+    ]
+    return f"def made(row):\n return {' + '.join(f'({length})' for length in lengths) or '0'}\n"
 
 
 def _page_text(table: Table) -> str:

@@ -17,6 +17,11 @@ class Senders:
     def __bool__(self) -> bool:
         return bool(self._tasks)
 
+    @property
+    def alone(self) -> bool:
+        """Whether no more than one is running."""
+        return len(self._tasks) < 2
+
     def start(self) -> None:
         """See to it that what waits is sent: by a new task, unless as many as may run already."""
         if len(self._tasks) < self._most:

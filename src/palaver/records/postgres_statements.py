@@ -24,9 +24,10 @@ VERSION = "pg_current_xact_id()::xid"
 
 
 @lru_cache(maxsize=1_000)
-def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True) -> str:
+def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True, marked: bool = True) -> str:
     """Parameters: for each table an array for each stored column, and, with `about`, one for what its changes keep beside the key.
 
+    Not `marked`: none of the records is marked, and the last column has no array.
     `over`: records that are there are replaced; then the statement gives each key's place among the tables, its key as the
     feed keeps it, its revision, and whether it is new. Without it a record that is there fails the statement.
     """
@@ -34,19 +35,20 @@ def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True)
     feed: list[str] = []
     number = 1
     for n, rows in enumerate(tables):
-        insert = f"INSERT INTO {rows.at} AS t ({rows.columns}) SELECT * FROM {rows.arrays(rows.stored, number)}"
+        given = rows.stored if marked else rows.stored[:-1]
+        insert = f"INSERT INTO {rows.at} AS t ({rows.names.dialect.commas(given)}) SELECT * FROM {rows.arrays(given, number)}"
         if about and not rows.table.feed:
             # Every parameter has to be used, and this one is there for the feed alone.
-            insert += f" WHERE ${number + len(rows.stored)}::jsonb[] IS NOT NULL"
+            insert += f" WHERE ${number + len(given)}::jsonb[] IS NOT NULL"
         gives = f"RETURNING {rows.key_texts('t.')} AS key, t.{rows.names.dialect.quoted(REVISION)} AS revision"
         gives += ", (t.xmax = 0) AS fresh" if over else ""
         parts.append(f"w{n} AS ({insert} {_replacing(rows) if over else ''} {gives})")
         if rows.table.feed:
             kind = f"CASE WHEN w.fresh THEN {CREATED} ELSE {UPDATED} END" if over else str(CREATED)
             more = "s.more" if about else "NULL::jsonb"
-            joined = f" JOIN {_abouts(rows, number)}" if about else ""
+            joined = f" JOIN {_abouts(rows, number, len(given))}" if about else ""
             feed.append(f"SELECT {rows.id} AS entity, {kind} AS kind, w.revision, w.key, {more} AS more FROM w{n} w{joined}")
-        number += len(rows.stored) + about
+        number += len(given) + about
     if feed:
         position = tables[0].names.position
         parts.append(f"f AS ({_into(tables[0])} SELECT {position}, c.* FROM ({' UNION ALL '.join(feed)}) c)")
@@ -54,12 +56,12 @@ def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True)
     return f"WITH {', '.join(parts)} {found if over else f'SELECT {VERSION}'}"
 
 
-def _abouts(rows: Rows, number: int) -> str:
-    """Return the source that gives what changes keep beside the key, joined to what was written."""
+def _abouts(rows: Rows, number: int, width: int) -> str:
+    """Return the source that gives what changes keep beside the key, joined to what was written; it stands `width` arrays further."""
     key, stored = rows.table.key, rows.stored
     keys = ", ".join(f"${number + stored.index(name)}::{rows.cast(name)}[]" for name in key)
     of = ", ".join(rows.key_text(name, f"s.{rows.names.dialect.quoted(name)}") for name in key)
-    return f"unnest({keys}, ${number + len(stored)}::jsonb[]) AS s({rows.names.dialect.commas(key)}, more) ON w.key = ARRAY[{of}]"
+    return f"unnest({keys}, ${number + width}::jsonb[]) AS s({rows.names.dialect.commas(key)}, more) ON w.key = ARRAY[{of}]"
 
 
 def _into(rows: Rows) -> str:
