@@ -73,9 +73,18 @@ class Spelling:
             self._others.add(name)
 
 
-def check_named(operation: str, cost: Mapping[str, int], rules: Iterable[Rule]) -> None:
-    """Raise Validation for a cost of a limit that an operation does not have."""
-    names = {rule.name for rule in rules}
-    for name in cost:
-        if name not in names:
-            raise Validation(f"Operation {operation} has no limit {name}.", hint=did_you_mean(name, names))
+def checked_costs(operation: str, cost: Any, token: object, rules: Sequence[Rule]) -> list[int]:
+    """Return what a call charges to each rule; raises Validation for what is no cost, for one of no limit, and for what is no token."""
+    names = [rule.name for rule in rules]
+    if isinstance(cost, Mapping):
+        for name in cost:
+            if name not in names:
+                raise Validation(f"Operation {operation} has no limit {name}.", hint=did_you_mean(name, names))
+    costs = [cost.get(name, 1) for name in names] if isinstance(cost, Mapping) else [cost] * len(names)
+    whole = isinstance(cost, int | Mapping) and all(isinstance(units, int) and units >= 0 for units in costs)
+    if not whole or not isinstance(token, str):
+        raise Validation(
+            "A cost is a whole number that is not negative, or one for each limit by its name, and a token is a text.",
+            hint='Write cost=3, cost={"tokens.day": 1_500} or token="message 4711".',
+        )
+    return costs

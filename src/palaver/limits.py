@@ -18,7 +18,7 @@ from palaver.caching import Limit, Take, Taken, Verdict
 from palaver.client_address import address_group, is_address
 from palaver.clock import Clock
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation, did_you_mean
-from palaver.limit_rules import Spelling, check_named, checked_by, checked_rules
+from palaver.limit_rules import Spelling, checked_by, checked_costs, checked_rules
 from palaver.ports import Cache, Limiter, Ready
 
 AWAY_RETRY_S = 1.0
@@ -297,12 +297,7 @@ class Limits:
         if rules is None:
             raise _unknown(operation, self.rules)
         self._spelling.check(subjects)
-        given: tuple[object, object] = cost, token
-        if not isinstance(given[0], int | Mapping) or not isinstance(given[1], str):
-            raise Validation("A cost is a whole number, or one for each limit by its name, and a token is a text.")
-        costs = [cost if isinstance(cost, int) else cost.get(rule.name, 1) for rule in rules]
-        if isinstance(cost, Mapping):
-            check_named(operation, cost, rules)
+        costs = checked_costs(operation, cost, token, rules)
         amounts, guessed = await self._amounts_of(subjects)
         found = [
             (rule, Take(self._limit(rule.limit, amounts), self._key(operation, rule, subjects), units))

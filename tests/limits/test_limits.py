@@ -433,7 +433,18 @@ async def test_figures_count_what_was_asked(limits: Limits) -> None:
     assert (5, 2, 0) == (limits.figures.asked, limits.figures.refused, limits.figures.degraded)
 
 
-@pytest.mark.parametrize("wrong", [{"cost": 0.5}, {"cost": float("nan")}, {"cost": "1"}, {"token": 5}, {"token": None}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"cost": cost} for cost in (0.5, float("nan"), "1", -1)),
+        *({"cost": {"user.minute": cost}} for cost in (2.5, None, "1", -1)),
+        {"token": 5},
+        {"token": None},
+    ],
+)
 async def test_a_cost_or_token_of_another_type_is_refused(limits: Limits, wrong: dict[str, Any]) -> None:
-    with pytest.raises(Validation):
+    with pytest.raises(Validation, match="whole number"):
         await limits.check("message", user="ann", account="acme", **wrong)
+    with pytest.raises(Validation, match="whole number"):
+        await limits.check_each([Ask("message", {"user": "ann", "account": "acme"}, wrong.get("cost", 1), wrong.get("token", ""))])
+    assert [5, 12] == [left.remaining for left in await limits.show("message", user="ann", account="acme")]
