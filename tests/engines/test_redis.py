@@ -6,6 +6,7 @@ import asyncio
 import random
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -285,7 +286,11 @@ def test_a_url_says_everything() -> None:
 def test_a_url_names_nodes_of_a_cluster_or_sentinels() -> None:
     cluster = parse_redis_url("rediss+cluster://ann:p%40ss@one.example,two.example:7000,[::1]:7001?prefix=bot")
     assert ("cluster", True, (("one.example", 6379), ("two.example", 7000), ("::1", 7001))) == (cluster.via, cluster.tls, cluster.hosts)
-    assert ("ann", "p@ss", "rediss+cluster://one.example:6379,two.example:7000,::1:7001") == (cluster.user, cluster.password, cluster.shown)
+    assert ("ann", "p@ss", "rediss+cluster://one.example:6379,two.example:7000,[::1]:7001") == (
+        cluster.user,
+        cluster.password,
+        cluster.shown,
+    )
     watched = parse_redis_url("redis+sentinel://:secret@s1,s2:26380/main/3")
     assert ("sentinel", (("s1", 26379), ("s2", 26380)), "main", 3, "secret") == (
         watched.via, watched.hosts, watched.name, watched.db, watched.password,
@@ -297,7 +302,9 @@ def test_a_url_names_nodes_of_a_cluster_or_sentinels() -> None:
     "wrong",
     [
         "redis://x,y", "redis+cluster://x/1", "redis+cluster://x:port", "redis+sentinel://x", "redis+sentinel://x/name/one",
-        "redis+cluster://x:99999", "rediss+sentinel://x/name", "redis+something://x",
+        "redis+cluster://x:99999", "redis+something://x", "redis+cluster://", "redis+cluster://x,", "redis+cluster://x,,y", "redis+sentinel:///name",
+        "rediss+cluster://x,[::1", "redis+cluster://x,::1", "redis://x:0", "redis://x:6379x", "redis:x", "redis+sentinel://x,y/na@me",
+        "redis://x?sentinel_password=secret", "redis+sentinel://x/name?sentinel_pass=secret", "redis://x?pool=1&pool=2",
         "http://x", "redis://x/one", "redis://x:port", "redis://x?pool=0", "redis://x?pool=many", "redis://x?timeout=0", "redis://x?timeout=nan",
         "redis://x?prefix=", "redis://x?prefix={a}", "redis://x?poool=3", "redis://x?ca=/ca.pem", "redis+unix://",
     ],
@@ -307,6 +314,40 @@ def test_a_url_that_cannot_work_is_refused_without_its_password(wrong: str) -> N
         parse_redis_url(wrong.replace("://x", "://ann:secret@x"))
     assert "secret" not in f"{caught.value} {caught.value!r}"
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "instead"),
+    [
+        ("redis://x", "rediss:// instead of redis://"),
+        ("redis+cluster://x", "rediss+cluster:// instead of redis+cluster://"),
+        ("redis+sentinel://x/name", "rediss+sentinel:// instead of redis+sentinel://"),
+        ("redis+unix:///run/redis.sock", "Leave it out"),
+    ],
+)
+def test_an_authority_without_tls_names_the_scheme_that_speaks_it(wrong: str, instead: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        parse_redis_url(f"{wrong}?ca=/ca.pem")
+    assert instead in told.value.hint
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss+cluster", "redis+sentinel"])
+def test_users_and_passwords_may_hold_any_character(scheme: str) -> None:
+    secret = "p:/?#[]@,%+ ü&="
+    written = quote(secret, safe="")
+    options = parse_redis_url(f"{scheme}://{written}:{written}@[::1]/{'main' if 'sentinel' in scheme else ''}")
+    assert (secret, secret, "::1") == (options.user, options.password, options.host)
+    assert secret == parse_redis_url(f"redis+sentinel://h/main?sentinel_password={written}").sentinel_password
+    # A plus, a number sign and a percent sign that begins nothing stand for themselves.
+    assert "a+b#%" == parse_redis_url("redis://:a+b#%@h").password
+    assert "a+b" == parse_redis_url("redis+sentinel://h/main?sentinel_password=a+b").sentinel_password
+    assert "secret" not in repr(parse_redis_url("redis+sentinel://h/main?sentinel_user=secret&sentinel_password=secret"))
+
+
+def test_addresses_of_ipv6_and_what_is_around_a_url() -> None:
+    options = parse_redis_url(" REDIS://[2001:DB8::1]/2\n")
+    assert ("2001:db8::1", 6379, 2, "redis://[2001:db8::1]:6379/2") == (options.host, options.port, options.db, options.shown)
+    assert "/run/a@b.sock" == parse_redis_url("redis+unix:///run/a%40b.sock").path == parse_redis_url("redis+unix:///run/a@b.sock").path
 
 
 async def test_a_socket_in_the_file_system(tmp_path: Path) -> None:

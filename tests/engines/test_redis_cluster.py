@@ -24,7 +24,7 @@ from palaver.connections.redis_options import parse_redis_url
 from palaver.connections.redis_wire import Wire
 from palaver.context import ContextWindow
 from palaver.entity_cache import EntityCache
-from palaver.errors import ConfigError, PalaverError
+from palaver.errors import ConfigError, PalaverError, Unavailable
 from palaver.ports import Cache
 from palaver.testing.cache import CacheTests
 from tests import servers
@@ -32,7 +32,7 @@ from tests.cache.people import PEOPLE, Plain, with_cache
 from tests.context.app import CHAT, Message, message, numbers
 from tests.engines.redis_servers import answers, opened, until
 from tests.identity.accounts import in_use, process
-from tests.servers.redis import Cluster
+from tests.servers.redis import Certificate, Cluster, speaks_tls
 from tests.stacks import fresh
 
 _PREFIXES = count()
@@ -388,6 +388,59 @@ async def test_a_cluster_with_one_address_that_answers_is_found() -> None:
         assert {("127.0.0.1", node.port) for node in cluster.nodes} == set(cache.client._nodes)
         assert "ok" == {finding.check: finding.level for finding in await cache.diagnose()}["cache rights"]
         assert "cluster" == (await cache.observe()).figures["mode"]
+
+
+async def test_a_cluster_that_speaks_tls_serves_and_its_moves_are_followed() -> None:
+    if not speaks_tls():
+        pytest.skip("this redis-server was built without TLS")
+    certificate = Certificate()
+    cluster = Cluster(certificate=certificate)
+    try:
+        async with opened(f"{cluster.url}?ca={certificate.file}") as cache:
+            values = cache.values("v")
+            for number in range(50):
+                await values.set(f"{number}", b"x", ttl_s=60, revision=1)
+            client: Any = cache.client
+            assert {("127.0.0.1", port) for port in cluster.ports} == set(client._nodes)
+            assert [(b"x", 1)] * 50 == await values.get_many([f"{number}" for number in range(50)])
+            move = Move(cluster, slot_of(b"tls"))
+            await values.set("{tls}a", b"asked", ttl_s=60, revision=2)
+            move.end()
+            assert (b"asked", 2) == await values.get("{tls}a")
+        for address in (f"{cluster.url}?connect=1", f"{cluster.url.replace('rediss', 'redis')}?connect=1"):
+            async with opened(address) as cache:
+                with pytest.raises(Unavailable):
+                    await cache.values("v").get("k")
+        async with opened(f"rediss://127.0.0.1:{cluster.ports[0]}?ca={certificate.file}") as cache:
+            with pytest.raises(ConfigError, match="node of a Redis Cluster") as told:
+                for number in range(50):
+                    await cache.values("v").get(f"{number}")
+            assert "rediss+cluster://" in told.value.hint
+    finally:
+        cluster.close()
+        certificate.close()
+
+
+@pytest.mark.parametrize("said", ["hostname", "unknown-endpoint"])
+async def test_nodes_that_do_not_know_their_name_go_by_that_of_who_was_asked(moving: Cluster, said: str) -> None:
+    for node in moving.nodes:
+        if not node.say("CONFIG", "SET", "cluster-preferred-endpoint-type", said).startswith("+OK"):
+            pytest.skip("this redis-server always tells addresses")
+    try:
+        async with opened(f"{moving.url}?prefix={said}") as cache:
+            values = cache.values("v")
+            for number in range(50):
+                await values.set(f"{number}", b"x", ttl_s=60)
+                assert (b"x", 0) == await values.get(f"{number}")
+            client: Any = cache.client
+            assert {("127.0.0.1", node.port) for node in moving.nodes} == set(client._nodes)
+            move = Move(moving, slot_of(f"name {said}".encode()))
+            await values.set(f"{{name {said}}}a", b"asked", ttl_s=60)
+            move.end()
+            assert (b"asked", 0) == await values.get(f"{{name {said}}}a")
+    finally:
+        for node in moving.nodes:
+            node.say("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
 
 
 async def test_who_waits_for_the_first_answer_when_the_client_is_closed_is_told_so() -> None:

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from palaver.caching import Heard, Missed
-from palaver.errors import ConfigError, Unavailable
+from palaver.errors import ConfigError, Unauthenticated, Unavailable
 from tests import servers
 from tests.engines.redis_servers import answers, opened, until
-from tests.servers.redis import Watched
+from tests.servers.redis import Certificate, Watched, speaks_tls
 
 
 async def test_the_primary_is_found_and_the_one_after_it() -> None:
@@ -38,6 +38,31 @@ async def test_the_primary_is_found_and_the_one_after_it() -> None:
                 await cache.values("v").get("k")
     finally:
         watched.close()
+
+
+async def test_sentinels_have_a_password_of_their_own_and_speak_tls_with_all() -> None:
+    if not speaks_tls():
+        pytest.skip("this redis-server was built without TLS")
+    certificate = Certificate()
+    watched = Watched(certificate=certificate, password="ours:of/all")
+    try:
+        known = f"{watched.url}?ca={certificate.file}&timeout=0.5&connect=0.5"
+        async with opened(f"{known}&sentinel_password=ours%3Aof/all") as cache:
+            await cache.values("v").set("k", b"kept", ttl_s=60, revision=3)
+            assert f"v{3:016}kept" in watched.primary.say("GET", "palaver:v:v:k")
+            assert "ours" not in f"{cache!r} {cache.options!r} {cache.options.shown}"
+        for password in ("", "&sentinel_password=wrong", "&sentinel_user=nobody&sentinel_password=ours%3Aof/all"):
+            async with opened(f"{known}{password}") as cache:
+                with pytest.raises(Unauthenticated, match="sentinels") as told:
+                    await cache.values("v").get("k")
+                assert "sentinel_password=" in told.value.hint
+        for address in (watched.url, known.replace("rediss", "redis").partition("?")[0]):
+            async with opened(f"{address}?connect=0.5&sentinel_password=ours%3Aof/all") as cache:
+                with pytest.raises(Unavailable):
+                    await cache.values("v").get("k")
+    finally:
+        watched.close()
+        certificate.close()
 
 
 async def test_sentinels_that_do_not_answer_are_unavailable() -> None:

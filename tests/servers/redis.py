@@ -105,20 +105,43 @@ class Redis:
         return f"process_id:{self.process.pid}\r\n" in told or told.startswith("-NOAUTH")
 
 
-class Cluster:
-    """Nodes that share the slots evenly, and for each as many replicas as asked for."""
+class Certificate:
+    """A certificate for 127.0.0.1 and localhost that vouches for itself."""
 
-    def __init__(self, primaries: int = 3, replicas: int = 0) -> None:
+    def __init__(self) -> None:
+        self._folder = Folder("certificate")
+        key, self.file = (str(self._folder.path / name) for name in ("key.pem", "cert.pem"))
+        made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key]
+        made += ["-out", self.file, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        subprocess.run(made, check=True, capture_output=True)
+        self.settings = {"tls-cert-file": self.file, "tls-key-file": key, "tls-ca-cert-file": self.file, "tls-auth-clients": "no"}
+
+    def close(self) -> None:
+        self._folder.close()
+
+
+class Cluster:
+    """Nodes that share the slots evenly, and for each as many replicas as asked for. With a certificate all speak TLS."""
+
+    def __init__(self, primaries: int = 3, replicas: int = 0, certificate: Certificate | None = None) -> None:
         settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "cluster-require-full-coverage": "no"}
-        self.nodes = [Redis(settings | {"port": str(_port_of_a_node())}) for _ in range(primaries * (1 + replicas))]
+        if certificate is not None:
+            settings |= certificate.settings | {"tls-cluster": "yes"}
+        self.ports = [_port_of_a_node() for _ in range(primaries * (1 + replicas))]
+        # We speak to them without it all the same.
+        self.nodes = [
+            Redis(settings | ({"tls-port": str(port), "port": str(free_port())} if certificate else {"port": str(port)}))
+            for port in self.ports
+        ]
+        self.scheme = "rediss+cluster" if certificate else "redis+cluster"
         self.primaries = self.nodes[:primaries]
         self.version = self.nodes[0].version
         self.ids = [node.say("CLUSTER", "MYID").split("\r\n")[1] for node in self.nodes]
         for place, node in enumerate(self.primaries):
             first, last = 16_384 * place // primaries, 16_384 * (place + 1) // primaries - 1
             assert node.say("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)).startswith("+OK")
-        for node in self.nodes[1:]:
-            self.nodes[0].say("CLUSTER", "MEET", "127.0.0.1", str(node.port))
+        for port in self.ports[1:]:
+            self.nodes[0].say("CLUSTER", "MEET", "127.0.0.1", str(port))
         self.until(lambda: all(f"cluster_known_nodes:{len(self.nodes)}" in node.say("CLUSTER", "INFO") for node in self.nodes))
         for place, node in enumerate(self.nodes[primaries:]):
             self.until(partial(self._replicates, node, self.ids[place % primaries]))
@@ -127,7 +150,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.primaries)}"
+        return f"{self.scheme}://{','.join(f'127.0.0.1:{port}' for port in self.ports[: len(self.primaries)])}"
 
     def owner(self, slot: int) -> int:
         """Return the place of the primary that was given a slot."""
@@ -162,25 +185,37 @@ def _port_of_a_node() -> int:
 
 
 class Watched:
-    """A primary and a replica that a sentinel watches, and puts in the primary's place when that is away."""
+    """A primary and a replica that a sentinel watches, and puts in the primary's place when that is away.
 
-    def __init__(self, name: str = "main") -> None:
-        self.primary = Redis({})
-        self.replica = Redis({"replicaof": f"127.0.0.1 {self.primary.port}"})
+    With a certificate all of them speak TLS, and the sentinel has a `password`.
+    """
+
+    def __init__(self, name: str = "main", certificate: Certificate | None = None, password: str = "") -> None:
+        tls = certificate.settings | {"tls-replication": "yes"} if certificate else {}
+        ports = [free_port() for _ in range(2)]
+        where = [tls | ({"tls-port": str(port)} if tls else {"port": str(port)}) for port in ports]
+        self.primary = Redis(where[0])
+        self.replica = Redis(where[1] | {"replicaof": f"127.0.0.1 {ports[0]}"})
         Cluster.until(lambda: "master_link_status:up" in self.replica.say("INFO", "replication"))
-        self._folder = Folder("sentinel")
-        port = free_port()
-        told = [f"port {port}", f"monitor {name} 127.0.0.1 {self.primary.port} 1", f"down-after-milliseconds {name} 500"]
-        lines = [told[0], *(f"sentinel {line}" for line in told[1:]), f"sentinel failover-timeout {name} 2000", "bind 127.0.0.1"]
+        self._folder, self._password = Folder("sentinel"), password
+        port, tls_port = free_port(), free_port()
+        lines = [f"port {port}", "bind 127.0.0.1", *(f"{setting} {value}" for setting, value in tls.items())]
+        lines += [f"tls-port {tls_port}"] if tls else []
+        lines += [f"requirepass {password}"] if password else []
+        lines += [f"sentinel monitor {name} 127.0.0.1 {ports[0]} 1", f"sentinel down-after-milliseconds {name} 500"]
+        lines += [f"sentinel failover-timeout {name} 2000"]
         settings = self._folder.path / "sentinel.conf"
         settings.write_text("\n".join(lines), encoding="utf-8")
-        self.url = f"redis+sentinel://127.0.0.1:{port}/{name}"
+        self.url = f"rediss+sentinel://127.0.0.1:{tls_port}/{name}" if tls else f"redis+sentinel://127.0.0.1:{port}/{name}"
         self._sentinel = Process([binary(), str(settings), "--sentinel"], folder=self._folder.path, ready=partial(self._knows, port))
         self._sentinel.start()
 
     def _knows(self, port: int) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", port), 1) as probe:
+                if self._password:
+                    probe.sendall(f"AUTH {self._password}\r\n".encode())
+                    probe.recv(4_096)
                 probe.sendall(b"INFO sentinel\r\n")
                 return b"status=ok" in (told := probe.recv(4_096)) and b"slaves=1" in told
         except OSError:

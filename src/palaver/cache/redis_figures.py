@@ -160,7 +160,9 @@ def _texts(answer: Any) -> list[str]:
 def _role(client: Redis, told: Mapping[str, str]) -> Finding:
     if told.get("redis_mode") == "cluster" and client.options.via != "cluster":
         text = "this server is a node of a cluster, and has only some of the keys"
-        return Finding("cache role", "fail", text, "Write redis+cluster:// instead of redis:// in the option cache.")
+        return Finding(
+            "cache role", "fail", text, "Write redis+cluster:// instead of redis:// in the option cache, rediss+cluster:// with TLS."
+        )
     if told.get("role") == "slave":
         return Finding("cache role", "fail", "this server is a replica and takes no writes", "Name the primary in the option cache.")
     count = int(told.get("connected_slaves", 0))

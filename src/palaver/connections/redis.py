@@ -19,10 +19,11 @@ import hiredis
 from palaver.connections.redis_errors import translate
 from palaver.connections.redis_options import Place, RedisOptions
 from palaver.connections.redis_wire import ErrorReply, Lost, Wire
-from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, ReadOnly, Unavailable
+from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, ReadOnly, Unauthenticated, Unavailable
 
 Breaker = Literal["closed", "half-open", "open"]
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_SENTINELS = "Write redis+sentinel://host1,host2/name?sentinel_password=…, and sentinel_user= where they know users."
 _ASKING = hiredis.pack_command(("ASKING",))
 
 
@@ -342,10 +343,14 @@ class RedisClient:
     async def _primary(self) -> Place:
         """Return where the primary is, as the first sentinel says that knows."""
         error: PalaverError | None = None
-        asked = [encode("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.options.name)]
-        for place in self.options.hosts:
+        options = self.options
+        asked = [*_login(options.sentinel_user, options.sentinel_password), encode("SENTINEL", "GET-MASTER-ADDR-BY-NAME", options.name)]
+        for place in options.hosts:
             try:
-                wire, (told,) = await self._reach(place, asked)
+                wire, (*_, told) = await self._reach(place, asked)
+            except Unauthenticated:
+                error = Unauthenticated("The sentinels ask for a password of their own.", hint=_SENTINELS, engine="redis")
+                continue
             except PalaverError as failed:
                 error = failed
                 continue
@@ -408,6 +413,10 @@ def _load(wire: Wire) -> int:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _login(user: str, password: str) -> list[bytes]:
+    return [encode("AUTH", user or "default", password)] if user or password else []
 
 
 def _greeting(options: RedisOptions) -> list[bytes]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from palaver.connections.redis import RedisClient, RedisHealth, Script, encode
-from palaver.connections.redis_errors import Elsewhere
+from palaver.connections.redis_errors import Elsewhere, named_host
 from palaver.connections.redis_options import Place, RedisOptions
 from palaver.errors import ConfigError, Conflict, PalaverError, ReadOnly, Unavailable
 
@@ -178,7 +178,7 @@ class RedisCluster:
                 continue
             owners: list[Place | None] = [None] * SLOTS
             for first, last, (host, port, *_), *_ in told:
-                owners[first : last + 1] = [(host.decode() if host else place[0], port)] * (last + 1 - first)
+                owners[first : last + 1] = [(named_host((host or b"").decode()) or place[0], port)] * (last + 1 - first)
             self._moves += owners != self._owners
             self._owners = owners
             await self._keep_only({owner for owner in owners if owner})

@@ -23,8 +23,10 @@ from palaver.errors import (
 
 # Before 7.0 the error of a command is told inside that of the script which ran it.
 _IN_A_SCRIPT = re.compile(r"user_script: ?\d+: -([A-Z]+) ")
+_ELSEWHERE = re.compile(r"(MOVED|ASK) (\d{1,5}) (\S*):(\d{1,5})")
 _ASK_AN_ADMINISTRATOR = "Look at the users and passwords of the server: ACL LIST."
 _OLD = "Palaver needs Redis 6.2 or newer."
+_CLUSTER = "Write redis+cluster:// instead of redis://, rediss+cluster:// instead of rediss://."
 _OWN_PREFIX = "Give Palaver a prefix of its own: ?prefix=."
 _CODES: dict[str, tuple[type[PalaverError], str, str]] = {
     "NOAUTH": (Unauthenticated, "The Redis server asks for a password.", "Write redis://user:password@host."),
@@ -45,15 +47,18 @@ _CODES: dict[str, tuple[type[PalaverError], str, str]] = {
 }
 
 
+def named_host(host: str) -> str:
+    """Return the host a node of a cluster goes by; none where it does not know, and then it is the one that was asked."""
+    return "" if host == "?" else host
+
+
 class Elsewhere(ConfigError):
     """What a node of a cluster says of keys that are another's; told to nobody who said that it is a cluster."""
 
-    def __init__(self, text: str) -> None:
-        code, slot, address = [*text.split(" "), "", ""][:3]
-        host, _, port = address.rpartition(":")
-        self.slot, self.host, self.port = int(slot), host, int(port)
-        self.asking = code == "ASK"
-        super().__init__("The URL names a node of a Redis Cluster.", hint="Write redis+cluster:// instead of redis://.", engine="redis")
+    def __init__(self, told: re.Match[str]) -> None:
+        self.slot, self.host, self.port = int(told[2]), named_host(told[3]), int(told[4])
+        self.asking = told[1] == "ASK"
+        super().__init__("The URL names a node of a Redis Cluster.", hint=_CLUSTER, engine="redis")
 
 
 def translate(text: str) -> PalaverError:
@@ -61,8 +66,8 @@ def translate(text: str) -> PalaverError:
     code = text.partition(" ")[0]
     if code == "ERR" and (inner := _IN_A_SCRIPT.search(text)):
         code = inner[1]
-    if code in ("MOVED", "ASK"):
-        return Elsewhere(text)
+    if told := _ELSEWHERE.fullmatch(text):
+        return Elsewhere(told)
     if code in _CODES:
         kind, message, hint = _CODES[code]
         return kind(message, hint=hint, engine="redis")
@@ -73,7 +78,11 @@ def translate(text: str) -> PalaverError:
     if "unknown command" in text or "wrong number of arguments" in text or "syntax error" in text:
         return ConfigError("The Redis server does not know a command Palaver uses.", hint=_OLD, engine="redis")
     if "cluster support disabled" in text:
-        return ConfigError("The URL names a Redis server that is no cluster.", hint="Write redis:// instead.", engine="redis")
+        return ConfigError(
+            "The URL names a Redis server that is no cluster.",
+            hint="Write redis:// instead of redis+cluster://, rediss:// with TLS.",
+            engine="redis",
+        )
     if "string is longer than allowed" in text or "string exceeds maximum" in text:
         return Validation("A value is larger than Redis holds.", engine="redis")
     if "user_script" in text or "script" in text:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from palaver.errors import ConfigError
 
@@ -19,9 +20,15 @@ _SCHEMES: dict[str, tuple[bool, Via, int]] = {
     "redis+cluster": (False, "cluster", 6379),
     "rediss+cluster": (True, "cluster", 6379),
     "redis+sentinel": (False, "sentinel", 26379),
+    "rediss+sentinel": (True, "sentinel", 26379),
 }
 """Whether TLS is spoken, what is named, and the port where none is."""
+_SEVERAL = ("cluster", "sentinel")
+_LOCAL = "127.0.0.1"
+_PLACE = re.compile(r"(?:\[([0-9a-fA-F:.]+(?:%[^\[\]]+)?)\]|([^\[\]:]+))(?::(.*))?")
 _HOSTS = "Write redis://host:6379/0, rediss:// for TLS, redis+cluster://host1,host2, or redis+sentinel://host1,host2/name."
+
+_ESCAPED = "In a user or password write %2F for /, %3F for ?, %40 for @ and %3A for a colon."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +37,10 @@ class RedisOptions:
 
     `pool` is how many sockets commands travel on; `timeout_s` how long a reply may take, `connect_s` how long a
     connection; over `inflight` commands without a reply a call is refused. `hosts` are some nodes of a cluster, or the
-    sentinels that know where the primary called `name` is.
+    sentinels that know where the primary called `name` is; those have a user and password of their own.
     """
 
-    host: str = "127.0.0.1"
+    host: str = _LOCAL
     port: int = 6379
     via: Via = ""
     hosts: tuple[Place, ...] = ()
@@ -49,6 +56,8 @@ class RedisOptions:
     connect_s: float = 2.0
     inflight: int = 10_000
     prefix: str = "palaver"
+    sentinel_user: str = field(default="", repr=False)
+    sentinel_password: str = field(default="", repr=False)
 
     @property
     def shown(self) -> str:
@@ -56,7 +65,7 @@ class RedisOptions:
         if self.path:
             return f"redis+unix://{self.path}"
         scheme = f"{'rediss' if self.tls else 'redis'}{'+' if self.via else ''}{self.via}"
-        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts or [(self.host, self.port)])
+        hosts = ",".join(f"{f'[{host}]' if ':' in host else host}:{port}" for host, port in self.hosts or [(self.host, self.port)])
         where = {"cluster": "", "sentinel": f"/{self.name}/{self.db}"}.get(self.via, f"/{self.db}")
         return f"{scheme}://{hosts}{where}"
 
@@ -86,6 +95,8 @@ _READ: dict[str, tuple[str, Callable[[str], object], str]] = {
     "inflight": ("inflight", _amount, "a number of commands"),
     "prefix": ("prefix", _prefix, "up to 40 characters without braces"),
     "ca": ("ca", str, "a file"),
+    "sentinel_user": ("sentinel_user", str, "a user"),
+    "sentinel_password": ("sentinel_password", str, "a password"),
 }
 
 
@@ -94,32 +105,22 @@ def parse_redis_url(url: str) -> RedisOptions:
 
     `rediss://` speaks TLS and checks the certificate, against the file `ca` if one is named; `redis+unix:///path` is a
     socket in the file system. `redis+cluster://host[:port],host…` names some nodes of a cluster, and
-    `redis+sentinel://host[:26379],host…/name[/db]` the sentinels of a primary. Raises ConfigError, which names the option and
-    not its value.
+    `redis+sentinel://host[:26379],host…/name[/db]?sentinel_user=…&sentinel_password=…` the sentinels of a primary. Both have
+    a `rediss+…` form, and addresses of IPv6 stand in brackets. Raises ConfigError, which names the option and not its value.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ConfigError("The host of the Redis URL cannot be read.", hint=_HOSTS) from None
-    if parts.scheme not in _SCHEMES:
+    scheme, separator, rest = url.strip().partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in _SCHEMES:
         raise ConfigError("This is not the URL of a Redis server.", hint=_HOSTS)
-    tls, via, port = _SCHEMES[parts.scheme]
-    login, _, hosts = parts.netloc.rpartition("@")
+    tls, via, port = _SCHEMES[scheme]
+    # By hand: to urllib a list of hosts, some of them in brackets, is none.
+    rest, _, query = rest.partition("?")
+    netloc, _, path = rest.partition("/")
+    login, _, hosts = netloc.rpartition("@")
     user, _, password = login.partition(":")
-    places = tuple(_place(host, port) for host in hosts.split(","))
-    given: dict[str, object] = {}
-    for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in _READ:
-            near = get_close_matches(name, _READ, 1)
-            raise ConfigError(f"redis has no option {name}.", hint=f"Did you mean {near[0]}?" if near else "")
-        attribute, read, what = _READ[name]
-        try:
-            given[attribute] = read(text)
-        except ValueError:
-            raise ConfigError(f"The option {name} of the Redis URL is not {what}.") from None
-    if "ca" in given and not tls:
-        raise ConfigError("The option ca needs TLS.", hint="Write rediss:// instead of redis://.")
-    if via in ("cluster", "sentinel"):
+    places = tuple(_place(host, port) for host in hosts.split(",")) if hosts or via in _SEVERAL else ((_LOCAL, port),)
+    given = _options(query, scheme)
+    if via in _SEVERAL:
         given["hosts"] = places
     elif len(places) > 1:
         raise ConfigError("The Redis URL names several hosts.", hint=_HOSTS)
@@ -130,26 +131,63 @@ def parse_redis_url(url: str) -> RedisOptions:
         tls=tls,
         user=unquote(user),
         password=unquote(password),
-        **_where(parts, via),  # type: ignore[arg-type]
+        **_where(path, via),  # type: ignore[arg-type]
         **given,  # type: ignore[arg-type]
     )
 
 
+def _options(query: str, scheme: str) -> dict[str, object]:
+    """Return what the options say, by the attributes they set."""
+    tls, via, _ = _SCHEMES[scheme]
+    given: dict[str, object] = {}
+    # A plus is one, and no space as in forms.
+    for name, text in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
+        if name not in _READ:
+            near = get_close_matches(name, _READ, 1)
+            raise ConfigError(f"redis has no option {name}.", hint=f"Did you mean {near[0]}?" if near else "")
+        attribute, read, what = _READ[name]
+        if attribute in given:
+            raise ConfigError(f"The Redis URL says {name} twice.")
+        try:
+            given[attribute] = read(text)
+        except ValueError:
+            raise ConfigError(f"The option {name} of the Redis URL is not {what}.") from None
+    if "ca" in given and not tls:
+        instead = "Leave it out: a socket in the file system speaks no TLS."
+        raise ConfigError(
+            "The option ca needs TLS.", hint=instead if via == "unix" else f"Write rediss{scheme[5:]}:// instead of {scheme}://."
+        )
+    if via != "sentinel" and {"sentinel_user", "sentinel_password"} & given.keys():
+        raise ConfigError(
+            "The options sentinel_user and sentinel_password are for sentinels.", hint="Write redis+sentinel://host1,host2/name."
+        )
+    return given
+
+
 def _place(text: str, port: int) -> Place:
     """Return one of the hosts that are named, and its port."""
-    host, colon, number = text.rpartition(":") if text.rfind(":") > text.rfind("]") else (text, "", "")
-    if colon and not (number.isdecimal() and int(number) < 65_536):
-        raise ConfigError("The port of the Redis URL is not a number.")
-    return (host.strip("[]").lower() or "127.0.0.1", int(number) if number else port)
+    if not text:
+        raise ConfigError("The Redis URL names a host without a name.", hint="Look at its commas: host1:6379,host2:6379.")
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            "A host of the Redis URL cannot be read.", hint=f"Write host:6379, or [::1]:6379 for an address of IPv6. {_ESCAPED}"
+        )
+    six, host, number = found.groups()
+    if number is not None and not (number.isascii() and number.isdecimal() and 0 < int(number) < 65_536):
+        raise ConfigError("The port of the Redis URL is not a number from 1 to 65535.", hint=_ESCAPED)
+    return ((six or host).lower(), int(number) if number else port)
 
 
-def _where(parts: SplitResult, via: Via) -> dict[str, object]:
+def _where(path: str, via: Via) -> dict[str, object]:
     if via == "unix":
-        if not parts.path.strip("/"):
+        if not path.strip("/"):
             raise ConfigError("The Redis URL names no socket.", hint="Write redis+unix:///run/redis.sock.")
-        return {"path": unquote(parts.path)}
-    first, _, second = parts.path.strip("/").partition("/")
-    name, text = (unquote(first), second) if via == "sentinel" else ("", parts.path.strip("/"))
+        return {"path": f"/{unquote(path)}"}
+    if "@" in path:
+        raise ConfigError("The Redis URL has an @ behind its host.", hint=_ESCAPED)
+    first, _, second = path.strip("/").partition("/")
+    name, text = (unquote(first), second) if via == "sentinel" else ("", path.strip("/"))
     if via == "sentinel" and not name:
         raise ConfigError("The URL names no primary.", hint="Write redis+sentinel://host1,host2/name: sentinels call it by a name.")
     if text and not text.isdecimal():
