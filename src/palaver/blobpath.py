@@ -5,7 +5,9 @@ One prefix holds all objects of one person; a key is never used for other bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -43,11 +45,21 @@ def subject_prefix(tenant: str | None, subject: str | None) -> str:
     return f"{segment(tenant) if tenant else NOBODY}/{segment(subject) if subject else NOBODY}/"
 
 
+class _Segments(Formatter):
+    """Fills a path in with texts that are segments, also those inside of nested values."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        value, first = super().get_field(field_name, args, kwargs)
+        return segment(value) if isinstance(value, str) else value, first
+
+
+_SEGMENTS = _Segments()
+
+
 def blob_key(declared: Declared, marker: Blob, entity: Entity, digest: str, tenant: str | None) -> str:
     subject: Any = getattr(entity, declared.subject.name) if declared.subject else None
-    values = {name: segment(value) if isinstance(value, str) else value for name, value in entity.__dict__.items()}
     try:
-        path = marker.path.format(**values)
+        path = _SEGMENTS.vformat(marker.path, (), entity.__dict__)
     except (KeyError, ValueError, AttributeError, IndexError, TypeError):
         raise Validation(
             f"The blob path of {declared.name} could not be filled in.",

@@ -181,20 +181,27 @@ class EntityCodec:
         return added
 
     def _expire(self, entity: Entity, record: Record, now_us: int) -> int:
-        name, stored, rule = self._expires  # type: ignore[misc]
+        _, stored, rule = self._expires  # type: ignore[misc]
         if stored not in record and rule.after is not None:
             start = entity.__dict__.get(rule.of) if rule.of else from_us(now_us)
             if start is not None:
                 record[stored] = expiry_seconds(start, rule)
         expires = record.get(stored)
-        if expires is not None and expires > now_us // 1_000_000 + TEN_YEARS_S:  # type: ignore[operator]
+        if expires is None:
+            return 0
+        self.check_expiry(expires, now_us)  # type: ignore[arg-type]
+        return len(stored) + 6
+
+    def check_expiry(self, seconds: int, now_us: int) -> None:
+        """Raise Validation for an expiry nobody means."""
+        if seconds > now_us // 1_000_000 + TEN_YEARS_S:
+            name = self._expires[0]  # type: ignore[index]
             raise Validation(
                 f"{self.name}.{name} is more than ten years ahead.",
                 hint="An expiry is in seconds, not milliseconds.",
                 entity=self.name,
                 field=name,
             )
-        return 0 if expires is None else len(stored) + 6
 
     def check_entries(self, record: Mapping[str, Value]) -> None:
         """Raise KeyTooLong when the key, or an index entry with the key, takes over 2,600 bytes."""
@@ -438,7 +445,10 @@ def expiry_seconds(start: datetime, rule: Expires) -> int:
     from palaver.clock import to_us
 
     assert rule.after is not None
-    return -(-to_us(start + rule.after) // 1_000_000)
+    try:
+        return -(-to_us(start + rule.after) // 1_000_000)
+    except OverflowError:
+        raise Validation("What would expire lives past the year 9999.", hint="Count its expiry from an earlier moment.") from None
 
 
 def _length(part: KeyPart | Value) -> int:

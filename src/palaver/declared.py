@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from palaver.clock import to_ms
 from palaver.errors import KeyType, SchemaError
 from palaver.expr import Condition, F, parse_path, paths
-from palaver.fields import DIGITS, TEXT, Kind, inside, is_instant, kind_of, reason_of, sealed_kind, stored_name, unwrap
+from palaver.fields import DIGITS, TEXT, Kind, checked_name, inside, is_instant, kind_of, reason_of, sealed_kind, stored_name, unwrap
 from palaver.ids import new_id
 from palaver.keys import AccessPath, History, Index, Key, Part, Partitioned, Ref, Unique
 from palaver.markers import Blob, Expires, Instant, Personal, Searchable, Secret, Sentinel, Stored, Subject, Tenant
@@ -168,7 +168,7 @@ def _fields(entity: type[Entity]) -> dict[str, FieldSpec]:
         secret = any(isinstance(marker, Secret) for marker in markers)
         kind = (sealed_kind if secret else kind_of)(info.annotation, info.metadata)
         named = next((marker for marker in markers if isinstance(marker, Stored)), None)
-        stored = named.name if named else stored_name(name, info)
+        stored = checked_name(entity.__name__, name, named.name if named else stored_name(name, info))
         if stored.startswith("_"):
             raise SchemaError(
                 f"{entity.__name__}.{name} is stored under a name that begins with an underscore.",
@@ -308,6 +308,7 @@ def part(entity: type[Entity], fields: Mapping[str, FieldSpec], where: str, path
         shadow=not simple or bool(sentinels),
         sentinels=sentinels,
         direct=simple and kind is TEXT and not spec.check,
+        as_written=transform is None and kind is not DIGITS,
     )
 
 

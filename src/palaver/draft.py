@@ -13,7 +13,7 @@ from palaver.codec import EntityCodec, expiry_seconds
 from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import BatchShape, ConfigError, NotProvisioned
-from palaver.expr import OPERANDS, Path, evaluate
+from palaver.expr import OPERANDS, IfAbsent, Path, evaluate
 from palaver.large_object import LargeObject
 from palaver.ops import (
     MARK,
@@ -193,8 +193,19 @@ def behind_error(entity: str, allowed: str) -> NotProvisioned:
     )
 
 
-def slid(codec: EntityCodec, changes: Sequence[Change_]) -> list[Change_]:
-    """Move the expiry along with the field it counts from, unless the caller set it."""
+def slid(codec: EntityCodec, changes: Sequence[Change_], now_us: int) -> list[Change_]:
+    """Move the expiry along with the field it counts from, unless the caller set it. Raises Validation for one nobody means."""
+    moved = _slid(codec, changes)
+    if codec.declared.expires is not None:
+        for change in moved:
+            to = change.to if isinstance(change, Set) and change.path.name == codec.declared.expires.stored else None
+            seconds = to.default if isinstance(to, IfAbsent) else to
+            if isinstance(seconds, int):
+                codec.check_expiry(seconds, now_us)
+    return moved
+
+
+def _slid(codec: EntityCodec, changes: Sequence[Change_]) -> list[Change_]:
     declared, rule, out = codec.declared, codec.rule, list(changes)
     if declared.expires is None or rule is None or rule.after is None or rule.of is None:
         return out

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -13,10 +16,11 @@ from pydantic.fields import FieldInfo
 from palaver.declared import Declared, declare
 from palaver.errors import Expression, SchemaError, did_you_mean
 from palaver.expr import Compare, Condition, Exists, In, Path, map_paths, parse_path
-from palaver.fields import Kind, build, inside, unwrap
+from palaver.fields import DIGITS, Kind, build, inside, unwrap
 from palaver.keys import History, Index, Key, Partitioned, Ref, Unique, address
 from palaver.markers import Secret
 from palaver.query import At
+from palaver.values import size
 
 DECLARATIONS = (Key, Index, Unique, Ref, History, Partitioned)
 
@@ -191,12 +195,26 @@ def _literal(what: str, kind: Kind | None, value: Any, op: str) -> Any:
     if value is None:
         raise Expression(f"{what} is compared with None.", hint="Use .missing() or .exists().")
     use = kind.element if kind is not None and op == "contains" and kind.element is not None else kind
-    if op == "starts_with" or use is None or use.encode is None:
-        return value
-    try:
-        return use.encode(value)
-    except (AttributeError, TypeError, ValueError):
-        return value
+    if op == "starts_with" and use is DIGITS:
+        raise Expression(f"{what} is stored as a number of 20 digits, and begins as no text does.", hint="Use >= and <.")
+    if op != "starts_with" and use is not None and use.encode is not None:
+        # What is of another type than the field is unequal to all it holds.
+        with suppress(AttributeError, TypeError, ValueError):
+            value = use.encode(value)
+    return _storable(what, value)
+
+
+def _storable(what: str, value: Any) -> Any:
+    """Return a value that something stored can be compared with. Raises Expression, or what storing it would raise."""
+    if isinstance(value, frozenset) and not value:
+        raise Expression(f"{what} is compared with an empty set, which is stored nowhere.", hint="Use .missing().")
+    if not isinstance(value, str | int | float | Decimal | bytes | list | dict | frozenset):
+        raise Expression(
+            f"{what} cannot be compared with a {type(value).__name__}.",
+            hint="Give it its time zone." if isinstance(value, datetime) and value.tzinfo is None else "Use a value of the field's type.",
+        )
+    size(value, what)
+    return value
 
 
 _RESERVED = frozenset(name for name in dir(Entity) if not name.startswith("__")) | {"declared"}

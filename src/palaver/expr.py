@@ -22,10 +22,11 @@ class _Combines:
     __slots__ = ()
 
     def __and__(self, other: Condition) -> And:
-        return And((self, other))  # type: ignore[arg-type]
+        # One level however many there are: each is a call of whoever evaluates it.
+        return And((*(self.conditions if isinstance(self, And) else (self,)), other))
 
     def __or__(self, other: Condition) -> Or:
-        return Or((self, other))  # type: ignore[arg-type]
+        return Or((*(self.conditions if isinstance(self, Or) else (self,)), other))
 
     def __invert__(self) -> Not:
         return Not(self)  # type: ignore[arg-type]
@@ -71,6 +72,8 @@ class Path:
         return And((Compare(self, ">=", low), Compare(self, "<=", high)))
 
     def is_in(self, values: Iterable[object]) -> In:
+        if isinstance(values, str | bytes):
+            raise Expression("is_in() takes several values, and one text was given.", hint='Write is_in(["…"]), or contains("…").')
         return In(self, tuple(values))
 
     def starts_with(self, prefix: str) -> Compare:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from palaver.clock import EPOCH, from_ms, to_ms
 from palaver.errors import SchemaError
 from palaver.large_object import LargeObject
-from palaver.markers import Blob, Digits, Instant
+from palaver.markers import OF_FIELDS, Blob, Digits, Instant
 from palaver.ops import KINDS
 from palaver.values import canonical
 
@@ -223,18 +223,26 @@ def _enum(enum: type[Enum]) -> Kind:
     return Kind(column, lambda member: member.value, enum, ("in", values))
 
 
+def _within(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
+    """Return how a value inside another is stored. Raises SchemaError for what can only be said of a whole field."""
+    for marker in unwrap(annotation, metadata)[1]:
+        if isinstance(marker, OF_FIELDS):
+            raise SchemaError(f"{type(marker).__name__}() inside a nested value would not be heeded.", hint="Mark the whole field with it.")
+    return kind_of(annotation, metadata)
+
+
 def _container(bare: Any) -> Kind | None:
     origin, args = get_origin(bare) or bare, get_args(bare)
     if origin in (list, tuple, Sequence) or (isinstance(origin, type) and issubclass(origin, list | tuple)):
         if (origin is tuple and len(args) != 2 and args) or (origin is tuple and args and args[1] is not Ellipsis):
             return None
-        element = kind_of(args[0]) if args else OPEN
+        element = _within(args[0]) if args else OPEN
         make: Any = tuple if origin is tuple else list
         exact = origin is list
         decode = _each(element.decode, make, make is tuple)
         return Kind("json", _each(element.encode, list, not exact, (list, tuple)), decode, element=element, form=list)
     if origin in (set, frozenset):
-        element = kind_of(args[0]) if args else TEXT
+        element = _within(args[0]) if args else TEXT
         if element.column not in ("text", "int", "number", "bytes"):
             raise SchemaError("A set holds texts, integers, Decimals or bytes.", hint="Declare a list.")
         decode = _each(element.decode, origin, True)
@@ -243,7 +251,7 @@ def _container(bare: Any) -> Kind | None:
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, dict)):
         if args and unwrap(args[0])[0] is not str:
             return None
-        element = kind_of(args[1]) if args else OPEN
+        element = _within(args[1]) if args else OPEN
         return Kind("json", _values(element.encode), _values(element.decode), element=element, open=True, form=dict)
     return None
 
@@ -270,6 +278,8 @@ def _values(codec: Codec | None) -> Codec | None:
 def _by_pydantic(annotation: Any) -> Kind:
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     arms = [unwrap(arg)[0] for arg in get_args(unwrap(annotation)[0])]
+    if any(isinstance(marker, OF_FIELDS) for arg in get_args(unwrap(annotation)[0]) for marker in unwrap(arg)[1]):
+        raise SchemaError("A marker on one type of a union would not be heeded.", hint="Mark the whole field with it.")
     if str in arms and any(arm in _AS_TEXT for arm in arms):
         raise SchemaError("A union of text with a type that is stored as text cannot be told apart.", hint="Declare two fields.")
 
@@ -285,6 +295,18 @@ def stored_name(name: str, info: FieldInfo) -> str:
     return info.serialization_alias or info.alias or name
 
 
+def checked_name(owner: str, name: str, stored: str) -> str:
+    """Return a stored name. Raises SchemaError for one that a path would take for several, or that no engine stores."""
+    if not stored or set(stored) & set(".[]\0") or not stored.isprintable():
+        raise SchemaError(
+            f"{owner}.{name} is stored under a name with a dot, a bracket or a sign nobody sees, or under none.",
+            hint="Use letters, digits and underscores.",
+            entity=owner,
+            field=name,
+        )
+    return stored
+
+
 _AS_TEXT = {datetime, date, time, timedelta, UUID, Decimal, bytes}
 
 ModelPart = tuple[str, str, Codec | None, Codec | None, FieldInfo]
@@ -296,10 +318,17 @@ def _model(model: type[BaseModel]) -> Kind:
     if model in _models:
         return _models[model]
     parts: list[ModelPart] = []
+    known = len(_models)
     kind = _models[model] = Kind("json", _model_encoder(model, parts), _model_decoder(model, parts), model=model, form=dict)
-    for name, info in model.model_fields.items():
-        inner = kind_of(info.annotation, info.metadata)
-        parts.append((name, stored_name(name, info), inner.encode, inner.decode, info))
+    try:
+        for name, info in model.model_fields.items():
+            inner = _within(info.annotation, info.metadata)
+            parts.append((name, checked_name(model.__name__, name, stored_name(name, info)), inner.encode, inner.decode, info))
+    except BaseException:
+        # Half of a model is no model: whoever tries again is to be told again.
+        for half in list(_models)[known:]:
+            del _models[half]
+        raise
     return kind
 
 

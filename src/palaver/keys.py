@@ -41,6 +41,8 @@ class Part:
     shadow: bool
     sentinels: tuple[Any, ...] = ()
     direct: bool = False
+    as_written: bool = True
+    """Whether the column holds a text as it is written, so that it begins as the text does."""
 
     def encode(self, value: object) -> KeyPart:
         """Return the stored form of a value given by a caller; raise KeyType, EmptyKey or KeyTooLong."""

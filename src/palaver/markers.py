@@ -111,18 +111,31 @@ class Backfill:
     value: Any
 
 
+OF_FIELDS = (Searchable, Secret, Personal, Subject, Tenant, Blob, Expires, Stored, Sentinel, RenamedFrom, Backfill)
+"""What is said of a whole field of an entity, and means nothing inside of one."""
+
+
 def _utc_ms(at: datetime) -> datetime:
-    at = at.astimezone(UTC)
+    at = _utc(at)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
 def _utc_s_up(at: datetime) -> datetime:
-    at = at.astimezone(UTC)
-    return at.replace(microsecond=0) + timedelta(seconds=1) if at.microsecond else at
+    try:
+        return _utc(at).replace(microsecond=0) + timedelta(seconds=1) if at.microsecond else _utc(at)
+    except OverflowError:
+        raise _outside() from None
 
 
 def _utc(at: datetime) -> datetime:
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise _outside() from None
+
+
+def _outside() -> ValueError:
+    return ValueError("the moment is outside the years 1 to 9999 of UTC")
 
 
 InstantMs = Annotated[AwareDatetime, AfterValidator(_utc_ms), Instant("ms")]

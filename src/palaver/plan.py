@@ -281,7 +281,7 @@ class Planner:
         if op.when is not None:
             guards += self._when(declared, number, op.when)
         if at not in draft.seen:
-            changes = [*slid(codec, self._changes(codec, at, op)), *(self.patcher.shadows(declared, op) or ())]
+            changes = [*slid(codec, self._changes(codec, at, op), draft.now_us), *(self.patcher.shadows(declared, op) or ())]
             return draft.write(Update(at, tuple(changes), tuple(guards)), declared.name, sum(map(change_size, changes)))
         old = draft.seen[at]
         if old is None or not is_live(declared.table, old, draft.now_us):

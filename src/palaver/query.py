@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound="Entity", covariant=True)
 
 
+def check_limit(n: object) -> None:
+    """Raise Validation for what is no number of records to read."""
+    if type(n) is not int or n < 1:
+        raise Validation("A limit is a whole number of at least 1.")
+
+
 @dataclass(frozen=True, slots=True)
 class At(Generic[E]):
     """One record, by its key: `Message.at(conversation_id, message_id)`.
@@ -84,9 +90,11 @@ class Query(Generic[E]):
     def starting_with(self, prefix: str) -> Query[E]:
         """Keep sort values that begin with a text."""
         part = self._part()
-        if part.column_kind != "text":
+        if part.column_kind != "text" or not part.as_written:
             raise Expression(
-                f"{self!r} cannot narrow by starting_with(): {part.path} is not text.", hint="Use between().", index=self.path.name
+                f"{self!r} cannot narrow by starting_with(): {part.path} is not stored as the text it is written as.",
+                hint="Use between().",
+                index=self.path.name,
             )
         return self._with(bounds=(*self.bounds, Bound("prefix", part.prefix(prefix))))
 
@@ -96,8 +104,7 @@ class Query(Generic[E]):
 
     def limit(self, n: int) -> Query[E]:
         """Stop after `n` records that match."""
-        if n < 1:
-            raise Validation("A limit must be at least 1.")
+        check_limit(n)
         return self._with(most=n)
 
     def filter(self, condition: Condition) -> Query[E]:

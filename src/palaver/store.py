@@ -36,7 +36,7 @@ from palaver.loading import load
 from palaver.ops import MARK, REVISION, Address, Put, Table, Update, Written, is_live
 from palaver.ports import Cache, Counts
 from palaver.process import process_id
-from palaver.query import At, Query, UniqueAt
+from palaver.query import At, Query, UniqueAt, check_limit
 from palaver.reading import Page, claimed, claims, filled, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
@@ -170,8 +170,8 @@ class Store:
         """
         self._here()
         core = self._core
-        if limit is not None and limit < 1:
-            raise Validation("A page has a limit of at least 1.")
+        if limit is not None:
+            check_limit(limit)
         most = min(limit or query.most or PAGE, query.most or limit or PAGE)
         after = None if cursor is None else core.signer.open(cursor, query, self._tenant, us_of(core.clock) // 1000)
         items, last = await self._page(query, most, after)

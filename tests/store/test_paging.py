@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -213,6 +214,44 @@ async def test_the_cursors_of_one_database_open_in_every_process(opened: Opener,
     assert ["2", "3"] == [each.id for each in await second.page(Message.key("c"), limit=2, cursor=cursor)]
 
 
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        (F("number") < float("nan"), "not finite"),
+        (F("number") == float("inf"), "not finite"),
+        (F("number") < Decimal("sNaN"), "not finite"),
+        (F("number") == Decimal("1." + "1" * 38), "38 significant digits"),
+        (F("text") < "\ud800", "surrogate"),
+        (F("text").contains("a\0"), r"U\+0000"),
+        (F("sent") < datetime(2026, 1, 1), "time zone"),
+        (F("sent").is_in([START, datetime(2026, 1, 1)]), "time zone"),
+        (F("text") == object(), "with a object"),
+        (F("tags") == set(), "empty set"),
+        (F("id").starts_with("1"), "20 digits"),
+    ],
+    ids=repr,
+)
+def test_nothing_is_compared_with_what_could_not_be_stored(condition: Any, words: str) -> None:
+    with pytest.raises(Validation, match=words):
+        Message.bind(condition)
+
+
+async def test_hundreds_of_alternatives_are_one_condition(filled: Store) -> None:
+    condition: Any = F("number") == 0
+    for number in range(1, 2_000):
+        condition |= F("number") == number * 20
+    assert 3 == await filled.count(Message.key("c").filter(condition))
+    some: Any = F("number") >= 0
+    for number in range(2_000):
+        some &= F("number") != number * 20
+    assert 57 == await filled.count(Message.key("c").filter(some))
+
+
+def test_a_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(Expression, match="several values"):
+        F("text").is_in("none")
+
+
 async def test_what_is_asked_wrongly_is_refused_before_anything_is_read() -> None:
     for ask in (
         lambda: Message.by_user(),
@@ -232,6 +271,10 @@ async def test_what_is_asked_wrongly_is_refused_before_anything_is_read() -> Non
         lambda: Message.key("c").filter(F("intent.nope") == 1),
         lambda: Message.key("c").filter(F("text") == None),  # noqa: E711
         lambda: Message.key("c").filter(F("text") == F("number")),
+        lambda: Message.key("c").starting_with("1"),
+        lambda: Everything.by_rank().starting_with("1"),
+        lambda: Message.key("c").limit(2.5),  # type: ignore[arg-type]
+        lambda: Message.key("c").limit(True),
     ):
         with pytest.raises(PalaverError):
             ask()

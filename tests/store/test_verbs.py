@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from palaver import Batch, F, ManualClock, Store, days, unchanged
 from palaver.errors import (
@@ -383,6 +384,35 @@ async def test_a_patch_that_ends_a_record_still_answers_with_it(store: Store, cl
 async def test_an_expiry_in_milliseconds_is_refused(store: Store) -> None:
     with pytest.raises(Validation, match="ten years"):
         await store.create(conversation(expires=START + days(20 * 366)))
+
+
+async def test_no_patch_sets_an_expiry_that_nobody_means(store: Store) -> None:
+    made = await store.create(conversation())
+    for changes in (
+        {"expires": START + timedelta(days=4_000)},
+        {"last_active": START + timedelta(days=4_000)},
+        {"expires": F("expires").if_absent(START + timedelta(days=4_000))},
+        {"last_active": datetime(9999, 12, 31, tzinfo=UTC)},
+    ):
+        with pytest.raises(Validation, match=r"ten years|year 9999"):
+            await store.patch(made, set=changes)
+    with pytest.raises(Validation, match="year 9999"):
+        await store.create(conversation("late", last_active=datetime(9999, 12, 31, tzinfo=UTC)))
+    assert made == await store.get(made.address)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),
+        datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5))),
+    ],
+    ids=str,
+)
+def test_a_moment_outside_of_time_is_no_instant(moment: datetime) -> None:
+    for field in ("last_active", "expires"):
+        with pytest.raises(ValidationError, match="years 1 to 9999"):
+            conversation(**{field: moment})  # type: ignore[arg-type]
 
 
 async def test_a_wrong_type_smuggled_in_by_model_copy_is_refused(store: Store) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import unquote
 
 from hypothesis import given, strategies as st
+from pydantic import BaseModel, Field
 
+from palaver import Blob, Entity, Key
 from palaver.blobpath import ARCHIVE, NOBODY, segment, subject_prefix
 from palaver.blobs.paths import MAX_PATH, path_of
+from palaver.codec import EntityCodec
 
 NAMES = st.one_of(st.sampled_from(["-", "archive", ".", "..", "a/b", "%", "-/-", "archive/2026"]), st.text(min_size=1, max_size=8))
 
@@ -29,6 +33,25 @@ def test_no_person_has_the_prefix_of_nobody_or_of_the_archive(tenant: str, subje
 @given(NAMES)
 def test_a_segment_reads_back(name: str) -> None:
     assert name in ("%", unquote(segment(name))) or name == unquote(segment(name))
+
+
+class Description(BaseModel):
+    name: str = ""
+
+
+class Filed(Entity, table="filed"):
+    id: str
+    about: Description = Description()
+    labels: dict[str, str] = Field(default_factory=dict)
+    file: Annotated[bytes | None, Blob("{id}/{about.name}/{labels[kind]}", inline=1)] = None
+    key = Key("id")
+
+
+def test_a_text_inside_a_nested_value_is_one_segment_too() -> None:
+    filed = Filed(id="../..", about=Description(name="../../other/x"), labels={"kind": "."}, file=b"several bytes")
+    ((key, _),) = EntityCodec(Filed.declared()).encode(filed, 1, None).uploads
+
+    assert ["-", "-", segment("../.."), segment("../../other/x"), segment(".")] == key.split("/")[:-1]
 
 
 def test_long_names_are_cut_and_still_share_no_segment() -> None:

@@ -40,6 +40,7 @@ from palaver import (
     days,
 )
 from palaver.errors import Expression, KeyType, SchemaError
+from palaver.fields import kind_of
 from palaver.plan import Planner
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -274,6 +275,77 @@ def ambiguous_union() -> None:
         key = Key("id")
 
 
+def dotted_stored_name() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        kind: Annotated[str, Stored("a.b")]
+        key = Key("id")
+
+
+def stored_name_with_a_position() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        kind: Annotated[str, Stored("a[0]")]
+        key = Key("id")
+
+
+def unseen_stored_name() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        kind: Annotated[str, Stored("a\u200bb")]
+        key = Key("id")
+
+
+def empty_stored_name() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        kind: Annotated[str, Stored("")]
+        key = Key("id")
+
+
+class Dotted(BaseModel):
+    city: str = Field(alias="a.city")
+
+
+class Guarded(BaseModel):
+    token: Annotated[str | None, Secret()] = None
+
+
+def dotted_nested_name() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        place: Dotted | None = None
+        key = Key("id")
+
+
+def secret_in_a_model() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        guarded: list[Guarded] = Field(default_factory=list)
+        key = Key("id")
+
+
+def secret_in_a_list() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        tokens: list[Annotated[str, Secret()]]
+        key = Key("id")
+
+
+def personal_in_a_map() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        names: dict[str, Annotated[str, Personal()]]
+        key = Key("id")
+
+
+def secret_in_a_union() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        token: int | Annotated[str, Secret()]
+        key = Key("id")
+
+
 @pytest.mark.parametrize(
     ("declare", "words"),
     [
@@ -306,11 +378,36 @@ def ambiguous_union() -> None:
         (expiry_as_text, "must be an Expiry"),
         (set_of_floats, "A set holds"),
         (ambiguous_union, "cannot be told apart"),
+        (dotted_stored_name, r"Wrong\.kind is stored under a name with a dot"),
+        (stored_name_with_a_position, "a dot, a bracket"),
+        (unseen_stored_name, "a sign nobody sees"),
+        (empty_stored_name, "under none"),
+        (dotted_nested_name, r"Dotted\.city is stored under a name with a dot"),
+        (secret_in_a_model, r"Secret\(\) inside a nested value"),
+        (secret_in_a_list, r"Secret\(\) inside a nested value"),
+        (personal_in_a_map, r"Personal\(\) inside a nested value"),
+        (secret_in_a_union, "on one type of a union"),
     ],
 )
 def test_a_mistake_is_found_when_the_class_is_made(declare: Callable[[], None], words: str) -> None:
     with pytest.raises(SchemaError, match=f"(?s){words}"):
         declare()
+
+
+def test_a_model_that_was_refused_is_refused_again() -> None:
+    """What was compiled of it before the mistake was found is not taken for the whole of it."""
+
+    class Inner(BaseModel):
+        name: str
+        token: Annotated[str, Secret()] = ""
+        zone: int = 0
+
+    class Outer(BaseModel):
+        inner: Inner | None = None
+
+    for kind in (Outer, Inner, Outer, Inner):
+        with pytest.raises(SchemaError, match="inside a nested value"):
+            kind_of(kind)
 
 
 @pytest.mark.filterwarnings("ignore:Field name")
