@@ -407,7 +407,8 @@ class ChangePage(NamedTuple):
 class Limits:
     """What one engine can take at once; the planner uses the portable minimum, the engine enforces its own.
 
-    `loads_in_order`: of loads that are under way together, what was asked for first is stored first.
+    `loads_in_order`: of loads that are under way together, what was asked for first is stored first. `joins_keys`: a record holds
+    the parts of an index joined, so who writes it has to know the index.
     """
 
     ops: int = 100
@@ -418,3 +419,4 @@ class Limits:
     renames: bool = True
     partitions: bool = False
     loads_in_order: bool = False
+    joins_keys: bool = False

@@ -104,10 +104,7 @@ class Bed:
             if after is None:
                 break
         mine = [each for each in found if table != "palaver_system" or each["scope"] == "unique"]
-        # On DynamoDB the joined parts of an index stay behind it, under a name no declaration can have.
-        plain = [
-            {name: value for name, value in each.items() if name != REVISION and name not in left and "#" not in name} for each in mine
-        ]
+        plain = [{name: value for name, value in each.items() if name != REVISION and name not in left} for each in mine]
         return sorted(plain, key=repr)
 
 

@@ -78,7 +78,7 @@ class SchemaWatch:
         if physical is None:
             return
         try:
-            older(planner, physical, kept)
+            older(planner, physical, kept, joins_keys=self._core.records.limits.joins_keys)
         except NotProvisioned as refusal:
             self._refuse(refusal.message, refusal.hint)
 

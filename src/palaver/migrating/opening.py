@@ -14,6 +14,7 @@ from palaver.migrating.run import SCHEMA, Migrator, Outdated
 from palaver.ops import Delete, Physical, Put, WriteSet
 from palaver.plan import Planner
 from palaver.ports import MakesParts, RecordEngine
+from palaver.snapshot import table_of
 from palaver.system import system
 
 ATTEMPTS, PAUSE_S = 40, 0.25
@@ -62,7 +63,7 @@ async def _provision(planner: Planner, records: RecordEngine, clock: Clock, *, c
     if under_way is not None and not goes_on:
         raise NotProvisioned("A migration was begun and has not ended.", hint="Run `palaver migrate apply` to end it.")
     if ours and kept["version"] > planner.schema.version:
-        return replace(older(planner, physical, kept), fingerprint=kept["fingerprint"])
+        return replace(older(planner, physical, kept, joins_keys=records.limits.joins_keys), fingerprint=kept["fingerprint"])
     plan = await migrator.pending()
     if plan.actions and not changing:
         raise NotProvisioned(
@@ -97,7 +98,7 @@ async def _remember(migrator: Migrator, records: RecordEngine, clock: Clock) -> 
     await records.write(WriteSet((put,), us_of(clock)))
 
 
-def older(planner: Planner, physical: Physical, kept: Mapping[str, Any]) -> Provisioned:
+def older(planner: Planner, physical: Physical, kept: Mapping[str, Any], *, joins_keys: bool) -> Provisioned:
     """Have the planner refuse what an older program may not do with what a newer one stores.
 
     It may patch and delete records of an entity that only has more, and read those that hold more beside the record.
@@ -124,10 +125,17 @@ def older(planner: Planner, physical: Physical, kept: Mapping[str, Any]) -> Prov
             raise refusal
         if new != entity:
             same = all(new[part] == entity[part] for part in ("shadows", "uniques", "references", "history_s"))
+            same = same and not (joins_keys and _joined(new) - _joined(entity))
             behind[entity["name"]] = "patch" if same and _reads_alike(entity, new) else "read"
     planner.behind.update(behind)
     planner.plain -= {schema.entities[name].entity for name in behind}
     return Provisioned(older=True, searches=mine["searches"] == kept["snapshot"]["searches"])
+
+
+def _joined(entity: Mapping[str, Any]) -> set[tuple[str, ...]]:
+    """Return the parts of indexes that are several, and lie in one place."""
+    indexes = table_of(entity["table"]).indexes
+    return {parts for index in indexes for parts in (index.partition, index.sort) if len(parts) > 1}
 
 
 def _reads_alike(mine: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -142,7 +142,9 @@ def record_of(layout: Layout, item: Item) -> Record:
             continue
         value = attribute.get("S")
         if value is not None:
-            record[name] = value
+            # Joined parts of an index this program does not know: one that is gone, whose records still have them.
+            if "#" not in name:
+                record[name] = value
             continue
         kind = kinds.get(name)
         if kind == "int":

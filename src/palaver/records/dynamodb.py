@@ -46,7 +46,7 @@ PACE_S = 0.25
 class DynamoRecords:
     """Fulfils RecordEngine and every power of `ports` but Scrubs, on the tables of one prefix in one region."""
 
-    limits = Limits(renames=False)
+    limits = Limits(renames=False, joins_keys=True)
 
     def __init__(
         self,
