@@ -1,4 +1,4 @@
-"""Parts of an index that an engine joins in an attribute of the record's own: no program leaves one behind that is wrong, or trips over one."""
+"""Parts of an index that an engine joins in each record: no program leaves one behind that is wrong, or trips over one."""
 
 from __future__ import annotations
 
