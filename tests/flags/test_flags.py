@@ -107,6 +107,11 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(flags: Flags) 
         flags.set(MODEL, "variant_c"),
         flags.roll_out(SLASH, 101),
         flags.roll_out(SLASH, 0.001),
+        flags.roll_out(SLASH, True),
+        flags.roll_out(SLASH, "10"),  # type: ignore[arg-type]
+        flags.roll_out(SLASH, None),  # type: ignore[arg-type]
+        flags.set(SLASH, True, user=True),
+        flags.set(SLASH, True, user=["ann"]),  # type: ignore[arg-type]
         flags.roll_out(GREETING, 5),
         flags.roll_out(MODEL, 5, value="variant_a"),
         flags.unset("never_declared"),

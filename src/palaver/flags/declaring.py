@@ -148,7 +148,8 @@ def kind_of(value: Any) -> Kind | None:
 
 def share_of(percent: float) -> int:
     """Return a percentage in hundredths of a percent; raise Validation outside 0 to 100, and between the steps."""
-    share = round(percent * 100) if 0 <= percent <= 100 else -1
+    # True is an int: whoever means everybody says 100.
+    share = round(percent * 100) if type(percent) in (int, float) and 0 <= percent <= 100 else -1
     if share < 0 or not math.isclose(share, percent * 100, abs_tol=1e-6):
         raise Validation("A percentage is a number from 0 to 100, in steps of 0.01.")
     return share

@@ -265,7 +265,10 @@ class Flags:
 
     def _place(self, target: dict[str, Target]) -> tuple[str, str]:
         self.declared.check_targets(target)
-        given = [(scope, str(who)) for scope, who in target.items() if who is not None]
+        named: dict[str, object] = {scope: who for scope, who in target.items() if who is not None}
+        if not all(isinstance(who, str | int) and not isinstance(who, bool) for who in named.values()):
+            raise Validation("A target is named by a text or a whole number.", hint='Write user="u1", or channel="discord".')
+        given = [(scope, str(who)) for scope, who in named.items()]
         if len(given) > 1:
             raise Validation("A value is set for one target.", hint="Set it for each of them.")
         if given and not given[0][1]:
