@@ -87,6 +87,27 @@ class ChatEmbedded:
         await self.store.aclose()
 
 
+class ChatSmall(ChatEmbedded):
+    name = "palaver-small"
+    notes = "as palaver, a store of the first 20,000 messages only"
+
+    async def preload(self, convs: dict[str, list[dict[str, Any]]]) -> None:
+        kept = 20_000 * len(convs) // sum(map(len, convs.values()))
+        await super().preload(dict(list(convs.items())[:kept]))
+
+
+class ChatShort(ChatEmbedded):
+    name = "palaver-short"
+    notes = "as palaver, the same messages in histories of 50"
+
+    async def preload(self, convs: dict[str, list[dict[str, Any]]]) -> None:
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for conv, messages in convs.items():
+            for start in range(0, len(messages), 50):
+                parts[f"{conv}-{start}" if start else conv] = messages[start : start + 50]
+        await super().preload(parts)
+
+
 class TraceSteps:
     """Every step of a turn durable before the next begins."""
 

@@ -11,7 +11,7 @@ Rows = Sequence[dict[str, Any]]
 class Must(NamedTuple):
     """`phase` of `run` as `who` measured it: `figure` is a column of its rows, at least `must`; at most where `lower`.
 
-    `per` is the run whose own figure it is divided by. `aim` is what a thin layer should reach.
+    `per` is who measured, in the same rounds, the figure it is divided by. `aim` is what a thin layer should reach.
     """
 
     run: str
@@ -33,6 +33,12 @@ _GROUP, _WAL, _PIPE, _ALONE = "x_raw-group", "x_raw-wal-full", "x_raw-autopipeli
 _BATCH, _PG, _HTTP, _DICT = "x_raw-batch", "x_raw-asyncpg", "x_raw-http", "x_raw-dict"
 _LOAD = "load"
 
+
+def _grown(run: str, per: str, words: str) -> Must:
+    """Return the row that says how much slower a read becomes as the store or a history grows."""
+    return Must(run, "read@1", "palaver", "p50_us", 1.3, 1.1, lower=True, per=per, words=words)
+
+
 MUSTS = (
     Must("w1 chat", "append@1", "palaver", _WAL, 0.45, 0.60),
     Must("w1 chat", "append@32", "palaver", _GROUP, 0.40, 0.65),
@@ -40,28 +46,8 @@ MUSTS = (
     Must("w1 chat", "read@1", "palaver", _WAL, 0.50, 0.75),
     Must("w1 chat", "turn@32", "palaver", _GROUP, 0.45, 0.65),
     Must("w1 chat", "turn@32", "palaver", "p99_us", 15_000, 8_000, lower=True, words="w1 `turn@32`, p99 in µs"),
-    Must(
-        "w1 store of 100k",
-        "read@1",
-        "palaver",
-        "p50_us",
-        1.3,
-        1.1,
-        lower=True,
-        per="w1 chat",
-        words="w1 `read@1`, p50 at 100,000 over 20,000",
-    ),
-    Must(
-        "w1 histories of 1000",
-        "read@1",
-        "palaver",
-        "p50_us",
-        1.3,
-        1.1,
-        lower=True,
-        per="w1 chat",
-        words="w1 `read@1`, p50 of 1,000 over 50",
-    ),
+    _grown("w1 store of 100k", "palaver-small", "w1 `read@1`, p50 at 100,000 over 20,000"),
+    _grown("w1 histories of 1000", "palaver-short", "w1 `read@1`, p50 of 1,000 over 50"),
     Must("w1 chat", "append@32", "palaver", "disk_bytes_per_msg", 1_100, 900, lower=True, words="w1 bytes on disk per message"),
     Must("w1 fsyncs @1", _LOAD, "palaver", "fsyncs_per_pair", 1.0, 1.0, lower=True, words="w1 fsyncs per pair, 1 caller"),
     Must("w1 fsyncs @32", _LOAD, "palaver", "fsyncs_per_pair", 0.10, 0.05, lower=True, words="w1 fsyncs per pair, 32 callers"),
@@ -106,7 +92,7 @@ def table(rows: Rows) -> list[str]:
         found = _found(rows, must.run, must.phase, must.who, must.figure)
         value = None if found is None else found[must.figure]
         if value is not None and must.per:
-            base = _found(rows, must.per, must.phase, must.who, must.figure)
+            base = _found(rows, must.run, must.phase, must.per, must.figure)
             value = None if base is None else value / base[must.figure]
         sign = "≤ " if must.lower else ""
         said = "not measured" if value is None else "met" if _is_met(must, value) else "**missed**"

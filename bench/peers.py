@@ -28,6 +28,9 @@ _W6 = ["w6_trace.py", "--adapter", "adapters:TraceTurn", "--adapter", "adapters:
 _W6_RAW = "raw-1-commit,raw-group"
 _W7 = ["w7_bulk.py", "--n", "50000", "--peers"]
 _SHORT = ["--n", "200", "--secs", "2"]
+_READS = ["raw-wal-full", "--phases", "read", "--conc", "1", "--n", "1000"]
+# Pairs enough for the log to be copied several times: that takes fsyncs too.
+_FSYNCS = ["fsync_count.py", "--peers", "raw-group", "--adapter", "adapters:ChatEmbedded"]
 
 
 class Run(NamedTuple):
@@ -41,11 +44,11 @@ class Run(NamedTuple):
 RUNS = (
     Run("w1 chat", [*_W1, _W1_RAW, "--n", "1000"]),
     *(Run(f"w1 {peer}", [*_W1, f"{_W1_RAW},{peer}", *_SHORT], 3) for peer in _W1_PEERS),
-    Run("w1 store of 100k", [*_W1, "raw-wal-full", "--phases", "read", "--preload", "100000"], 3),
-    Run("w1 histories of 1000", [*_W1, "raw-wal-full", "--phases", "read", "--per-conv", "1000", "--convs-per-round", "8"], 3),
+    Run("w1 store of 100k", [*_W1, *_READS, "--adapter", "adapters:ChatSmall", "--preload", "100000"], 3),
+    Run("w1 histories of 1000", [*_W1, *_READS, "--adapter", "adapters:ChatShort", "--per-conv", "1000", "--convs-per-round", "8"], 3),
     Run(SLOW, [*_W1, "raw-group", "--phases", "append"], 3),
-    Run("w1 fsyncs @1", ["fsync_count.py", "--peers", "raw-group", "--adapter", "adapters:ChatEmbedded"], 1),
-    Run("w1 fsyncs @32", ["fsync_count.py", "--peers", "raw-group", "--adapter", "adapters:ChatEmbedded", "--n", "160", "--conc", "32"], 1),
+    Run("w1 fsyncs @1", [*_FSYNCS, "--n", "3000"], 1),
+    Run("w1 fsyncs @32", [*_FSYNCS, "--n", "3000", "--conc", "32"], 1),
     Run("w2 chat", [*_W2, _W2_RAW, "--n", "500"]),
     *(Run(f"w2 {peer}", [*_W2, f"{_W2_RAW},{peer}", *_SHORT], 3) for peer in _W2_PEERS),
     Run("w2 statements", [*_W2, "raw-batch", "--count"], 1),

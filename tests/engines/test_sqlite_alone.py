@@ -1,4 +1,4 @@
-"""Facts about a short job that is alone: it may run in the event loop's thread, and means there what it means in the writer's."""
+"""Facts about short jobs, alone or few: they may run in the event loop's thread, and mean there what they mean in the writer's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ INSERT = "INSERT INTO t VALUES (?)"
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    # However loaded the machine is.
+    monkeypatch.setattr(sqlite_writer, "QUICK_S", 60.0)
     database = await Database.open(tmp_path / "a.db", options=SqliteOptions(busy_timeout_s=0.3))
     await database.write(lambda connection: connection.execute("CREATE TABLE t (a INTEGER PRIMARY KEY) STRICT"))
     yield database
@@ -50,34 +52,19 @@ async def numbers(database: Database) -> list[Any]:
     return await database.read(lambda connection: [number for (number,) in connection.execute("SELECT a FROM t ORDER BY a").fetchall()])
 
 
-async def quickly(database: Database) -> None:
-    """Return when the last commits were quick enough for the next to be made here; a loaded machine takes a few."""
-    for attempt in range(500):
-        probe = Insert(-1 - attempt)
-        await database.write(probe, savepoint=False, short=True)
-        if probe.here == [True]:
-            break
-    else:
-        pytest.fail("no commit was ever made in the event loop's thread")
-    await database.write(lambda connection: connection.execute("DELETE FROM t"))
-
-
 async def test_a_short_job_that_is_alone_runs_in_this_thread(database: Database) -> None:
-    await quickly(database)
     assert [] == await numbers(database)
     assert 1 == await database.write(Insert(1), savepoint=False, short=True)
     assert [1] == await numbers(database)
 
 
 async def test_other_jobs_run_in_the_thread_of_the_writer(database: Database) -> None:
-    await quickly(database)
     job = Insert(1)
     await database.write(job, savepoint=False)
     assert [False] == job.here
 
 
 async def test_jobs_of_one_turn_of_the_loop_share_a_commit(database: Database) -> None:
-    await quickly(database)
     commits: list[int] = []
 
     def note() -> bool:
@@ -87,12 +74,42 @@ async def test_jobs_of_one_turn_of_the_loop_share_a_commit(database: Database) -
     await database.write_plain(lambda connection: connection.set_commit_hook(note))
     jobs = [Insert(n) for n in range(8)]
     assert list(range(8)) == await asyncio.gather(*(database.write(job, savepoint=False, short=True) for job in jobs))
-    assert not any(here for job in jobs for here in job.here)
-    assert len(commits) < 8
+    assert all(here for job in jobs for here in job.here)
+    assert [1] == commits
+
+
+async def test_of_jobs_of_one_turn_those_that_fail_or_are_given_up_leave_the_others_alone(database: Database) -> None:
+    await database.write(Insert(3), savepoint=False)
+    jobs = [Insert(n) for n in range(6)]
+    writing = [asyncio.create_task(database.write(job, savepoint=False, short=True)) for job in jobs]
+    asyncio.get_running_loop().call_soon(writing[4].cancel)
+    answers = await asyncio.gather(*writing, return_exceptions=True)
+    assert [0, 1, 2] == answers[:3]
+    assert AlreadyExists is type(answers[3])
+    assert [asyncio.CancelledError, 5] == [type(answers[4]), answers[5]]
+    assert [0, 1, 2, 3, 5] == await numbers(database)
+
+
+async def test_of_jobs_of_one_turn_one_that_loses_the_transaction_is_told_alone(database: Database) -> None:
+    def fail(connection: apsw.Connection) -> None:
+        connection.execute(INSERT, (9,))
+        raise apsw.FullError("planted")
+
+    jobs: list[Any] = [Insert(0), fail, Insert(1)]
+    answers = await asyncio.gather(*(database.write(job, savepoint=False, short=True) for job in jobs), return_exceptions=True)
+    assert [0, StorageFull, 1] == [answers[0], type(answers[1]), answers[2]]
+    assert [0, 1] == await numbers(database)
+
+
+async def test_many_or_large_jobs_of_one_turn_run_in_the_thread_of_the_writer(database: Database) -> None:
+    many = [Insert(n) for n in range(100)]
+    await asyncio.gather(*(database.write(job, savepoint=False, short=True) for job in many))
+    large = [Insert(n) for n in range(100, 104)]
+    await asyncio.gather(*(database.write(job, savepoint=False, short=True, cost=50_000) for job in large))
+    assert not any(here for job in many + large for here in job.here)
 
 
 async def test_a_job_that_fails_is_answered_and_leaves_nothing(database: Database) -> None:
-    await quickly(database)
     await database.write(Insert(1), savepoint=False, short=True)
     with pytest.raises(AlreadyExists):
         await database.write(Insert(1), savepoint=False, short=True)
@@ -101,8 +118,6 @@ async def test_a_job_that_fails_is_answered_and_leaves_nothing(database: Databas
 
 
 async def test_a_full_disk_is_told_to_its_caller(database: Database) -> None:
-    await quickly(database)
-
     def fail(connection: apsw.Connection) -> None:
         connection.execute(INSERT, (1,))
         raise apsw.FullError("planted")
@@ -113,11 +128,8 @@ async def test_a_full_disk_is_told_to_its_caller(database: Database) -> None:
     assert [2] == await numbers(database)
 
 
-async def test_a_commit_that_fails_is_an_unknown_outcome(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    # However loaded the machine is.
-    monkeypatch.setattr(sqlite_writer, "QUICK_S", 60.0)
+async def test_a_commit_that_fails_is_an_unknown_outcome(database: Database) -> None:
     await database.write(lambda connection: connection.execute("CREATE TABLE long (text TEXT)"))
-    await quickly(database)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = database.path.with_name("a.db-wal").stat().st_size
     job = Insert(1)
@@ -137,7 +149,6 @@ async def test_a_commit_that_fails_is_an_unknown_outcome(database: Database, mon
 
 
 async def test_the_loop_does_not_wait_for_a_lock_of_another_connection(database: Database) -> None:
-    await quickly(database)
     other = apsw.Connection(str(database.path))
     other.execute("BEGIN IMMEDIATE")
     job = Insert(1)
@@ -153,7 +164,6 @@ async def test_the_loop_does_not_wait_for_a_lock_of_another_connection(database:
 
 
 async def test_a_lock_that_stays_is_a_conflict(database: Database) -> None:
-    await quickly(database)
     other = apsw.Connection(str(database.path))
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Conflict):
@@ -163,8 +173,8 @@ async def test_a_lock_that_stays_is_a_conflict(database: Database) -> None:
     assert [] == await numbers(database)
 
 
-async def test_after_a_slow_commit_the_next_is_not_made_here(database: Database) -> None:
-    await quickly(database)
+async def test_after_a_slow_commit_the_next_is_not_made_here(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "QUICK_S", 0.005)
 
     def slow(connection: apsw.Connection) -> None:
         time.sleep(0.01)
@@ -176,7 +186,6 @@ async def test_after_a_slow_commit_the_next_is_not_made_here(database: Database)
 
 
 async def test_a_caller_cancelled_before_the_end_of_the_turn_has_written_nothing(database: Database) -> None:
-    await quickly(database)
     writing = asyncio.create_task(database.write(Insert(1), savepoint=False, short=True))
     asyncio.get_running_loop().call_soon(writing.cancel)
     await asyncio.gather(writing, return_exceptions=True)
@@ -202,11 +211,12 @@ async def test_ctrl_c_inside_a_job_leaves_no_transaction_open(database: Database
         connection.execute(INSERT, (1,))
         raise KeyboardInterrupt
 
-    await quickly(database)
     writer = database._writer
     assert writer is not None
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     with pytest.raises(KeyboardInterrupt):
-        writer.at_once(Batch(interrupted, future, 0, False, None))
+        writer.at_once([Batch(interrupted, future, 0, False, None)])
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(future, 5)
     assert 2 == await database.write(Insert(2), savepoint=False, short=True)
     assert [2] == await numbers(database)

@@ -36,6 +36,9 @@ T = TypeVar("T")
 _INLINE_S = 0.001
 _POLL_S = 0.025
 _STEPS = 1_000
+_FEW = 64
+"""Up to so many short batches, of so many bytes, are written in the event loop's thread: it works beside larger ones."""
+_FEW_BYTES = 128 * 1024
 
 
 class Database:
@@ -112,8 +115,8 @@ class Database:
 
         Jobs of several callers share a commit, so a job may run twice: it depends on its inputs and the file only. A job that
         raises is undone alone; `savepoint=False` promises that it has written nothing then. `cost` is what it holds in memory,
-        `deadline` a time of the event loop; `together` runs jobs in a row that have the same one at once; a `short` job that is
-        alone may run in the event loop's thread, for as long as commits take under a millisecond. Raises Throttled when
+        `deadline` a time of the event loop; `together` runs jobs in a row that have the same one at once; `short` jobs that are
+        few may run in the event loop's thread, for as long as commits take under a millisecond. Raises Throttled when
         the queue stays full, Conflict when another process keeps the file locked, StorageFull, Unavailable, and OutcomeUnknown
         when a COMMIT failed. A caller cancelled before its batch is taken has written nothing.
         """
@@ -135,12 +138,12 @@ class Database:
         self._asked.append(batch)
 
     def _hand_over(self) -> None:
-        """Give the batches of this turn of the loop to the writer's thread; write one that is short and alone here and now."""
+        """Give the batches of this turn of the loop to the writer's thread; write few that are short, and all there is, here and now."""
         batches, self._asked, writer = self._asked, [], self._writer
         if not batches or writer is None:
             return
-        alone = len(batches) == 1 and batches[0].short and self._put - writer.taken == 1
-        answers = writer.at_once(batches[0]) if alone else None
+        few = len(batches) <= _FEW and self._put - writer.taken == len(batches) and self._put_bytes - writer.taken_bytes <= _FEW_BYTES
+        answers = writer.at_once(batches) if few and all(batch.short for batch in batches) else None
         if answers is None:
             writer.put(batches)
         else:

@@ -1,7 +1,8 @@
 """The one writer of a SQLite file: its thread commits what many callers ask for together.
 
-It knows nothing of event loops: answers go to a `deliver` callback, once per group. A batch that is alone may be written
-by the thread that asks (`at_once`): two changes of threads cost more than the commit itself.
+It knows nothing of event loops: answers go to a `deliver` callback, once per group. Few and short batches may be written
+by the thread that asks (`at_once`): two changes of threads cost more than the commit itself, and threads that want the
+interpreter at the same time keep each other waiting.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import apsw
@@ -25,7 +28,9 @@ from palaver.errors import OutcomeUnknown, Throttled
 
 QUICK_S = 0.001
 """A commit that took longer keeps the next one off the calling thread, which is an event loop's."""
-_LONGEST = 8
+EACH_S = 0.00005
+"""What each batch adds to that: its own work would hold up the calling thread elsewhere as well, since they share the interpreter."""
+_LONGEST = 3
 """How many times the pages at which a copy begins may come before writers wait for it."""
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], T]
@@ -59,6 +64,8 @@ class Batch(NamedTuple):
     together: Together | None = None
     short: bool = False
 
+
+_kind = attrgetter("together")
 
 # The future, its result, its error; a plain tuple, because one is made for every batch.
 Answer: TypeAlias = "tuple[Any, Any, BaseException | None]"
@@ -107,11 +114,12 @@ class Writer:
         self._clock = clock
         self._queue: queue.SimpleQueue[list[Batch] | None] = queue.SimpleQueue()
         self._waiting: deque[Batch] = deque()
-        self._group: list[Batch] = []
+        self._group: Sequence[Batch] = []
         self._passed: list[Answer] = []
         self._stopping = False
         self._writing = threading.Lock()
         self._quick = True
+        self._commit_s = 0.0
         self._log_pages = 0
         self._copy = copy
         self._copying = False
@@ -124,8 +132,8 @@ class Writer:
     def close(self) -> None:
         self._queue.put(None)
 
-    def at_once(self, batch: Batch) -> list[Answer] | None:
-        """Write a batch in the calling thread and return its answer; None, and nothing written, where the writer's thread has to.
+    def at_once(self, batches: Sequence[Batch]) -> list[Answer] | None:
+        """Write batches in the calling thread and return their answers; None, and nothing written, where the writer's thread has to.
 
         It waits for nobody: not while that thread writes, another process holds the file, or commits took long lately.
         """
@@ -138,21 +146,24 @@ class Writer:
             return None
         started = time.perf_counter()
         try:
-            if (skipped := self._take(batch)) is not None:
-                self._abandon()
-                return [skipped]
-            group = self._group = [batch]
-            return self._commit(group, [self._one(batch)])
+            done = [answer for batch in batches if (answer := self._take(batch)) is not None]
+            group = self._group = [batch for batch in batches if self._skipped(batch) is None] if done else batches
+            answers: list[Answer] = []
+            for _, run in groupby(group, _kind):
+                answers += self._answers([*run])
+            return done + self._commit(group, answers)
         except _Lost:
             self._abandon()
-            self._untake(batch)
+            for batch in batches:
+                self._untake(batch)
             return None
         except BaseException:
-            # Ctrl-C reaches this thread, and must not leave a transaction open for the next.
+            # Ctrl-C reaches this thread: it must leave neither a transaction open for the next nor others waiting for ever.
             self._abandon()
+            self._deliver([(batch.future, None, OutcomeUnknown("The write was interrupted.")) for batch in batches])
             raise
         finally:
-            self._quick = time.perf_counter() - started < QUICK_S
+            self._quick = time.perf_counter() - started < QUICK_S + EACH_S * len(batches)
             self._writing.release()
 
     def shares(self) -> bool:
@@ -175,7 +186,8 @@ class Writer:
                     # Nothing may end this thread: callers would wait for ever.
                     _log.exception("the writer of a SQLite file failed outside a job")
                     answers = self._failed()
-                self._quick = len(self._group) > 1 or time.perf_counter() - started < QUICK_S
+                # Of a group, how long its jobs took says more of the callers, who run meanwhile, than of the disk.
+                self._quick = (self._commit_s if len(self._group) > 1 else time.perf_counter() - started) < QUICK_S
             self._deliver(answers)
             if self._log_pages >= self._checkpoint_at:
                 self._shorten()
@@ -359,11 +371,12 @@ class Writer:
                 deferred.flush(self.connection, deferred.rows)
                 deferred.rows.clear()
 
-    def _commit(self, group: list[Batch], answers: list[Answer]) -> list[Answer]:
+    def _commit(self, group: Sequence[Batch], answers: list[Answer]) -> list[Answer]:
         try:
             self._flush()
         except BaseException as error:
             raise _Lost from error
+        started = time.perf_counter()
         try:
             self._execute("COMMIT")
         except BaseException as error:
@@ -372,6 +385,8 @@ class Writer:
                 raise _Lost from error
             self._abandon()
             return [answer if answer[2] else (answer[0], None, ours) for answer in answers]
+        finally:
+            self._commit_s = time.perf_counter() - started
         return answers
 
     def _abandon(self) -> None:
