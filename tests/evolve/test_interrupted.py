@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from palaver import ManualClock
-from palaver.errors import Conflict, Duplicate, NotProvisioned
+from palaver.errors import Conflict, Duplicate, NotProvisioned, OutcomeUnknown
 from palaver.migrating import Migrator
+from palaver.migrating.run import CURRENT
 from palaver.ops import Put, Step, WriteSet
 from palaver.plan import Planner
 from palaver.ports import RecordEngine
@@ -319,3 +321,42 @@ async def test_a_table_with_jobs_waiting_keeps_its_name_until_they_are_done(memo
     migrator = await memory.migrator(case.new)
     with pytest.raises(NotProvisioned, match="palaver sweep"):
         await migrator.apply(await migrator.pending())
+
+
+class Slow:
+    """An engine whose steps take time, and that fails at some of the writes that renew a lease."""
+
+    def __init__(self, records: RecordEngine) -> None:
+        self._records = records
+        self.limits = records.limits
+        self.renewals, self.busy = 0, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+    async def apply(self, step: Step) -> None:
+        self.busy = True
+        await asyncio.sleep(0.1)
+        self.busy = False
+        await self._records.apply(step)
+
+    async def write(self, writes: WriteSet) -> Any:
+        done = await self._records.write(writes)
+        if self.busy and len(writes.ops) == 1 and isinstance(writes.ops[0], Put) and writes.ops[0].at == CURRENT:
+            self.renewals += 1
+            if self.renewals % 2:
+                raise OutcomeUnknown("The answer was lost.")
+        return done
+
+
+async def test_a_lease_is_renewed_all_the_while_and_whatever_becomes_of_that(place: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palaver.migrating.run.LEASE_MS", 3)
+    case = BY_NAME["a field with a default, indexed"]
+    await filled(place, case.old, "Thing", case.stored)
+    planner = planner_of(case.new)
+    records: Any = Slow(await place.open(tuple(planner.tables.values())))
+    migrator = Migrator(planner, records, place.clock)
+    await migrator.apply(await migrator.pending())
+    assert 3 < records.renewals
+    assert await migrator.under_way() is None
+    await reads(await place.store(case.new), case, "Thing")

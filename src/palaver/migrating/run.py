@@ -7,6 +7,7 @@ every action may be done again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -46,6 +47,7 @@ from palaver.ports import MakesParts, RecordEngine, Scrubs
 from palaver.system import SYSTEM, system
 from palaver.values import Record
 
+log = logging.getLogger("palaver.migrate")
 LEASE_MS = 10_000
 CURRENT = system("migrating", "current")
 SCHEMA = system("schema", "current")
@@ -327,7 +329,7 @@ class Migrator:
     async def _end(self, run: _Run) -> None:
         """Keep the new snapshot and forget the migration in one commit."""
         number = len(await self.applied()) + 1
-        log: dict[str, Any] = {
+        about: dict[str, Any] = {
             "at": to_ms(self._clock.now()),
             "version": run.plan.version,
             "fingerprint": run.plan.fingerprint,
@@ -335,15 +337,9 @@ class Migrator:
             "from": run.plan.from_fingerprint,
             "renamed": renamed(run.plan.actions),
         }
-        entry: Record = {"scope": LOG, "name": f"{number:08d}", "body": log}
-        ops: list[Op] = [
-            Delete(CURRENT, (Guard(Unchanged(run.revision), Origin(0, "lease")),)),
-            Put(SCHEMA, {"scope": "schema", "name": "current", "body": await self.remembered()}),
-            Put(system(LOG, f"{number:08d}"), entry),
-        ]
-        async with self._saving:
-            if not isinstance(await self._records.write(WriteSet(ops, self._now_us(), MIGRATE)), Written):
-                raise Fenced("Another process took the migration over.")
+        entry: Record = {"scope": LOG, "name": f"{number:08d}", "body": about}
+        kept: Record = {"scope": "schema", "name": "current", "body": await self.remembered()}
+        await self._commit(run, lambda mine: [Delete(CURRENT, (mine,)), Put(SCHEMA, kept), Put(system(LOG, f"{number:08d}"), entry)])
 
     async def remembered(self) -> dict[str, Any]:
         """Return what is kept with the data of this schema: enough to plan the next change of it."""
@@ -371,20 +367,34 @@ class Migrator:
         return _Run(plan_of(body["plan"]), body["done"], dict(body["state"]), record["_revision"])  # type: ignore[arg-type]
 
     async def _save(self, run: _Run, until_ms: int | None = None) -> None:
-        body: dict[str, Any] = {
-            "plan": plain_plan(run.plan),
-            "done": run.done,
-            "state": run.state,
-            "holder": self._me,
-            "until": to_ms(self._clock.now()) + LEASE_MS if until_ms is None else until_ms,
-        }
+        def as_it_is(mine: Guard) -> list[Op]:
+            body: dict[str, Any] = {
+                "plan": plain_plan(run.plan),
+                "done": run.done,
+                "state": run.state,
+                "holder": self._me,
+                "until": to_ms(self._clock.now()) + LEASE_MS if until_ms is None else until_ms,
+            }
+            return [Put(CURRENT, {"scope": "migrating", "name": "current", "body": body}, (mine,))]
+
+        await self._commit(run, as_it_is)
+
+    async def _commit(self, run: _Run, ops: Callable[[Guard], list[Op]]) -> None:
+        """Write what `ops` gives for the guard of the lease, one commit after the other. Raises Fenced where another has the lease."""
         async with self._saving:
-            guard = Guard(Unchanged(run.revision), Origin(0, "lease"))
-            put = Put(CURRENT, {"scope": "migrating", "name": "current", "body": body}, (guard,))
-            result = await self._records.write(WriteSet((put,), self._now_us(), MIGRATE))
-            if not isinstance(result, Written):
-                raise Fenced("Another process took the migration over.")
-            run.revision = result.revisions[0]
+            for _ in range(2):
+                mine = Guard(Unchanged(run.revision), Origin(0, "lease"))
+                result = await self._records.write(WriteSet(ops(mine), self._now_us(), MIGRATE))
+                if isinstance(result, Written):
+                    run.revision = result.revisions[0]
+                    return
+                # A renewal whose answer was lost, or that was cut off, is no other's.
+                record = await self._system(CURRENT)
+                body: Any = record["body"] if record else {}
+                if record is None or body["holder"] != self._me:
+                    break
+                run.revision = record["_revision"]  # type: ignore[assignment]
+            raise Fenced("Another process took the migration over.")
 
     @asynccontextmanager
     async def _renewed(self, run: _Run) -> AsyncIterator[None]:
@@ -393,14 +403,20 @@ class Migrator:
         async def renew() -> None:
             while True:
                 await asyncio.sleep(LEASE_MS / 3_000)
-                await self._save(run)
+                try:
+                    await self._save(run)
+                except Fenced:
+                    # The next action to be noted says so.
+                    return
+                except PalaverError as error:
+                    log.warning("the lease of a migration was not renewed: %s", error.code)
 
         task = asyncio.ensure_future(renew())
         try:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError, Fenced):
+            with suppress(asyncio.CancelledError):
                 await task
 
     # --- reaching ---------------------------------------------------------------------------------------------------
