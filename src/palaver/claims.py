@@ -14,12 +14,20 @@ from palaver.system import key_text, plain_key, system
 from palaver.tenants import tenant_key
 from palaver.values import KeyPart, Record
 
+LONG = 256
+
 
 def claim_to(declared: Declared, unique: UniqueSpec, values: Sequence[KeyPart], tenant: str | None) -> Address:
     """Return where the claim to these values lies, whoever holds it."""
     digest = sha256(key_text(values).encode()).hexdigest()
-    owner = tenant_key(declared, tenant)
-    return system("unique", f"{str(owner[0]) if owner else ''}/{declared.name}/{unique.name}/{digest}")
+    return system("unique", f"{_owner(*tenant_key(declared, tenant))}/{declared.name}/{unique.name}/{digest}")
+
+
+def _owner(tenant: KeyPart = "") -> str:
+    """Return a tenant as a part of a claim's name, which takes no more than a sort key may."""
+    name = str(tenant)
+    # Only what was shortened begins with the sign, so nobody can be called like somebody's hash.
+    return f"#{sha256(name.encode()).hexdigest()}" if len(name.encode()) > LONG or name.startswith("#") else name
 
 
 def claim_of(declared: Declared, unique: UniqueSpec, record: Record | None, tenant: str | None) -> Address | None:

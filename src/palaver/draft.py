@@ -36,7 +36,7 @@ from palaver.ops import (
 )
 from palaver.sealing import VARIABLE, Sealer
 from palaver.system import blob_address, history_address, job_address, key_text, plain_key
-from palaver.values import Record, Value, record_size, size
+from palaver.values import MAX_ENTRY, MAX_PARTITION, Record, Value, key_part_size, record_size, size
 
 
 @dataclass(slots=True)
@@ -128,8 +128,10 @@ def image(draft: Draft, declared: Declared, at: Address, old: Record | None, new
     assert declared.history is not None
     revision = next_revision(old, draft.now_us)
     subject = declared.subject.stored if declared.subject else None
+    of = key_text(at.key)
+    key_part_size(of, f"The key of a {declared.name}, of which images are kept,", MAX_PARTITION)
     record: Record = {
-        "record_key": key_text(at.key),
+        "record_key": of,
         "revision": revision,
         "kind": kind,
         "expires": (draft.now_us + declared.history // timedelta(microseconds=1)) // 1_000_000 + 1,
@@ -138,6 +140,7 @@ def image(draft: Draft, declared: Declared, at: Address, old: Record | None, new
         record["image"] = {name: value for name, value in new.items() if name not in (REVISION, MARK)}
     whose = (new or old or {}).get(subject) if subject else None
     if whose is not None:
+        key_part_size(whose, f"The subject of a {declared.name}, of which images are kept,", MAX_ENTRY - len(of.encode()) - 8)
         record["subject"] = whose
     draft.write(Put(history_address(declared, at, revision), record), "image", record_size(record, declared.name))
 

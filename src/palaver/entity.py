@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
-from palaver.declared import Declared, declare
+from palaver.declared import Declared
+from palaver.declaring import declare
 from palaver.errors import Expression, SchemaError, did_you_mean
 from palaver.expr import Compare, Condition, Exists, In, Path, map_paths, parse_path
 from palaver.fields import DIGITS, Kind, build, inside, unwrap

@@ -40,7 +40,7 @@ def history_table(declared: Declared) -> Table:
             Column("record_key", "text", required=True),
             Column("revision", "int", required=True),
             Column("kind", "text", required=True),
-            Column("subject", "text"),
+            Column("subject", "text" if declared.subject is None else declared.subject.kind.column),
             Column("actor", "text"),
             Column("image", "json"),
             Column("expires", "int", required=True),

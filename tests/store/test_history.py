@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from palaver import ManualClock, Store, days
-from palaver.errors import Duplicate
+from palaver import Entity, History, Index, Key, ManualClock, Schema, Store, Subject, days
+from palaver.errors import Duplicate, KeyTooLong
+from palaver.ops import Read
+from tests.store.conftest import Opener
 from tests.store.world import START, User
 
 
@@ -71,3 +73,33 @@ async def test_a_record_made_over_an_expired_one_is_created_not_updated(store: S
     await store.put(User(id="u", email="a"))
 
     assert ["created", "created"] == [image["kind"] for image in await images(store)]
+
+
+class Log(Entity, table="logs"):
+    id: str
+    part: str
+    who: Annotated[int, Subject()] = 1
+    key = Key("id", sort="part")
+    by_who = Index("who")
+    history = History(days(35))
+
+
+async def test_images_are_found_by_whom_they_are_about_whatever_names_people(opened: Opener) -> None:
+    store = await opened(Schema("logs", [Log]))
+    log = await store.create(Log(id="i", part="p", who=7))
+    await store.patch(log, set={"who": 8})
+    table = "logs-history"
+
+    for who, expected in ((7, 1), (8, 1), (9, 0)):
+        assert expected == len((await store.core.records.query(Read(table, "by_subject", (who,)))).records)
+
+
+async def test_a_key_too_long_for_images_is_refused_alike(opened: Opener) -> None:
+    """The key of a record is one part of the key of its images."""
+    store = await opened(Schema("logs", [Log]))
+    longest = "k" * (2_048 - len("1:p") - len("2040:"))
+    await store.create(Log(id=longest, part="p"))
+
+    with pytest.raises(KeyTooLong, match="of which images are kept"):
+        await store.create(Log(id=longest + "k", part="p"))
+    assert await store.find(Log.at(longest + "k", "p")) is None

@@ -7,10 +7,12 @@ from typing import Annotated
 import pytest
 
 from palaver import Batch, Entity, F, Key, Schema, Search, Searchable, Source, Store, Tenant
+from palaver.claims import claim_to
 from palaver.errors import (
     BadCursor,
     ConditionFailed,
     ConfigError,
+    Duplicate,
     Expression,
     IdempotencyMismatch,
     KeyTooLong,
@@ -211,6 +213,26 @@ async def test_tenants_are_named_by_texts_and_only_where_there_are_any(opened: O
         notes.for_tenant("")
     with pytest.raises(KeyTooLong):
         notes.for_tenant("x" * 2049)
+
+
+@pytest.mark.parametrize("name", ["t" * 1_200, "ü" * 600, "#a", "a/Note/by_slug"], ids=len)
+async def test_unique_values_hold_for_a_tenant_of_any_name(opened: Opener, name: str) -> None:
+    own = (await opened(NOTES)).for_tenant(name)
+    await own.create(note(name, "1", slug="same", body="-"))
+
+    assert "1" == (await own.get(Note.by_slug("same"))).id
+    with pytest.raises(Duplicate):
+        await own.create(note(name, "2", slug="same", body="-"))
+
+
+def test_no_tenant_can_be_called_like_another_is_shortened() -> None:
+    declared = Note.declared()
+    unique = declared.uniques["by_slug"]
+    long = claim_to(declared, unique, ("same",), "t" * 1_500)
+
+    owner = str(long.key[1]).partition("/")[0]
+    assert owner.startswith("#")
+    assert long != claim_to(declared, unique, ("same",), owner)
 
 
 async def test_sweeping_frees_the_claims_of_every_tenant(both: tuple[Store, Store]) -> None:

@@ -275,6 +275,13 @@ def ambiguous_union() -> None:
         key = Key("id")
 
 
+def subject_of_no_name() -> None:
+    class Wrong(Entity, table="wrong"):
+        id: str
+        who: Annotated[float, Subject()]
+        key = Key("id")
+
+
 def dotted_stored_name() -> None:
     class Wrong(Entity, table="wrong"):
         id: str
@@ -382,6 +389,7 @@ def secret_in_a_union() -> None:
         (stored_name_with_a_position, "a dot, a bracket"),
         (unseen_stored_name, "a sign nobody sees"),
         (empty_stored_name, "under none"),
+        (subject_of_no_name, "says whom it is about"),
         (dotted_nested_name, r"Dotted\.city is stored under a name with a dot"),
         (secret_in_a_model, r"Secret\(\) inside a nested value"),
         (secret_in_a_list, r"Secret\(\) inside a nested value"),
