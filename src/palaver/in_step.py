@@ -9,7 +9,6 @@ nothing until it has told the cache all changes since the mark; where that is no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,6 +32,7 @@ from palaver.values import KeyPart
 _MARK_TTL_S = 7 * 86_400.0
 _CHUNK = 500
 _READ_TOGETHER = 256
+_TOLD_TOGETHER = 100
 FURTHEST_BEHIND = 20_000
 """Changes that are told one by one; after more of them a new generation costs less."""
 _ATTEMPTS = 5
@@ -70,10 +70,9 @@ class InStep:
     async def get(self, key: str, *, extend_s: float | None = None) -> Held | None:
         if extend_s is None:
             return await self._reads.get(key)
-        name, believed = self._name(key), (self.term, self._generation, self._floor)
-        # In this order and in one write: a mark that is read afterwards is never of a younger memory than the value.
-        found, mark = await asyncio.gather(self._values.get(name, extend_s=extend_s), self._values.get(self._mark))
-        self._check(mark, *believed)
+        name = self._name(key)
+        # Apart from the value that is believed: that and the mark have to be of one moment.
+        found, _ = await asyncio.gather(self._reads.get(key), self._values.get(name, extend_s=extend_s))
         return found
 
     async def get_many(self, keys: Sequence[str]) -> list[Held | None]:
@@ -99,21 +98,35 @@ class InStep:
         return await self._values.set(self._name(key), value, ttl_s=ttl_s, revision=revision, expected=expected)
 
     async def delete(self, key: str, *, revision: int = 0, fence_s: float = 60.0) -> None:
-        """Tell the cache, in whatever term: others may believe it while this process does not."""
-        generation = self._generation
-        if generation is None:
-            with contextlib.suppress(PalaverError):
-                mark = await self._values.get(self._mark) if self._mark else None
-                if mark is not None:
-                    await self._values.delete(self._named(mark.value, key), revision=revision, fence_s=fence_s)
-            # If that did not reach it, catching up will.
-            return
+        """Tell the cache, in whatever generation others believe: they may while this process does not, or know of a newer one.
+
+        Raises what the cache raises to who believes it; to others that is no news, and catching up will tell it.
+        """
+        own = generation = self._generation
         try:
-            await self._values.delete(self._named(generation, key), revision=revision, fence_s=fence_s)
+            for _ in range(_ATTEMPTS):
+                if generation is None:
+                    mark = await self._read_mark()
+                else:
+                    deleting = self._values.delete(self._named(generation, key), revision=revision, fence_s=fence_s)
+                    _, mark = await asyncio.gather(deleting, self._read_mark())
+                # Without a mark nobody believes: who begins a generation from here on reads the records after what is told here.
+                if mark is None or mark.value == generation:
+                    break
+                generation = mark.value
+            else:
+                raise Unavailable("Other processes kept beginning generations of the cache.")
         except PalaverError:
-            if generation == self._generation:
-                self.doubt()
-            raise
+            self._doubt_of(own)
+            if own is not None:
+                raise
+        else:
+            if mark is None or mark.value != own:
+                self._doubt_of(own)
+
+    async def _read_mark(self) -> Held | None:
+        """Return the mark as it lies in the cache: single values may be kept nearer."""
+        return (await self._values.get_many((self._mark,)))[0] if self._mark else None
 
     def _name(self, key: str) -> str:
         if not self.believes or self._generation is None or not key.startswith(self._current):
@@ -133,6 +146,11 @@ class InStep:
         self._next_term()
         self._doubted()
 
+    def _doubt_of(self, generation: bytes | None) -> None:
+        """Doubt, where that generation is believed still, or being caught up with."""
+        if generation is not None and generation == self._generation:
+            self.doubt()
+
     def _next_term(self) -> None:
         self.term += 1
         self._current = f"{self.term} "
@@ -144,10 +162,10 @@ class InStep:
         # Several databases, and programs with several versions of a declaration, may share a cache.
         self._mark = self._mark or f"@{await _identity(records)}:{self._tag}"
         for _ in range(_ATTEMPTS):
-            await self._values.get(self._mark)
+            await self._read_mark()
             # By now there is a connection; all that follows has to go over it.
             self._made = self._cache.made
-            mark = await self._values.get(self._mark)
+            mark = await self._read_mark()
             # From here on what is heard of is told at once, and what was committed before is below the head that is read next.
             self._generation = mark.value if mark else None
             head = await settled_head(records)
@@ -211,16 +229,14 @@ class InStep:
                         break
                     self._floor = max(self._floor, floor)
                     return
-                mark = await self._values.get(self._mark)
+                mark = await self._read_mark()
                 if mark is None or mark.value != generation or mark.revision < before:
                     break
                 self._floor = max(self._floor, mark.revision)
         except PalaverError:
-            if generation == self._generation:
-                self.doubt()
+            self._doubt_of(generation)
             raise
-        if generation == self._generation:
-            self.doubt()
+        self._doubt_of(generation)
 
 
 class Kept(ABC):
@@ -287,7 +303,10 @@ class Kept(ABC):
             await self._in_step.reached(position)
 
     async def _forget(self, changed: Sequence[tuple[Sequence[KeyPart], int]]) -> None:
-        await asyncio.gather(*(self.remember.changed(self._key(self._named(key)), revision) for key, revision in changed))
+        # A part at a time: somebody with thousands of sessions ends them all, and others have commands in flight too.
+        for start in range(0, len(changed), _TOLD_TOGETHER):
+            part = changed[start : start + _TOLD_TOGETHER]
+            await asyncio.gather(*(self.remember.changed(self._key(self._named(key)), revision) for key, revision in part))
 
 
 async def _identity(records: RecordEngine) -> str:

@@ -353,3 +353,33 @@ async def test_reads_of_one_moment_share_a_trip_and_no_ending_is_lost_on_them(tm
             assert [None] * (ended + 1) == found[: ended + 1]
             assert None not in found[ended + 1 :]
             await asyncio.gather(*reading, return_exceptions=True)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_who_has_not_noticed_that_the_cache_was_emptied_ends_sessions_for_those_who_have(tmp_path: Path, reads: bool) -> None:
+    """The mark goes alone, as an eviction takes it; who ends the session knows nothing of the one that has taken its place."""
+    address = redis_url()
+    async with process(records(tmp_path), address) as (_, a), process(records(tmp_path), address) as (store, b), opened(address) as cache:
+        started = [await a.start("ann") for _ in range(20)]
+        for one in started:
+            if reads:
+                await b.read(one.token)
+            [mark] = await cache.client.read(encode("KEYS", f"*{cache.options.prefix}:v:session:@*"))
+            await cache.client.read(encode("DEL", mark))
+            await until(lambda token=one.token: in_use(a, token))  # type: ignore[misc]
+            await b.end(one.token)
+            assert await a.read(one.token) is None
+        assert not [record async for record in store.query(Login.key("ann"))]
+
+
+async def test_a_user_with_more_sessions_than_commands_in_flight_is_ended_and_the_cache_believed_on(tmp_path: Path) -> None:
+    async with process(records(tmp_path), f"{redis_url()}&inflight=300") as (_, sessions):
+        kept = await sessions.start("ben")
+        started = [await sessions.start("ann") for _ in range(400)]
+        await until(lambda: in_use(sessions, kept.token))
+        step: Any = sessions._recorded and sessions._recorded._in_step
+        loads, term = sessions.figures.loads, step.term
+        assert 400 == await sessions.end_all("ann")
+        assert await sessions.read(kept.token)
+        assert (loads, term) == (sessions.figures.loads, step.term)
+        assert [None] * 400 == await asyncio.gather(*(sessions.read(one.token) for one in started))
