@@ -220,7 +220,7 @@ async def test_an_archive_of_a_person_alone_ends_with_no_part(store: Store) -> N
     await store.create(User(user_id=DOOMED, email="x"))
     archive = Archive(store)
     await archive.run(DAY)
-    assert 1 == await archive.count(DOOMED, Policy())
+    assert 1 == await archive.count([DOOMED], Policy())
     await erase(store, DOOMED, archive=archive)
     assert [] == await rows(archive, User)
     assert [] == await archive.verify(DAY)

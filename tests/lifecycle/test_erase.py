@@ -113,6 +113,78 @@ async def test_no_canary_is_left_after_a_purge_that_masks(opened: Opened, folder
     assert 0 == (await purge_inactive(store, inactive, policy=policy)).persons
 
 
+async def test_a_purge_writes_each_archive_once_and_not_once_a_person(opened: Opened, folder: Path, clock: ManualClock) -> None:
+    store = await opened()
+    await write_both(store)
+    await write_person(store, "u-third", canary)
+    long_ago = clock.now() - timedelta(days=100)
+    for user in (DOOMED, "u-third"):
+        await store.put(Activity(user_id=user, last_seen=long_ago))
+    archive = Archive(store, about={Feedback: ("owner_id",)})
+    day = clock.now().date()
+    await archive.run(day)
+    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
+    dry = await purge_inactive(store, inactive, policy=ALL, archive=archive, dry_run=True)
+    purged = await purge_inactive(store, inactive, policy=ALL, archive=archive)
+    assert dry == purged
+    assert 2 == purged.persons
+    after = await archive.manifest(day)
+    assert after is not None
+    assert 1 == after.generation
+    assert [] == await archive.verify(day)
+    await store.settle(10)
+    assert {} == found_in(folder)
+    named = {row["user_id"] async for row in archive.records(day, Message)}
+    assert {OTHER} == named - {"u-assistant"}
+
+
+async def test_a_purge_that_is_cut_off_is_finished_by_asking_again(
+    opened: Opened, folder: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    await write_both(store)
+    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
+    archive = Archive(store, about={Feedback: ("owner_id",)})
+    await archive.run(clock.now().date())
+    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
+    for part in ("rewrite", "save", "tidy"):
+        with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+            patched.setattr(Archive, part, _fail)
+            await purge_inactive(store, inactive, policy=ALL, archive=archive)
+    assert 1 == (await purge_inactive(store, inactive, policy=ALL, archive=archive)).persons
+    await store.settle(10)
+    assert {} == found_in(folder)
+
+
+async def _fail(*_: Any, **__: Any) -> None:
+    raise TimeoutError
+
+
+async def test_who_is_archived_while_a_purge_runs_is_taken_out_of_that_archive_too(
+    opened: Opened, folder: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    await write_both(store)
+    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
+    archive = Archive(store, about={Feedback: ("owner_id",)})
+    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
+    first, runs = Archive.rewrite, 0
+
+    async def meanwhile(self: Archive, *given: Any, **more: Any) -> int:
+        nonlocal runs
+        changed = await first(self, *given, **more)
+        runs += 1
+        if runs == 1:
+            await archive.run(clock.now().date())
+        return changed
+
+    monkeypatch.setattr(Archive, "rewrite", meanwhile)
+    await purge_inactive(store, inactive, policy=ALL, archive=archive)
+    await store.settle(10)
+    assert {} == found_in(folder)
+    assert [] == await archive.verify(clock.now().date())
+
+
 async def test_who_was_seen_meanwhile_is_not_purged(store: Store, clock: ManualClock) -> None:
     await write_both(store)
     await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))

@@ -9,7 +9,7 @@ soon what it was made from is gone.
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from datetime import date
@@ -260,10 +260,13 @@ class Archive:
                 await self._blobs.delete([key for key in keys if ("/manifest-" in key) is wanted])
         return len(old)
 
-    async def count(self, subject: str, policy: Policy, *, before_us: int | None = None) -> int:
-        """Return how many archived records a policy would remove or mask for a person."""
-        return await Rewriter(self._store, self, subject, policy, before_us).run(dry_run=True)
+    async def count(self, subjects: Collection[str], policy: Policy, *, before_us: int | None = None) -> int:
+        """Return how many archived records a policy would remove or mask for these persons."""
+        return await Rewriter(self._store, self, subjects, policy, (None, before_us)).run(dry_run=True)
 
-    async def rewrite(self, subject: str, policy: Policy, *, before_us: int | None = None) -> int:
-        """Do to archived records what a policy does to stored ones; return how many were removed or masked."""
-        return await Rewriter(self._store, self, subject, policy, before_us).run(dry_run=False)
+    async def rewrite(self, subjects: Collection[str], policy: Policy, *, since_us: int | None = None, before_us: int | None = None) -> int:
+        """Do to archived records what a policy does to stored ones; return how many were removed or masked.
+
+        `since_us` and `before_us` leave out archives made before or after. Many persons take hardly longer than one.
+        """
+        return await Rewriter(self._store, self, subjects, policy, (since_us, before_us)).run(dry_run=False)

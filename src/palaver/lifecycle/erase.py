@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from palaver.batch import Batch
 from palaver.blobpath import subject_prefix
@@ -108,16 +108,25 @@ async def erase(
     """
     if not subject:
         raise Validation("Nobody is named to be erased.", hint="A subject is a text that is not empty.")
-    run = _Run(store, subject, policy, archive or Archive(store), before_us)
-    found = await run.survey()
-    if dry_run:
-        return found
-    ledger = Ledger(store)
-    entry = await ledger.begin(subject, "erase" if policy.otherwise == "delete" and not policy.actions else "purge")
-    await run.act(timeout)
-    await ledger.end(entry, asdict(found))
-    if scrub:
+    found = await _erased(_Run(store, subject, policy, archive or Archive(store), before_us), dry_run, timeout)
+    if scrub and not dry_run:
         await scrubbed(store)
+    return found
+
+
+async def erase_stored(store: Store, subject: str, *, policy: Policy, dry_run: bool = False, timeout: float = 60.0) -> Erased:
+    """Do what `erase` does but for archives and deleted bytes, which a caller that erases many does once for all of them."""
+    return await _erased(_Run(store, subject, policy, None, None), dry_run, timeout)
+
+
+async def _erased(run: _Run, dry_run: bool, timeout: float) -> Erased:
+    found = await run.survey()
+    if not dry_run:
+        ledger = Ledger(run.store)
+        kind: Literal["erase", "purge"] = "erase" if run.policy.otherwise == "delete" and not run.policy.actions else "purge"
+        entry = await ledger.begin(run.subject, kind)
+        await run.act(timeout)
+        await ledger.end(entry, asdict(found))
     return found
 
 
@@ -186,7 +195,8 @@ async def _subjects(store: Store, declared: Declared) -> AsyncIterator[str]:
 class _Run:
     """One erasure: first everything is counted, then removed, then looked for again."""
 
-    def __init__(self, store: Store, subject: str, policy: Policy, archive: Archive, before_us: int | None) -> None:
+    def __init__(self, store: Store, subject: str, policy: Policy, archive: Archive | None, before_us: int | None) -> None:
+        self.store, self.subject, self.policy = store, subject, policy
         self._store, self._core, self._records = store, store.core, store.core.records
         self._planner, self._schema = store.core.planner, store.schema
         self._subject, self._policy, self._archive = subject, policy, archive
@@ -251,7 +261,8 @@ class _Run:
         async for info in self._core.blobs.list(self._prefix):
             out.objects += info.key not in kept
         out.objects += len(outside)
-        out.archived = await self._archive.count(self._subject, self._policy, before_us=self._before_us)
+        if self._archive is not None:
+            out.archived = await self._archive.count([self._subject], self._policy, before_us=self._before_us)
         for projection in self._core.projections:
             if isinstance(projection, Forgets):
                 out.rows[projection.name] = await projection.forget(self._store._tenant, self._subject, dry_run=True)
@@ -347,7 +358,8 @@ class _Run:
                 for start in range(0, len(images), 100):
                     await self._write([Delete(at) for at in images[start : start + 100]])
         await self._remove_objects()
-        await self._archive.rewrite(self._subject, self._policy, before_us=self._before_us)
+        if self._archive is not None:
+            await self._archive.rewrite([self._subject], self._policy, before_us=self._before_us)
         for projection in self._core.projections:
             if isinstance(projection, Forgets):
                 await projection.forget(self._tenant, self._subject, dry_run=False)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from palaver.clock import to_us
 from palaver.errors import SchemaError
 from palaver.lifecycle.archive import Archive
-from palaver.lifecycle.erase import Erased, erase, scrubbed
+from palaver.lifecycle.erase import Erased, erase_stored, scrubbed
 from palaver.lifecycle.personal import Policy
 from palaver.query import Query
 from palaver.store import Store
 
 MASK = Policy(otherwise="mask")
+SKEW_US = 3_600_000_000
+"""How far the clocks of processes may be apart that archive and purge at the same time."""
+
+TOGETHER = 1_000
+"""Persons an archive is written anew for at once."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +51,38 @@ async def purge_inactive(
     if declared.subject is None:
         raise SchemaError(f"{declared.name} does not say whom it is about.", hint="Mark a field with Subject().", entity=declared.name)
     chosen = replace(policy, actions={inactive.entity: "delete", **policy.actions})
+    kept, name = archive or Archive(store), declared.subject.name
     persons, total = 0, Erased()
+    async for group in _groups(store, inactive, most):
+        subjects = [str(getattr(entity, name)) for entity in group]
+        began_us = to_us(store.clock.now())
+        # Archives first: whose records are gone, nobody finds again, and a purge that is cut off would leave them archived.
+        total.archived += await (kept.count(subjects, chosen) if dry_run else kept.rewrite(subjects, chosen))
+        for subject in subjects:
+            total += await erase_stored(store, subject, policy=chosen, dry_run=dry_run, timeout=timeout)
+            advance()
+        if not dry_run:
+            await kept.rewrite(subjects, chosen, since_us=began_us - SKEW_US)
+        persons += len(group)
+    if persons and not dry_run:
+        await scrubbed(store)
+    return Purged(persons, total)
+
+
+async def _groups(store: Store, inactive: Query[Any], most: int | None) -> AsyncIterator[list[Any]]:
+    """Yield whom a query finds and nobody has seen since, some at a time: archives are written anew for each group."""
+    group: list[Any] = []
+    found = 0
     async for entity in store.query(inactive):
-        if most is not None and persons >= most:
+        if most is not None and found >= most:
             break
         current = await store.find(entity.address)
         if current is None or current.revision != entity.revision:
             continue  # seen since, or gone
-        subject = str(getattr(entity, declared.subject.name))
-        total += await erase(store, subject, policy=chosen, archive=archive, dry_run=dry_run, scrub=False, timeout=timeout)
-        persons += 1
-        advance()
-    if persons and not dry_run:
-        await scrubbed(store)
-    return Purged(persons, total)
+        group.append(entity)
+        found += 1
+        if len(group) == TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group

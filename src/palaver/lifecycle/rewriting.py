@@ -1,9 +1,10 @@
-"""Taking a person out of archives: the parts that hold something of theirs are written anew, the others never opened."""
+"""Taking persons out of archives: the parts that hold something of theirs are written anew, the others never opened."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from palaver.declared import Declared
 from palaver.fields import stored_name
@@ -15,12 +16,17 @@ from palaver.store import Store
 if TYPE_CHECKING:
     from palaver.lifecycle.archive import Archive
 
+Span: TypeAlias = tuple[int | None, int | None]
+"""From an instant on, and before another; None: without end."""
+
 
 class Rewriter:
-    """One person, one policy, every archive of a store."""
+    """Some persons, one policy, every archive of a store made within a span of time: each part is written once for all of them."""
 
-    def __init__(self, store: Store, archive: Archive, subject: str, policy: Policy, before_us: int | None) -> None:
-        self._store, self._archive, self._subject, self._policy, self._before_us = store, archive, subject, policy, before_us
+    def __init__(self, store: Store, archive: Archive, subjects: Collection[str], policy: Policy, span_us: Span) -> None:
+        self._store, self._archive, self._policy, self._span_us = store, archive, policy, span_us
+        self._subjects = frozenset(subjects)
+        self._whom = frozenset(map(whom, self._subjects))
         self._masks: dict[str, Mask] = {}
         self._mentions: dict[str, list[tuple[str, Mask]]] = {}
         for declared in store.schema.entities.values():
@@ -35,9 +41,13 @@ class Rewriter:
         changed = 0
         for day in await self._archive.days():
             manifest = await self._archive.manifest(day)
-            if manifest is not None and (self._before_us is None or manifest.made_us < self._before_us):
+            if manifest is not None and self._is_asked(manifest.made_us):
                 changed += await self._day(manifest, dry_run)
         return changed
+
+    def _is_asked(self, made_us: int) -> bool:
+        since, before = self._span_us
+        return (since is None or made_us >= since) and (before is None or made_us < before)
 
     async def _day(self, manifest: Manifest, dry_run: bool) -> int:
         changed, entities = 0, {}
@@ -66,28 +76,28 @@ class Rewriter:
         fields = [field for field, _ in self._mentions.get(declared.name, ())] + self._owned(declared)
         if any(field not in archived.about for field in fields):
             return True  # the notes do not say; only the part does
-        return bool(own or fields) and whom(self._subject) in part.whom
+        return bool(own or fields) and not self._whom.isdisjoint(part.whom)
 
     async def _part(self, manifest: Manifest, archived: Archived, declared: Declared, part: Part, dry_run: bool) -> tuple[int, int, Part]:
         """Return how many records are hit, how many of them removed, and the part as it is then."""
         hit = removed = 0
-        writing, still = PartWriter(), False
+        writing, still = PartWriter(), set[str]()
         for record in await self._archive.lines(part):
             after = self._changed(declared, record)
             hit += after is not record
             removed += after is None
             if after is not None:
                 writing.add(after)
-                still = still or any(str(after.get(_name(declared, name))) == self._subject for name in archived.about)
+                still.update(map(whom, self._subjects.intersection(str(after.get(_name(declared, name))) for name in archived.about)))
         if dry_run or not hit:
             return hit, removed, part
-        writing.whom = {each for each in part.whom if still or each != whom(self._subject)}
+        writing.whom = {each for each in part.whom if each in still or each not in self._whom}
         if not writing.records:
             return hit, removed, replace(part, records=0)
         return hit, removed, await self._archive.store_part(manifest.day, declared.name, part.number, writing, None)
 
     def _names(self, declared: Declared, record: dict[str, Any]) -> bool:
-        return declared.subject is not None and str(record.get(_name(declared, declared.subject.name))) == self._subject
+        return declared.subject is not None and str(record.get(_name(declared, declared.subject.name))) in self._subjects
 
     def _owned(self, declared: Declared) -> list[str]:
         """Return the fields that name whose record takes these along when the policy deletes it."""
@@ -96,7 +106,7 @@ class Rewriter:
     def _changed(self, declared: Declared, record: dict[str, Any]) -> dict[str, Any] | None:
         """Return the record itself where nothing of the person is in it, None where it goes, else what is left of it."""
         after = record
-        if any(str(record.get(_name(declared, field))) == self._subject for field in self._owned(declared)):
+        if any(str(record.get(_name(declared, field))) in self._subjects for field in self._owned(declared)):
             return None
         if self._names(declared, record):
             action = self._policy.of(declared)
@@ -105,7 +115,7 @@ class Rewriter:
             if action == "mask":
                 after = _masked(declared, after, self._masks[declared.name])
         for field, mask in self._mentions.get(declared.name, ()):
-            if str(record.get(_name(declared, field))) == self._subject:
+            if str(record.get(_name(declared, field))) in self._subjects:
                 after = _masked(declared, after, mask)
         return after
 
