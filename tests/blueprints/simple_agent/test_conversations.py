@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
@@ -24,7 +25,7 @@ from palaver.blueprints.simple_agent.schema import (
     TurnRecord,
     User,
 )
-from palaver.errors import ConditionFailed, NotFound, ReferenceBroken, TransactionCancelled
+from palaver.errors import ConditionFailed, NotFound, ReferenceBroken, TransactionCancelled, Validation
 from palaver.expr import F
 from palaver.ids import Ids
 from palaver.ops import Read
@@ -224,6 +225,17 @@ async def test_a_reply_sorts_after_its_question_even_when_the_question_came_from
         agent.directory.ids = Ids(behind)
         await turn.reply("!")
     assert ["?", "!"] == [message.content for message in await agent.recent_messages(turn.conversation_id)]
+
+
+async def test_a_reply_under_an_id_of_ones_own_sorts_after_its_question_or_is_refused(agent: SimpleAgent) -> None:
+    async with agent.message("discord", "ann", "?") as turn:
+        own = str(UUID(int=UUID(turn.message_id).int + 5))
+        for wrong in ("msg_1", "zzz", "9", turn.message_id, str(UUID(int=1)), own.upper(), f"{{{own}}}"):
+            with pytest.raises(Validation, match="sorts after"):
+                await turn.reply("!", message_id=wrong)
+        assert own == await turn.reply("!", message_id=own)
+        await turn.say("system", "Noted.")
+    assert ["?", "!", "Noted."] == [message.content for message in await agent.recent_messages(turn.conversation_id)]
 
 
 async def test_thirty_two_writers_append_in_an_order_that_stays(agent: SimpleAgent, clock: palaver.ManualClock) -> None:

@@ -13,7 +13,7 @@ import orjson
 from palaver.batch import Batch
 from palaver.blueprints.simple_agent.arrival import Arrival
 from palaver.blueprints.simple_agent.directory import MOST_REMEMBERED, Directory, Known
-from palaver.blueprints.simple_agent.ids import id_above
+from palaver.blueprints.simple_agent.ids import id_above, own_id_above
 from palaver.blueprints.simple_agent.opening import begun, opening, seen, unless_changed
 from palaver.blueprints.simple_agent.prompts import prompt_from_records
 from palaver.blueprints.simple_agent.running import Running
@@ -390,7 +390,8 @@ class TurnBook:
 
     async def answer(self, reply: Reply) -> str:
         """Store the reply with the model and the tokens it took, and mark its question answered, all in one commit."""
-        reply_id = reply.message_id or id_above(self._directory.ids, self._newest_id)
+        own, before = reply.message_id, self._newest_id
+        reply_id = own_id_above(own, before) if own is not None else id_above(self._directory.ids, before)
         await self._write(lambda: self._answered(reply, reply_id))
         self._newest_id, self._status_stands = reply_id, True
         await self.tell()

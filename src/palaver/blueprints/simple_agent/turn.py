@@ -63,7 +63,10 @@ class AgentTurn(Turn):
     # --- what is said -------------------------------------------------------------------------------------------------
 
     async def reply(self, content: str, *, message_id: str | None = None) -> str:
-        """Store the reply with the model that wrote it and mark the turn answered; return its identifier, empty in a duplicate."""
+        """Store the reply with the model that wrote it and mark the turn answered; return its identifier, empty in a duplicate.
+
+        A `message_id` of one's own is made by `palaver.new_id`, so that it sorts after the question's.
+        """
         flags = self._experiments()
         if flags is not None and not self._silent:
             # Who was answered has seen the variant, whatever else decided about the model.
