@@ -140,6 +140,8 @@ class _Loading:
 
     async def hand_over(self) -> None:
         """Give the chunk to the engine and begin the next; wait while the engine has enough."""
+        if (watch := self._core.watch) is not None and watch.is_late:
+            await watch.catch_up()
         now_us = self._core.now_us()
         chunk = [(kind, kind.records, kind.waiting, kind.with_objects) for kind in self._kinds.values()]
         self._begin()

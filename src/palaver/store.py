@@ -279,6 +279,8 @@ class Store:
 
     async def _created(self, entities: Sequence[E]) -> tuple[E, ...] | None:
         """Store new records of which nothing needs to be known; None where that is not all, or somebody's record is in the way."""
+        if (watch := self._core.watch) is not None and watch.is_late:
+            await watch.catch_up()
         planned = self._planner.creates(entities, self._core, self._actor)
         if planned is None:
             return None
@@ -312,6 +314,8 @@ class Store:
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(PAUSE_S * 2**attempt)
+            if (watch := self._core.watch) is not None and watch.is_late:
+                await watch.catch_up()
             premises = planner.premises(batch, self._tenant)
             seen = dict(zip(premises, await records.get(premises), strict=True)) if premises else {}
             plan = planner.plan(batch, seen, self._core.now_us(), tenant=self._tenant, token=token, actor=self._actor, closed=closed)

@@ -96,6 +96,52 @@ async def test_nothing_an_old_process_was_thanked_for_is_lost_to_a_rename(url: s
         assert accepted == [(await store.get(new.at(name))).title for name in accepted]
 
 
+@pytest.mark.parametrize("how", ["create", "patch", "bulk"])
+async def test_a_process_that_stood_still_all_the_while_looks_before_it_writes(url: str, how: str) -> None:
+    async with old_store(url) as (store, thing):
+        await store.create(thing(id="1", name="first"))
+        watch = store.core.watch
+        assert watch is not None
+        # What ran by itself has not come to run again.
+        await watch.stop()
+        assert store.runner().running
+        watch._good_until = 0.0
+        await migrate(url, RENAMED, notice_s=0.0)
+        with pytest.raises(NotProvisioned, match=r"version 2|being migrated"):
+            match how:
+                case "create":
+                    await store.create(thing(id="2", name="x"))
+                case "patch":
+                    await store.patch(thing.at("1"), set={"name": "x"})
+                case _:
+                    await store.bulk(thing(id=str(n), name="x") for n in range(2 * CHUNK))
+        assert not store.runner().running
+    async with palaver.open(url, schema=RENAMED) as store:
+        new: Any = RENAMED.entities["Thing"].entity
+        assert ["first"] == [(await store.get(new.at("1"))).title]
+
+
+async def test_who_looks_in_time_does_not_look_again_before_a_write(url: str) -> None:
+    async with old_store(url) as (store, thing):
+        watch = store.core.watch
+        assert watch is not None
+        await watch.stop()
+        looks, look = [0], watch.look
+
+        async def counted() -> None:
+            looks[0] += 1
+            await look()
+            watch._good_until = float("inf")
+
+        watch.look = counted  # type: ignore[method-assign]
+        watch._good_until = float("inf")
+        await store.create(thing(id="1", name="x"))
+        assert [0] == looks
+        watch._good_until = 0.0
+        await asyncio.gather(*(store.create(thing(id=f"{n}", name="x")) for n in range(2, 6)))
+        assert [1] == looks
+
+
 async def test_a_process_that_is_older_than_the_data_by_now_may_do_what_it_might_had_it_been_opened_then(url: str) -> None:
     async with old_store(url) as (store, thing):
         await store.create(thing(id="1", name="first"))

@@ -1,8 +1,8 @@
 """An open store notices that somebody migrates its database, and writes no more of what it would write wrongly.
 
 Twice a second it reads what the database says of its schema. A migration that does more than add refuses every write from when it
-has begun, and waits until each process must have noticed; a program that is older than the data afterwards may do what it might
-had it been opened then.
+has begun, and waits until each process must have noticed; one that stood still for so long looks before it writes. A program that is
+older than the data afterwards may do what it might had it been opened then.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from palaver.core import Core
@@ -21,6 +22,8 @@ from palaver.migrating.run import CURRENT, SCHEMA
 LOOK_EVERY_S = 0.5
 NOTICE_S = 2 * LOOK_EVERY_S
 """How long a migration waits for every process that has the database open to have looked."""
+GOOD_FOR_S = 0.9 * NOTICE_S
+"""For how long what was seen allows writes: who stood still for longer looks again before it writes."""
 log = logging.getLogger("palaver.migrate")
 
 
@@ -32,7 +35,20 @@ class SchemaWatch:
         self._behind, self._plain = dict(core.planner.behind), set(core.planner.plain)
         self._seen: tuple[str, str] = (fingerprint, "")
         self._halted = False
+        self._good_until = monotonic() + GOOD_FOR_S
+        self._looking = asyncio.Lock()
         self._task = asyncio.create_task(self._forever(), name="palaver-schema")
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the last look is so long ago that a migration may have begun since, and acted."""
+        return monotonic() > self._good_until
+
+    async def catch_up(self) -> None:
+        """Look before a write, once for all that wait to; raises what keeps it from looking."""
+        async with self._looking:
+            if self.is_late:
+                await self.look()
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -51,19 +67,21 @@ class SchemaWatch:
 
     async def look(self) -> None:
         """Read what the database says of its schema, and act where that is something else than before."""
+        begun = monotonic()
         schema, current = await self._core.records.get((SCHEMA, CURRENT))
         kept: Any = schema["body"] if schema else {}
         under_way: Any = current["body"] if current else {}
         plan = under_way.get("plan")
         seen = (str(kept.get("fingerprint", "")), repr(plan.get("digest") if isinstance(plan, dict) else plan) if under_way else "")
         if seen == self._seen:
+            self._good_until = begun + GOOD_FOR_S
             return
         if under_way and not _only_adds(plan):
             self._refuse("The database is being migrated.", "Restart this process with the program of the new version when that has ended.")
         else:
             await self._compare(kept)
         await self._keep_up_or_not()
-        self._seen = seen
+        self._seen, self._good_until = seen, begun + GOOD_FOR_S
 
     async def _compare(self, kept: dict[str, Any]) -> None:
         """Do as opening would, now that the migration has ended."""
