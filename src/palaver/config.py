@@ -102,26 +102,41 @@ def open(
     fit, or is newer).
     """
 
-    async def make() -> Store:
-        parsed = parse_url(url or value_of("PALAVER_URL"))
-        if not create:
-            parsed.options["create"] = "false"
-        from palaver import seal_keys
+    asked = _Asked(schema, clock or SystemClock(), projections, maintain, migrate, actor, create)
+    return Opening(lambda: _opened(url, asked))
 
-        planner = Planner(schema)
-        seal_keys.refuse_unsealable(schema, parsed)
-        stack = await open_stack(parsed, tuple(planner.tables.values()), clock or SystemClock())
-        try:
-            refuse_incomplete(schema, stack, parsed)
-            if not create and not (await stack.records.describe()).tables:
-                raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
-            planner.seals_with(await seal_keys.sealer_for(schema, parsed, stack.records))
-            return await _assemble(schema, planner, stack, parsed, clock or SystemClock(), projections, maintain, migrate, actor)
-        except BaseException:
-            await stack.aclose()
-            raise
 
-    return Opening(make)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `open` was asked for, beside the URL."""
+
+    schema: Schema
+    clock: Clock
+    projections: Iterable[ProjectionFactory]
+    maintain: bool | None
+    migrate: bool | None
+    actor: str | None
+    create: bool
+
+
+async def _opened(named: str | None, asked: _Asked) -> Store:
+    url = parse_url(named or value_of("PALAVER_URL"))
+    if not asked.create:
+        url.options["create"] = "false"
+    from palaver import seal_keys
+
+    schema, planner = asked.schema, Planner(asked.schema)
+    seal_keys.refuse_unsealable(schema, url)
+    stack = await open_stack(url, tuple(planner.tables.values()), asked.clock)
+    try:
+        refuse_incomplete(schema, stack, url)
+        if not asked.create and not (await stack.records.describe()).tables:
+            raise NotProvisioned("The database holds no tables of Palaver.", hint="Check the URL.")
+        planner.seals_with(await seal_keys.sealer_for(schema, url, stack.records))
+        return await _assemble(asked, planner, stack, url)
+    except BaseException:
+        await stack.aclose()
+        raise
 
 
 def refuse_incomplete(schema: Schema, stack: Stack, url: Url) -> None:
@@ -143,46 +158,36 @@ async def open_stack(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
     return stack
 
 
-async def _assemble(
-    schema: Schema,
-    planner: Planner,
-    stack: Stack,
-    url: Url,
-    clock: Clock,
-    projections: Iterable[ProjectionFactory],
-    maintain: bool | None,
-    migrate: bool | None,
-    actor: str | None,
-) -> Store:
-    changing = stack.embedded if migrate is None else migrate
+async def _assemble(asked: _Asked, planner: Planner, stack: Stack, url: Url) -> Store:
     # A program that declares and never opens needs nothing of migrating.
     from palaver.migrating.noticing import SchemaWatch
     from palaver.migrating.opening import provision
 
-    found = await provision(planner, stack.records, clock, changing=changing)
-    await _refuse_half_a_copy(stack.records)
+    records, clock = stack.records, asked.clock
+    found = await provision(planner, records, clock, changing=stack.embedded if asked.migrate is None else asked.migrate)
+    await _refuse_half_a_copy(records)
     if planner.sealer is not None:
         from palaver.known_keys import check_keys
 
-        await check_keys(stack.records, planner.sealer)
+        await check_keys(records, planner.sealer)
     core = Core(
-        schema=schema,
+        schema=asked.schema,
         planner=planner,
-        records=stack.records,
+        records=records,
         blobs=stack.blobs,
         search=stack.search,
         clock=clock,
-        signer=Signer(await _cursor_keys(stack.records, clock)),
+        signer=Signer(await _cursor_keys(records, clock)),
         cache_at=url.options.get("cache", "memory"),
         closers=stack.closers,
         loop=asyncio.get_running_loop(),
         pid=os.getpid(),
     )
-    store = Store(core, actor=actor)
-    await _project(store, projections, found)
+    store = Store(core, actor=asked.actor)
+    await _project(store, asked.projections, found)
     if url.scheme != "memory":
         core.watch = SchemaWatch(core, found.fingerprint)
-    if (stack.embedded if maintain is None else maintain) and not found.older:
+    if (stack.embedded if asked.maintain is None else asked.maintain) and not found.older:
         store.runner().start()
     return store
 

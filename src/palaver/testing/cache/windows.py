@@ -15,6 +15,7 @@ from palaver.ports import Cache
 from palaver.testing.cache.base import HOSTILE, HOSTILE_DATA, SHORT, CacheBase
 
 TTL = 60.0
+KEPT = 6
 
 
 def item(number: int, tokens: int = 1) -> Item:
@@ -195,53 +196,13 @@ class WindowTests(CacheBase):
 
         It holds everything whose push had ended when the reading began, without a gap, and nothing that is not stored.
         """
-        chance, keep = random.Random(seed), 6
-        truth, pushed, reads = list[int](), -1, list[tuple[list[int], int, int]]()
-        writing = asyncio.Lock()
-
-        async def pause() -> None:
-            for _ in range(chance.randrange(4)):
-                await asyncio.sleep(0)
-
-        async def writer() -> None:
-            nonlocal pushed
-            for _ in range(40):
-                async with writing:
-                    number = len(truth)
-                    truth.append(number)
-                    await pause()
-                    await cache.windows.push("w", items(number), ttl_s=TTL)
-                    pushed = number
-                await pause()
-
-        async def reader() -> None:
-            for _ in range(40):
-                before = pushed
-                found = await numbers(cache, "w", keep)
-                if found is not None:
-                    reads.append((found, before, len(truth)))
-                    continue
-                leave = await cache.windows.begin("w")
-                await pause()
-                stored = truth[-keep:]
-                complete = len(truth) <= keep
-                await pause()
-                await pause()
-                await pause()
-                await cache.windows.replace("w", items(*stored), ticket=leave.ticket, keep=keep, complete=complete, ttl_s=TTL)
-
-        async def breaker() -> None:
-            for _ in range(20):
-                for _ in range(5):
-                    await pause()
-                await cache.windows.delete("w")
-
-        await asyncio.gather(writer(), writer(), *(reader() for _ in range(6)), breaker())
-        assert 20 < len(reads)
-        for found, before, after in reads:
+        crowd = _Crowd(cache, random.Random(seed))
+        await asyncio.gather(crowd.write(), crowd.write(), *(crowd.read() for _ in range(6)), crowd.delete())
+        assert 20 < len(crowd.reads)
+        for found, before, after in crowd.reads:
             assert found == list(range(found[0], found[-1] + 1)) if found else before < 0
             assert not found or before <= found[-1] < after
-            assert len(found) == keep or not found or found[0] == 0
+            assert len(found) == KEPT or not found or found[0] == 0
 
     # --- names, and what is refused ---------------------------------------------------------------------------------
 
@@ -269,3 +230,52 @@ class WindowTests(CacheBase):
         for limit, budget in ((0, None), (1, -1)):
             with pytest.raises(Validation):
                 await windows.read("w", limit=limit, budget=budget)
+
+
+class _Crowd:
+    """Those who are at one window at once, and what they know of the truth."""
+
+    def __init__(self, cache: Cache, chance: random.Random) -> None:
+        self._cache, self._chance = cache, chance
+        self._writing = asyncio.Lock()
+        self._truth: list[int] = []
+        self._pushed = -1
+        #: What was read, the last that had been pushed before, and how many were stored after.
+        self.reads: list[tuple[list[int], int, int]] = []
+
+    async def _pause(self) -> None:
+        for _ in range(self._chance.randrange(4)):
+            await asyncio.sleep(0)
+
+    async def write(self) -> None:
+        for _ in range(40):
+            async with self._writing:
+                number = len(self._truth)
+                self._truth.append(number)
+                await self._pause()
+                await self._cache.windows.push("w", items(number), ttl_s=TTL)
+                self._pushed = number
+            await self._pause()
+
+    async def read(self) -> None:
+        for _ in range(40):
+            before = self._pushed
+            found = await numbers(self._cache, "w", KEPT)
+            if found is None:
+                await self._fill()
+            else:
+                self.reads.append((found, before, len(self._truth)))
+
+    async def _fill(self) -> None:
+        leave = await self._cache.windows.begin("w")
+        await self._pause()
+        stored, complete = self._truth[-KEPT:], len(self._truth) <= KEPT
+        for _ in range(3):
+            await self._pause()
+        await self._cache.windows.replace("w", items(*stored), ticket=leave.ticket, keep=KEPT, complete=complete, ttl_s=TTL)
+
+    async def delete(self) -> None:
+        for _ in range(20):
+            for _ in range(5):
+                await self._pause()
+            await self._cache.windows.delete("w")
