@@ -279,7 +279,8 @@ class RedisClient:
     def _told(self, reply: ErrorReply, wire: Wire) -> PalaverError:
         """Return the error of a reply. A server that became a replica is left, once a second: its name may lead to the new primary."""
         error = translate(reply.text)
-        if isinstance(error, ReadOnly) and self._loop is not None and wire in self._wires and self._loop.time() >= self._leave_again:
+        replica = isinstance(error, ReadOnly) and "MISCONF" not in reply.text
+        if replica and self._loop is not None and wire in self._wires and self._loop.time() >= self._leave_again:
             self._leave_again = self._loop.time() + _LONGEST_PAUSE_S
             self._wires.remove(wire)
             wire.retire()

@@ -32,6 +32,11 @@ _CODES: dict[str, tuple[type[PalaverError], str, str]] = {
     "NOAUTH": (Unauthenticated, "The Redis server asks for a password.", "Write redis://user:password@host."),
     "WRONGPASS": (Unauthenticated, "The Redis server does not know this user or password.", _ASK_AN_ADMINISTRATOR),
     "NOPERM": (Forbidden, "The Redis user may not run this command or touch this key.", _ASK_AN_ADMINISTRATOR),
+    "DENIED": (
+        Forbidden,
+        "The Redis server is in protected mode and answers its own machine only.",
+        "Give it a password, or protected-mode no.",
+    ),
     "READONLY": (ReadOnly, "The Redis server is a replica.", "Name the primary in the URL."),
     "MISCONF": (ReadOnly, "The Redis server takes no writes while it cannot save to its disk.", "Make room there, and look at its log."),
     "OOM": (StorageFull, "The Redis server has reached its maxmemory.", "Raise it, or choose a volatile-* eviction policy."),
@@ -66,6 +71,9 @@ def translate(text: str) -> PalaverError:
     code = text.partition(" ")[0]
     if code == "ERR" and (inner := _IN_A_SCRIPT.search(text)):
         code = inner[1]
+    if code == "ERR" and "The user executing the script can't" in text:
+        # So did 6.2 word it.
+        code = "NOPERM"
     if told := _ELSEWHERE.fullmatch(text):
         return Elsewhere(told)
     if code in _CODES:
