@@ -79,10 +79,7 @@ def baller_page() -> Iterator[str]:
         ("Metrics, as Baller.metrics", Metrics),
         ("Usage, as Baller.usage", Usage),
     ]
-    intro = (
-        "What a football bot on a chat platform stores: who says what, what each step of an answer found out and cost, what people follow\n"
-        "and how they rate. It is an existing design for key-value tables, objects and a search index, built as it was meant."
-    )
+    intro = (ROOT / "tests" / "seeds" / "baller.intro.md").read_text(encoding="utf-8").strip()
     return blueprint_page.page("Baller", intro, answers.read("baller"), SCHEMA, patterns, operations)
 
 
