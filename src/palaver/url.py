@@ -60,6 +60,8 @@ def parse_url(url: str) -> Url:
     if scheme == "postgresql":
         return _postgresql(parts, options)
     path = unquote(parts.netloc + parts.path)
+    if "\0" in path:
+        raise ConfigError("The URL holds a NUL character, which no path may.", hint="Write sqlite:///bot.db.")
     if scheme == "sqlite":
         if parts.netloc:
             raise ConfigError("A SQLite URL has three slashes, four for an absolute path.", hint="Write sqlite:///bot.db.")

@@ -436,7 +436,7 @@ async def test_files_that_cannot_be_opened_are_named_errors(tmp_path: Path) -> N
         await Database.open(tmp_path / "none.db", options=SqliteOptions(create=False))
     with pytest.raises(Unavailable):
         await Database.open(tmp_path / "no" / "folder.db")
-    with pytest.raises(Unavailable):
+    with pytest.raises(ConfigError):
         await Database.open(tmp_path)
     with pytest.raises(ConfigError):
         await Database.open(":memory:")
@@ -606,3 +606,42 @@ asyncio.run(run())
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.db")], check=True, timeout=30)
     assert [1] == rows(apsw.Connection(str(tmp_path / "a.db")))
+
+
+async def test_a_path_means_the_same_after_the_working_directory_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    database = await made(Path("relative.db"))
+    await database.write(insert(1))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [1] == await database.read_pooled(rows)
+    await database.aclose()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "/".join(["y" * 200] * 30)], ids=["long name", "NUL", "long path"])
+async def test_a_path_that_can_be_none_is_unavailable(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Unavailable):
+        await Database.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("short", [False, True])
+async def test_nothing_is_acknowledged_into_a_file_that_is_no_longer_there(tmp_path: Path, replaced: bool, short: bool) -> None:
+    """SQLite writes on into a file that nobody will ever open again."""
+    database = await made(tmp_path / "a.db")
+    await database.write(insert(1))
+    if replaced:
+        await (await made(tmp_path / "b.db")).aclose()
+        (tmp_path / "b.db").replace(tmp_path / "a.db")
+    else:
+        (tmp_path / "a.db").rename(tmp_path / "c.db")
+    with pytest.raises(Unavailable, match="moved, replaced or deleted"):
+        await database.write(insert(2), short=short)
+    with pytest.raises(Unavailable, match="moved, replaced or deleted"):
+        await database.read_pooled(rows)
+    if not replaced:
+        (tmp_path / "c.db").rename(tmp_path / "a.db")
+        await database.write(insert(3), short=short)
+        assert [1, 3] == await database.read(rows)
+    await database.aclose()

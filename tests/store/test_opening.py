@@ -177,6 +177,7 @@ async def test_data_outlives_the_process(opened: Opener, path: str) -> None:
         ("/", "names a folder"),
         ("sqlite:///.", "names no file"),
         ("sqlite://x.db", "three slashes"),
+        ("sqlite:///a%00b.db", "NUL"),
         ("sqlite:///", "names no file"),
         ("sqlite:///x.db?synch=full", "Did you mean sync"),
         ("sqlite:///x.db?sync=maybe", "full or normal"),

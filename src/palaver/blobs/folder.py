@@ -188,10 +188,12 @@ class Incoming:
 
     def discard(self) -> None:
         with self._turn:
-            if self._handle is not None:
-                os.close(self._handle)
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                with suppress(OSError):  # a network's file system tells here what it could not write
+                    os.close(handle)
             if not self._ended:
-                self._handle, self._ended = None, True
+                self._ended = True
                 with suppress(OSError):  # an error before this one is the one to report
                     self._aside.unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ import apsw
 
 from palaver.connections.sqlite_errors import translate
 from palaver.connections.sqlite_log import LogCopy
-from palaver.connections.sqlite_opening import close_writer, open_copier, open_reader, open_writer, pragma
+from palaver.connections.sqlite_opening import Place, close_writer, open_copier, open_reader, open_writer, pragma
 from palaver.connections.sqlite_options import SqliteOptions
 from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Together, Writer
 from palaver.errors import ConfigError, ReadOnly, Throttled
@@ -58,6 +58,7 @@ class Database:
         self._blocked: deque[asyncio.Future[None]] = deque()
         self._watchers: set[asyncio.Future[None]] = set()
         self._poller: asyncio.TimerHandle | None = None
+        self._place = Place(path)
         self._reader = open_reader(path, options)
         self._fetch = self._reader.cursor().execute
         self._limit = 0.0
@@ -76,7 +77,7 @@ class Database:
                 options.group_batches, options.group_bytes, options.group_ms / 1000, options.busy_timeout_s, options.checkpoint_pages
             )
             copy = LogCopy(partial(open_copier, path, options))
-            self._writer = Writer(writer, pace, self._answered, self._loop.time, copy)
+            self._writer = Writer(writer, pace, self._answered, self._loop.time, copy, self._place.check)
             self._writer.thread.start()
             self._at_exit = partial(_finish, self._writer, self._pid)
             atexit.register(self._at_exit)
@@ -88,9 +89,9 @@ class Database:
         Raises Unavailable (missing, a folder), ReadOnly, Conflict (locked), Corruption, NotProvisioned (made by a newer program).
         """
         options = options or SqliteOptions()
-        file = Path(path)
         if str(path) in ("", ":memory:"):
             raise ConfigError("A SQLite database needs a file.", hint="Use the memory engine for data that lives in the process only.")
+        file = _absolute(path)
         writer = await asyncio.to_thread(open_writer, file, options)
         try:
             return Database(file, options, writer)
@@ -298,6 +299,7 @@ class Database:
                 self._idle.put(connection)
 
     def _another(self) -> apsw.Connection:
+        self._place.check()
         connection = open_reader(self.path, self.options)
         self._pooled.append(connection)
         return connection
@@ -412,6 +414,11 @@ class Database:
             raise ConfigError("The database belongs to another event loop.", hint="Open one store for each event loop.")
         if self._closing and not closed:
             raise ConfigError("The database is closed.")
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    # Connections are opened later as well, when the working directory may be another.
+    return Path(path).absolute()
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -24,6 +24,11 @@ from palaver.errors import (
     Validation,
 )
 
+
+class Moved(apsw.CantOpenError):
+    """The file is no longer at the path at which it was opened: what is written into it would be lost."""
+
+
 LOSES_TRANSACTION = (apsw.FullError, apsw.IOError, apsw.NoMemError, MemoryError)
 _CONSTRAINTS: dict[int, type[PalaverError]] = {
     apsw.SQLITE_CONSTRAINT_UNIQUE: Duplicate,
@@ -42,6 +47,7 @@ _SIMPLE: tuple[tuple[type[BaseException], type[PalaverError], str], ...] = (
     (apsw.NotADBError, Corruption, "The file is not a database."),
     (apsw.CorruptError, Corruption, "The database file is damaged."),
     (apsw.FormatError, Corruption, "The database file is damaged."),
+    (Moved, Unavailable, "The database file was moved, replaced or deleted while it was open; nothing is written any more."),
     (apsw.CantOpenError, Unavailable, "The database file cannot be opened."),
     (apsw.IOError, Unavailable, "The disk refused to read or write the database file."),
     (apsw.NoMemError, Unavailable, "There is not enough memory for this statement."),

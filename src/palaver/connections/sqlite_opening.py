@@ -11,18 +11,46 @@ from typing import Any
 
 import apsw
 
-from palaver.connections.sqlite_errors import translate
+from palaver.connections.sqlite_errors import Moved, translate
 from palaver.connections.sqlite_options import SqliteOptions
-from palaver.errors import Conflict, Corruption, NotProvisioned, ReadOnly, Unavailable
+from palaver.errors import ConfigError, Conflict, Corruption, NotProvisioned, ReadOnly, Unavailable
 
 APPLICATION = 0x50414C00
 FORMAT = 1
 
 
+class Place:
+    """Where an open file is. SQLite would go on in a file that was deleted or replaced, and lose at its end what it wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._file = self._found()
+
+    def check(self) -> None:
+        """Raise Moved where the path leads to another file by now, or to none."""
+        if self._found() != self._file:
+            raise Moved
+
+    def _found(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            raise Moved from error
+        return status.st_dev, status.st_ino
+
+
 def open_writer(path: Path, options: SqliteOptions) -> apsw.Connection | None:
     """Open the file, check that it is ours and return the connection that writes."""
+    try:
+        return _opened(path, options)
+    except (OSError, ValueError) as error:
+        # A name that is too long, or holds what no name may; a folder that may not be looked into.
+        raise Unavailable("The database path cannot be used.", hint="Check its length, its characters and its permissions.") from error
+
+
+def _opened(path: Path, options: SqliteOptions) -> apsw.Connection | None:
     if path.is_dir():
-        raise Unavailable("The database path is a folder.")
+        raise ConfigError("The database path is a folder.", hint="Name a file in it, such as sqlite:///data/bot.db.")
     if not path.exists() and (options.read_only or not options.create):
         raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
     if not options.read_only and not (_may_write(path.parent) and (not path.exists() or _may_write(path))):

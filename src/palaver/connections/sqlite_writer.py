@@ -103,7 +103,13 @@ class Writer:
     """
 
     def __init__(
-        self, connection: apsw.Connection, pace: Pace, deliver: Callable[[list[Answer]], None], clock: Callable[[], float], copy: LogCopy
+        self,
+        connection: apsw.Connection,
+        pace: Pace,
+        deliver: Callable[[list[Answer]], None],
+        clock: Callable[[], float],
+        copy: LogCopy,
+        check: Callable[[], None],
     ) -> None:
         self.connection = connection
         self.taken = 0
@@ -122,6 +128,7 @@ class Writer:
         self._commit_s = 0.0
         self._log_pages = 0
         self._copy = copy
+        self._check = check
         self._copying = False
         self._checkpoint_at = pace.checkpoint_pages
         self._execute = connection.cursor().execute
@@ -140,6 +147,7 @@ class Writer:
         if not self._quick or self._log_pages >= self._checkpoint_at or not self._writing.acquire(blocking=False):
             return None
         try:
+            self._check()
             self._execute("BEGIN IMMEDIATE")
         except apsw.Error:
             self._writing.release()
@@ -293,7 +301,8 @@ class Writer:
         return run, held
 
     def _begin(self) -> None:
-        """Take the file's write lock; several processes may want it, so waiting is short, random and ours."""
+        """Take the file's write lock; several processes may want it, so waiting is short, random and ours. Raises Moved."""
+        self._check()
         try:
             self._execute("BEGIN IMMEDIATE")
             return
