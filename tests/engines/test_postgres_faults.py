@@ -79,7 +79,7 @@ async def engine(url: str) -> AsyncIterator[PostgresRecords]:
 
 
 async def asked(url: str, text: str) -> list[Any]:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, server_settings={"default_transaction_read_only": "off"})
     try:
         return await connection.fetch(text)  # type: ignore[no-any-return]
     finally:
@@ -334,11 +334,19 @@ async def test_missing_rights_are_forbidden(url: str, database: str, engine: Pos
     await reader.aclose()
 
 
-async def test_a_server_that_only_reads_says_so(url: str, engine: PostgresRecords) -> None:
-    async with engine.pool.connection() as connection:
-        await connection.execute("SET default_transaction_read_only = on")
-    with pytest.raises(ReadOnly):
-        await engine.write(WriteSet([put_note("u", "1", Absent())], NOW))
+async def test_a_server_that_only_reads_says_so(url: str, database: str, engine: PostgresRecords) -> None:
+    await asked(url, f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+    try:
+        # Connections that were open before may write, as those to a server that was the primary could.
+        standby = PostgresRecords(await Pool.open(url, PostgresOptions(schema="faults", size=2)), (NOTES, COUNTERS))
+        assert await stored(standby, NOTES, "u", "1") is None
+        for what in (put_note("u", "1", Absent()), put_note("u", "1")):
+            with pytest.raises(ReadOnly):
+                await standby.write(WriteSet([what], NOW))
+        await standby.aclose()
+    finally:
+        await asked(url, f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
+    await engine.write(WriteSet([put_note("w", "1", Absent())], NOW))
 
 
 async def test_a_statement_over_its_time_has_written_nothing(url: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from palaver.connections.postgres_errors import is_lost, is_refusal, translate
+from palaver.connections.postgres_errors import is_elsewhere, is_refusal, translate
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.errors import ConfigError, Throttled, Unavailable
 
@@ -32,6 +32,7 @@ SELECT current_setting('server_version_num')::int, pg_backend_pid(), (SELECT lea
 OLDEST = 150_000
 # What PgBouncer says to settings at connecting.
 _REFUSES_SETTINGS = "08P01"
+_FULL_FOR_S = 1.0
 
 
 class Pool:
@@ -46,6 +47,10 @@ class Pool:
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._count = 0
         self._closed = False
+        # When a server that had no connection left may be asked for one again.
+        self._full_until = 0.0
+        self.losses = 0
+        """How many connections were lost so far: the server that answers now may be another one."""
 
     @classmethod
     async def open(cls, dsn: str, options: PostgresOptions | None = None) -> Pool:
@@ -209,10 +214,18 @@ class Pool:
                 if not connection.is_closed():
                     return connection
                 self._count -= 1
+                self.losses += 1
             if self._closed:
                 raise ConfigError("The store is closed.")
-            if self._count < self.options.size:
-                return await self._connect_more()
+            if self._count < self.options.size and (not self._count or time.monotonic() >= self._full_until):
+                try:
+                    return await self._connect_more()
+                except Throttled:
+                    # Others took the server's last connections, so those this pool has must do.
+                    self._full_until = time.monotonic() + _FULL_FOR_S
+                    if not self._count:
+                        raise
+                    continue
             found = await self._wait()
             if found is not None:
                 return found
@@ -246,6 +259,7 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """Give a connection back; a lost one makes room for another."""
         if connection.is_closed() or self._closed:
+            self.losses += 1
             connection.terminate()
             self._forget()
             return
@@ -257,9 +271,16 @@ class Pool:
         self._free.append(connection)
 
     def give_back_after(self, connection: Connection, error: BaseException) -> None:
-        """Give a connection back after an error; one that may still be busy is closed."""
-        if not isinstance(error, Exception) or is_lost(error):
+        """Give a connection back after an error; one that may still be busy is closed.
+
+        Where it leads nowhere any more, so do those that are free: whoever took one next would be told the same, maybe much later.
+        """
+        if not isinstance(error, Exception) or is_elsewhere(error):
             connection.terminate()
+        if is_elsewhere(error):
+            while self._free:
+                self._free.pop().terminate()
+                self._count -= 1
         self.release(connection)
 
     def _forget(self) -> None:

@@ -36,6 +36,8 @@ RETRIED = frozenset({"40001", "40P01", "55P03"})
 # 40003: whether the statement was completed is unknown; servers that speak PostgreSQL's protocol say so, and so may poolers by 08.
 _UNKNOWN = frozenset({"40003", "57P01", "57P02", "57P04"})
 _TOO_MANY = "The server takes no more connections."
+_HIDDEN_POOLER = "The server does not know what this connection prepared: a transaction pooler stands between."
+_SAY_POOLER = "Add pooler=transaction to the URL."
 _STATES: dict[str, tuple[type[PalaverError], str, str]] = {
     "23505": (Duplicate, "A unique index holds this value already.", ""),
     "23503": (ReferenceBroken, "A foreign key does not hold.", ""),
@@ -50,6 +52,8 @@ _STATES: dict[str, tuple[type[PalaverError], str, str]] = {
     "42P01": (NotProvisioned, "A table is missing.", "Run `palaver migrate apply`."),
     "42703": (NotProvisioned, "A column is missing.", "Run `palaver migrate apply`."),
     "42704": (NotProvisioned, "An index or type is missing.", "Run `palaver migrate apply`."),
+    "26000": (ConfigError, _HIDDEN_POOLER, _SAY_POOLER),
+    "42P05": (ConfigError, _HIDDEN_POOLER, _SAY_POOLER),
     "25006": (ReadOnly, "The server is read-only.", "Open the primary."),
     "53100": (StorageFull, "The server's disk is full.", ""),
     "53200": (Unavailable, "The server is out of memory.", ""),
@@ -82,6 +86,17 @@ def is_lost(error: BaseException) -> bool:
         state = error.sqlstate or ""
         return state.startswith("08") or state in _UNKNOWN
     return isinstance(error, _LOST)
+
+
+def is_behind(error: BaseException) -> bool:
+    """Say whether the feed's sequence gave a position that was given before."""
+    found = getattr(error, "sqlstate", None), getattr(error, "table_name", None), getattr(error, "constraint_name", None)
+    return found == (UNIQUE, "palaver_changes", "palaver_changes_pkey")
+
+
+def is_elsewhere(error: BaseException) -> bool:
+    """Say whether a connection leads to where nothing can be written any more, and a new one may lead elsewhere."""
+    return is_lost(error) or isinstance(error, ReadOnly) or getattr(error, "sqlstate", None) == "25006"
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from palaver.errors import ConfigError
+
+LONGEST_NAME = 63
+"""Bytes of a name that the server keeps; it cuts off what is beyond."""
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresOptions:
@@ -22,6 +27,10 @@ class PostgresOptions:
     connect_timeout_s: float = 5.0
     rls: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 < len(self.schema.encode()) <= LONGEST_NAME or "\0" in self.schema:
+            raise ConfigError(f"A schema's name takes 1 to {LONGEST_NAME} bytes.", hint="Give it another name in the URL.")
+
     @property
     def command_timeout_s(self) -> float:
         """When the client gives up: later than the server, whose answer says that nothing was written."""
@@ -33,6 +42,9 @@ class PostgresOptions:
             "application_name": "palaver",
             "statement_timeout": str(int(self.timeout_s * 1000)),
             "idle_in_transaction_session_timeout": str(int(self.timeout_s * 1000)),
+            # Whatever the role or the database has set: one statement is to see what was committed before it.
+            "default_transaction_isolation": "read committed",
+            "standard_conforming_strings": "on",
             # Rows that a policy hides from this user are an error, and never silently absent.
             "row_security": "off",
             # Compiling a statement costs more than any of ours takes.

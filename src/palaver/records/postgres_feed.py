@@ -18,7 +18,7 @@ from palaver.connections.postgres import Connection, Pool
 from palaver.connections.postgres_errors import is_lost, is_refusal
 from palaver.errors import PalaverError, Trimmed
 from palaver.ops import Cause, Change, ChangePage
-from palaver.records.postgres_names import Names
+from palaver.records.postgres_names import Names, short
 from palaver.stored_json import dumps, loads
 from palaver.values import KeyPart
 
@@ -54,7 +54,7 @@ class Feed:
         self._names = names
         self._moved = asyncio.Event()
         self._listener: Connection | None = None
-        self._channel = f"palaver_{names.schema}"[:63]
+        self._channel = short(f"palaver_{names.schema}")
         self._connecting = asyncio.Lock()
         self._announcing: asyncio.Task[None] | None = None
         self._unannounced = False
@@ -85,9 +85,13 @@ class Feed:
         until = time.monotonic() + _FENCE_WAIT_S
         pause = 0.0
         while True:
-            asked = self._fence.asked()
+            asked, losses = self._fence.asked(), self._pool.losses
             rows = await self._pool.read(self._changes, after or 0, limit, *asked)
             head, trimmed, *moved = rows[0][:5]
+            if losses != self._pool.losses or moved[-1] < asked[-1]:
+                # After a crash, or elsewhere, positions that were drawn and never committed are drawn again.
+                self._fence = Fence()
+                continue
             self._fence.moved(asked, *moved)
             if after is not None and after < trimmed:
                 raise Trimmed("The feed does not reach back to this position.")
@@ -183,6 +187,11 @@ class Feed:
         if self._listener is not None:
             self._listener.terminate()
             self._listener = None
+
+    async def pass_given(self) -> None:
+        """Let every later write stand above what is there: a sequence may be left behind where a server was copied row by row."""
+        ((head,),) = await self._pool.read(self._head)
+        await self.pass_by(head)
 
     async def pass_by(self, position: int) -> None:
         """Let every later write of any process stand above a position."""

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from palaver.connections.postgres import Pool
-from palaver.connections.postgres_errors import GUARD_FAILED, RETRIED, UNIQUE, translate
+from palaver.connections.postgres_errors import GUARD_FAILED, RETRIED, UNIQUE, is_behind, translate
 from palaver.errors import Conflict, NotProvisioned
 from palaver.ops import Address, Check, Delete, Op, Refused, WriteSet, Written
 from palaver.records.postgres_batching import Creation, SharedCommits
@@ -118,10 +118,16 @@ class Writes:
             try:
                 return await self.fetched(text, *arguments)
             except asyncpg.PostgresError as error:
-                if error.sqlstate not in RETRIED:
-                    raise translate(error) from None
+                await self._mended(error)
             await asyncio.sleep(jittered(_PAUSE_S * 2**attempt))
         raise Conflict("Other writers kept changing the same records.")
+
+    async def _mended(self, error: asyncpg.PostgresError) -> None:
+        """Return where trying again may help; raises the error of the tree where not."""
+        if is_behind(error):
+            await self._feed.pass_given()
+        elif error.sqlstate not in RETRIED:
+            raise translate(error) from None
 
     async def aclose(self) -> None:
         await self._decisions.aclose()
@@ -179,8 +185,7 @@ class Writes:
             except Overtaken:
                 locked = locked or attempt + 1 >= _LOOKS
             except asyncpg.PostgresError as error:
-                if error.sqlstate not in RETRIED:
-                    raise translate(error) from None
+                await self._mended(error)
                 locked = True
             await asyncio.sleep(jittered(_PAUSE_S * 2 ** min(attempt, 6)))
         raise Conflict("Other writers kept changing the same records.")
@@ -221,7 +226,7 @@ class Writes:
         try:
             rows = await fetch(*made)
         except asyncpg.PostgresError as error:
-            if error.sqlstate in (GUARD_FAILED, UNIQUE) and not decided.is_duplicate(error):
+            if error.sqlstate in (GUARD_FAILED, UNIQUE) and not decided.is_duplicate(error) and not is_behind(error):
                 raise Overtaken from None
             raise
         for address, row in decided.rows():
