@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeVar
 
-from palaver.batch import Batch, Patch, When, asked_at
+from palaver.answering import complete, outcome, remembered, replayed
+from palaver.batch import Batch, When
 from palaver.clock import Clock, us_of
 from palaver.core import Core
-from palaver.draft import Plan
 from palaver.entity import Entity, stamped
 from palaver.errors import (
     ConditionFailed,
     ConfigError,
     Conflict,
-    IdempotencyMismatch,
     NotFound,
-    OutcomeUnknown,
     PalaverError,
     TenantMismatch,
     TransactionCancelled,
@@ -33,7 +31,7 @@ from palaver.following import Following
 from palaver.known_keys import before_ops
 from palaver.large_object import LargeObject
 from palaver.loading import load
-from palaver.ops import MARK, REVISION, Address, Put, Table, Update, Written, is_live
+from palaver.ops import MARK, Address, Table, Written, is_live
 from palaver.ports import Cache, Counts
 from palaver.process import process_id
 from palaver.query import At, Query, UniqueAt, check_limit
@@ -42,9 +40,8 @@ from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
 from palaver.searching import Results, search
 from palaver.streaming import streamed
-from palaver.system import SYSTEM, token_address
 from palaver.upkeep import Swept, Upkeep
-from palaver.values import MAX_PARTITION, KeyPart, Record, key_part_size
+from palaver.values import MAX_PARTITION, KeyPart, Record, check_name
 
 if TYPE_CHECKING:
     from palaver.evolve import Migration
@@ -108,11 +105,12 @@ class Store:
         """Return this store bound to a tenant; nothing of another tenant can be reached through it."""
         if not self._core.schema.tenanted:
             raise ConfigError(f"Schema {self._core.schema.name} has no tenants.", hint="Mark a field of every entity with Tenant().")
-        key_part_size(tenant, "The tenant", MAX_PARTITION)
+        check_name(tenant, "The tenant", MAX_PARTITION)
         return Store(self._core, tenant=tenant, actor=self._actor)
 
     def acting_as(self, actor: str) -> Store:
         """Return this store with an actor that travels with every change it writes."""
+        check_name(actor, "The actor")
         return Store(self._core, tenant=self._tenant, actor=actor)
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -123,8 +121,7 @@ class Store:
         where = await claimed(self._records, self._planner, target, self._tenant) if isinstance(target, UniqueAt) else target
         if where is None:
             return None
-        codec = self._planner.codec(where.entity)
-        address = self._planner.address(where, self._tenant)
+        codec, address = self._planner.codec(where.entity), self._planner.address(where, self._tenant)
         record = (await self._records.get((address,), consistent=consistent))[0]
         if record is None or not self._is_live(codec.declared.table, record):
             return None
@@ -265,7 +262,6 @@ class Store:
         """Write all ops or none; durable when this returns. Gives what each create and put stored, and None for other ops.
 
         With `returning` a patch gives the record it made, for which DynamoDB reads it first where a batch has several ops.
-
         With a `token`, the same request repeated within a day is written once and answered alike; another request with
         the token raises IdempotencyMismatch. Raises the error of a single op, TransactionCancelled for a larger batch,
         BatchShape over 100 ops or 4 MB after expansion, Conflict when other writers kept winning.
@@ -303,10 +299,10 @@ class Store:
             async with self.core_upkeep().closing(held, self._planner.deleted(batch, self._tenant)) as closed:
                 return await self._write(batch, token, closed, returning)
         except PalaverError as error:
-            if token is not None and isinstance(error, DECIDED) and (earlier := await self._remembered(token)) is not None:
-                return await self._replay(batch, earlier, returning)
+            if token is not None and isinstance(error, DECIDED) and (earlier := await remembered(self, token)) is not None:
+                return await replayed(self, batch, earlier, returning)
             for reason in getattr(error, "reasons", (error,)):
-                await self._whole(getattr(reason, "found", None))
+                await complete(self, getattr(reason, "found", None))
             raise
 
     async def _write(self, batch: Batch, token: str | None, closed: Collection[Address], returning: bool) -> tuple[Entity | None, ...]:
@@ -328,23 +324,12 @@ class Store:
                     self._core.runner.poke()
                 if self._core.follower is not None:
                     await self._core.follower.wrote(plan.writes, result)
-                return await self._outcome(batch, plan, result)
+                return await outcome(self, batch, plan, result)
             if left := leftovers(planner, plan.writes, result):
                 await self.core_upkeep().clear(left)
             elif not moved(result) or token_failure(result):
                 raise blame(planner, batch, result)
         raise Conflict("Other writers kept changing the same records.", hint="Try again after a random pause.")
-
-    async def _remembered(self, token: str) -> Record | None:
-        """Return what an earlier request left under a token."""
-        at = token_address(self._tenant, token)
-        record = (await self._records.get((at,)))[0]
-        return record if is_live(SYSTEM, record, us_of(self._core.clock)) else None
-
-    async def _whole(self, found: Entity | None) -> None:
-        """Fetch the large values of a record that an error carries."""
-        if found is not None:
-            await filled(self, self._planner.codec(type(found)), [found])
 
     async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity]) -> int:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
@@ -355,43 +340,6 @@ class Store:
         """
         self._here()
         return await load(self, entities)
-
-    async def _outcome(self, batch: Batch, plan: Plan, written: Written) -> tuple[Entity | None, ...]:
-        out: list[Entity | None] = []
-        for op, made, index in zip(batch.ops, plan.made, plan.main, strict=True):
-            if index is None:
-                out.append(None)
-            elif made is not None:
-                out.append(stamped(made, written.revisions[index] or 0))
-            else:
-                out.append(await self._patched(asked_at(op), plan, written, index) if plan.writes.returning else None)
-        return tuple(out)
-
-    async def _patched(self, target: At[Any], plan: Plan, written: Written, index: int) -> Entity | None:
-        codec = self._planner.codec(target.entity)
-        record = written.updated[index]
-        op = plan.writes.ops[index]
-        if record is None and isinstance(op, Put):
-            record = {**op.record, REVISION: written.revisions[index]}
-        if record is None or not isinstance(op, Put | Update):
-            return None
-        entity: Entity = codec.decode(record)
-        try:
-            whole = await filled(self, codec, [entity]) if codec.declared.blobs else [entity]
-        except PalaverError as error:
-            # Any other name would say that nothing was written.
-            raise OutcomeUnknown("It was written, and its object could not be read back.", hint="Read it before repeating.") from error
-        return whole[0] if whole else None
-
-    async def _replay(self, batch: Batch, earlier: Record, returning: bool) -> tuple[Entity | None, ...]:
-        """Answer a repeated request with the records as they are now."""
-        body: Any = earlier["body"]
-        if not self._planner.repeats(batch, body):
-            raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
-        found = tuple([await self.find(asked_at(op)) for op in batch.ops])
-        if self._core.follower is not None:
-            await self._core.follower.replayed([self._planner.address(asked_at(op), self._tenant) for op in batch.ops], found)
-        return tuple([each if returning or not isinstance(op, Patch) else None for op, each in zip(batch.ops, found, strict=True)])
 
     # --- searching, explaining, keeping ----------------------------------------------------------------------------
 

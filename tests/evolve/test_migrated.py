@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from palaver import ManualClock, Schema, Store
+from palaver import Index, ManualClock, Schema, Store
 from palaver.errors import NotProvisioned
 from palaver.evolve import plan_of, plan_text
 from palaver.query import Query
 from tests.evolve.beds import ENGINES, Bed, bed
-from tests.evolve.cases import CASES, NOW, Case, TenantThing
+from tests.evolve.cases import CASES, NOW, Case, TenantThing, thing
 
 
 @pytest.fixture(params=ENGINES)
@@ -105,10 +105,10 @@ async def test_records_of_every_tenant_are_filled_and_claimed(migrated: Bed, fre
     migrator = await migrated.migrator(TenantThing.new)
     await migrator.apply(await migrator.pending())
     assert await fresh.contents(TenantThing.new) == await migrated.contents(TenantThing.new)
-    thing: Any = TenantThing.new.entities["Thing"].entity
+    made: Any = TenantThing.new.entities["Thing"].entity
     bound = (await migrated.store(TenantThing.new)).for_tenant("b/c")
-    assert "2" == (await bound.get(thing.one("2"))).id
-    assert 3 == await bound.count(thing.by_x(1))
+    assert "2" == (await bound.get(made.one("2"))).id
+    assert 3 == await bound.count(made.by_x(1))
 
 
 async def test_an_additive_change_is_made_at_opening_and_any_other_names_the_command(migrated: Bed) -> None:
@@ -125,7 +125,21 @@ async def test_an_additive_change_is_made_at_opening_and_any_other_names_the_com
 def _renamed() -> Any:
     from typing import Annotated
 
-    from palaver import Index, RenamedFrom
+    from palaver import RenamedFrom
     from tests.evolve.cases import entity
 
     return entity("Thing", {"n": int, "y": Annotated[str, RenamedFrom("x")]}, by_x=Index("y", sort="n"))
+
+
+async def test_a_field_that_was_not_declared_for_a_while_is_filled_where_it_is_again(migrated: Bed) -> None:
+    """What was stored meanwhile lacks it, and an index by it would miss those records."""
+    fields = {"n": int, "x": (str, "?")}
+    with_it, without = thing(fields, by_x=Index("x")), thing({"n": int})
+    versions = [Schema("s", [each.entities["Thing"].entity], version=n) for n, each in enumerate((with_it, without, with_it), 1)]
+    for number, schema in enumerate(versions[:2]):
+        store = await migrated.store(schema, changing=True)
+        entity: Any = schema.entities["Thing"].entity
+        await store.create(entity(id=str(number), n=number))
+    store = await migrated.store(versions[2], changing=True)
+    made: Any = versions[2].entities["Thing"].entity
+    assert ["0", "1"] == sorted([each.id async for each in store.query(made.by_x("?"))])

@@ -143,7 +143,8 @@ class Columns:
         """Say whether stored records may lack a field that has a value in every new one."""
         before = next((field for field in self._old_fields.values() if field["stored"] == self._former.get(spec.stored, spec.stored)), None)
         if spec.optional or before is None:
-            return not spec.optional and spec.marker(Backfill) is not None and not old.required
+            # A field that was not declared for a while: what was stored meanwhile lacks it.
+            return not spec.optional and not old.required and (bool(self._before) or spec.marker(Backfill) is not None)
         return bool(before["optional"])
 
     def _converts(self, old: Column, column: Column, spec: FieldSpec | None) -> bool:
