@@ -383,3 +383,18 @@ async def test_a_user_with_more_sessions_than_commands_in_flight_is_ended_and_th
         assert await sessions.read(kept.token)
         assert (loads, term) == (sessions.figures.loads, step.term)
         assert [None] * 400 == await asyncio.gather(*(sessions.read(one.token) for one in started))
+
+
+async def test_who_asks_for_an_ended_session_does_not_shorten_its_fence(tmp_path: Path) -> None:
+    """A read has what it finds live on for the idle timeout, and it may find a fence; what was loaded before the end must not pass it."""
+    address = redis_url()
+    async with process(records(tmp_path), address, idle_s=5) as (_, a), process(records(tmp_path), address, idle_s=5) as (_, b):
+        started = await a.start("ann")
+        kept = a._recorded
+        assert kept is not None
+        async with opened(address) as cache:
+            await a.end(started.token)
+            name = f"{cache.options.prefix}:v:session:{cached(a, started.session.id)}"
+            before = int(await cache.client.read(encode("PTTL", name)))
+            assert await b.read(started.token) is None
+            assert int(await cache.client.read(encode("PTTL", name))) >= min(before, kept.remember._fence_s * 1_000) - 500

@@ -89,7 +89,9 @@ class RecordedSessions(Kept):
             raise ConfigError(f"{entity.__name__} is no entity of sessions.", hint="Derive it from SessionRecord.")
         if at_most < 1:
             raise ConfigError("At least one load runs at once.")
-        super().__init__(store.core, cache, checked_name(kind), entity, self._load, ttl_s=idle_s, fence_s=_FENCE_S, at_most=at_most)
+        # A read has what it finds live on for the idle timeout, a fence too: no fence that is counted on may be longer.
+        fence_s = min(_FENCE_S, idle_s)
+        super().__init__(store.core, cache, checked_name(kind), entity, self._load, ttl_s=idle_s, fence_s=fence_s, at_most=at_most)
         self._store, self._entity = store, entity
         self._tenant = declared.tenant.name if declared.tenant else ""
         self._idle_s, self._absolute_s, self._form = idle_s, absolute_s, form

@@ -5,6 +5,8 @@ They live in the cache alone, or in records that the cache serves.
 
 from __future__ import annotations
 
+import asyncio
+
 from palaver.caching import ABSENT, HIGHEST_REVISION, Held, checked_name
 from palaver.clock import Clock, SystemClock, from_ms, to_ms, us_of
 from palaver.errors import ConfigError, Conflict, NotFound, Validation
@@ -26,6 +28,7 @@ from palaver.store import Store
 
 __all__ = ["Payload", "Session", "SessionFigures", "SessionRecord", "Sessions", "Started", "Upgrade"]
 _MOST = 1_000
+_TOGETHER = 100
 
 
 class Sessions:
@@ -175,11 +178,16 @@ class Sessions:
         while ids := [
             present.member for present in await self._presence.present(self._channel(user), limit=_MOST) if present.member != kept
         ]:
-            for id in ids:
-                ended += await self._values.get(id) is not None
-                await self._end(id)
-                await self._presence.leave(id, [self._channel(user)])
+            for start in range(0, len(ids), _TOGETHER):
+                ended += sum(await asyncio.gather(*(self._end_of(user, id) for id in ids[start : start + _TOGETHER])))
         return ended
+
+    async def _end_of(self, user: str, id: str) -> bool:
+        """End one session of a user; say whether it was there."""
+        held = await self._values.get(id)
+        await self._end(id)
+        await self._presence.leave(id, [self._channel(user)])
+        return held is not None
 
     async def _end(self, id: str) -> None:
         # Behind a fence that nothing passes, whoever is about to write the session cannot bring it back.
