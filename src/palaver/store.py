@@ -334,9 +334,9 @@ class Store:
     async def bulk(self, entities: Iterable[Entity] | AsyncIterable[Entity]) -> int:
         """Store many records, each alone and unguarded, replacing what is there; return how many.
 
-        Of two records with one key the later stays. Records with unique sets, history, children or large objects go through `put`, one
-        by one. References are not checked. An error stops the load: what was taken before it is stored, some of what came after may
-        be, and loading all of it again is safe.
+        Of two records with one key the later stays. Records with unique sets, history or children go through `put`, one by one.
+        References are not checked, and the object of another record that is replaced stays for `palaver doctor` to find. An error stops
+        the load: what was taken before it is stored, some of what came after may be, and loading all of it again is safe.
         """
         self._here()
         return await load(self, entities)
