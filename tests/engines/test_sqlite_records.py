@@ -322,3 +322,14 @@ async def test_steps_change_a_table_with_records_in_it(tmp_path: Path) -> None:
 async def test_what_expired_is_not_counted(engine: SqliteRecords) -> None:
     await loaded(engine, *(put_note("u", f"{n}", expires=NOW_S + n) for n in range(-2, 3)))
     assert 2 == await engine.count(Read(NOTES.name, None, ("u",)), NOW)
+
+
+@pytest.mark.parametrize("other", ["CREATE TABLE notes (x)", "CREATE VIEW NOTES AS SELECT 1 AS x"])
+async def test_a_table_or_view_of_others_with_a_name_of_ours_is_refused_and_left_alone(tmp_path: Path, other: str) -> None:
+    database = await Database.open(tmp_path / "theirs.db")
+    await database.write(lambda connection: connection.execute(other).fetchall())
+    engine = SqliteRecords(database, [NOTES])
+    with pytest.raises(NotProvisioned, match="did not make"):
+        await engine.apply(CreateTable(replace(NOTES, name="notes")))
+    assert [(other,)] == await database.read(lambda connection: connection.execute("SELECT sql FROM sqlite_schema").fetchall())
+    await engine.aclose()

@@ -130,6 +130,11 @@ BAD = (
         ),
     ),
     Input(
+        "a file that is moved, replaced or deleted while it is open",
+        "`Unavailable` for writes: nothing is acknowledged that nobody would find again",
+        (SQLITE + "test_nothing_is_acknowledged_into_a_file_that_is_no_longer_there",),
+    ),
+    Input(
         "two processes writing",
         "nothing lost, nothing doubled, one feed in order",
         (HERE + "test_processes.py::test_two_processes_race_without_losing_or_doubling", SQLITE + "test_two_processes_write_one_file"),

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS palaver_changes (
 CREATE TABLE IF NOT EXISTS palaver_names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE IF NOT EXISTS palaver_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
+_SAME_NAME = "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE"
 _ABOUT = re.compile(r"/\* (\{.*?\}) \*/")
 _COLUMN = re.compile(r'"((?:[^"]|"")+)" /\* (\w+)( shadow)? \*/')
 
@@ -59,6 +60,12 @@ def apply(connection: apsw.Connection, step: Step) -> Table | None:
     before = _found(connection, name)
     if before is None and not isinstance(step, CreateTable | RenameTable | DropTable):
         raise NotProvisioned(f"There is no table {name}.", table=name)
+    if before is None and isinstance(step, CreateTable) and fetched(connection, _SAME_NAME, (name,)):
+        raise NotProvisioned(
+            f"The database has a table or view {name} that this library did not make.",
+            hint="Rename it, or use a file of its own.",
+            table=name,
+        )
     for text in texts(before, step):
         connection.execute(text)
     return _found(connection, step.table.name)
