@@ -97,7 +97,9 @@ class Batch:
         remove: Iterable[str] = (),
         when: When = None,
     ) -> Batch:
-        return Batch((*self.ops, Patch(at(target), set or {}, add or {}, tuple(remove), when)))
+        # The letters of one name are names as well.
+        gone = (remove,) if isinstance(remove, str) else tuple(remove)
+        return Batch((*self.ops, Patch(at(target), set or {}, add or {}, gone, when)))
 
     def delete(self, target: At[Any] | Entity, *, when: When = None) -> Batch:
         return Batch((*self.ops, Delete(at(target), when)))

@@ -183,7 +183,7 @@ async def _assemble(asked: _Asked, planner: Planner, stack: Stack, url: Url) -> 
         loop=asyncio.get_running_loop(),
         pid=os.getpid(),
     )
-    store = Store(core, actor=asked.actor)
+    store = Store(core) if asked.actor is None else Store(core).acting_as(asked.actor)
     await _project(store, asked.projections, found)
     if url.scheme != "memory":
         core.watch = SchemaWatch(core, found.fingerprint)

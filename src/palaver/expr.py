@@ -313,8 +313,10 @@ def map_paths(condition: Condition, change: Any) -> Condition:
             return Or(tuple(map_paths(part, change) for part in conditions))
         case Not(inner):
             return replace(condition, condition=map_paths(inner, change))
-        case leaf:
-            return change(leaf)  # type: ignore[no-any-return]
+        case Compare() | In() | Exists():
+            return change(condition)  # type: ignore[no-any-return]
+        case _:
+            raise Expression("This is no condition.", hint='Compare a field: F("active") == True.')
 
 
 def paths(condition: Condition) -> list[Path]:

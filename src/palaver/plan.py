@@ -53,7 +53,7 @@ from palaver.schema import Reference, Schema
 from palaver.sealing import Sealer
 from palaver.system import SYSTEM, blob_address, history_table, job_address, token_address
 from palaver.tenants import bind_tenant, foreign, tenant_key
-from palaver.values import Record, Value
+from palaver.values import Record, Value, check_name
 
 E = TypeVar("E", bound=Entity)
 LIMITS = Limits()
@@ -445,6 +445,7 @@ class Planner:
             draft.checks.setdefault(at, []).append(Guard(ALIVE, Origin(number, f"ref:{reference.ref.name}")))
 
     def _token(self, draft: Draft, batch: Batch, token: str) -> None:
+        check_name(token, "The token")
         body = self._hashed(batch)
         expires = draft.now_us // 1_000_000 + int(TOKENS_KEPT.total_seconds())
         at = token_address(draft.tenant if self.schema.tenanted else None, token)

@@ -121,7 +121,8 @@ class Store:
         where = await claimed(self._records, self._planner, target, self._tenant) if isinstance(target, UniqueAt) else target
         if where is None:
             return None
-        codec, address = self._planner.codec(where.entity), self._planner.address(where, self._tenant)
+        codec = self._planner.codec(where.entity)
+        address = self._planner.address(where, self._tenant)
         record = (await self._records.get((address,), consistent=consistent))[0]
         if record is None or not self._is_live(codec.declared.table, record):
             return None
@@ -262,6 +263,7 @@ class Store:
         """Write all ops or none; durable when this returns. Gives what each create and put stored, and None for other ops.
 
         With `returning` a patch gives the record it made, for which DynamoDB reads it first where a batch has several ops.
+
         With a `token`, the same request repeated within a day is written once and answered alike; another request with
         the token raises IdempotencyMismatch. Raises the error of a single op, TransactionCancelled for a larger batch,
         BatchShape over 100 ops or 4 MB after expansion, Conflict when other writers kept winning.

@@ -189,3 +189,10 @@ def key_part_size(part: object, what: str, most: int) -> int:
     if length > most:
         raise KeyTooLong(f"{what} takes {length:,} bytes; the most is {most:,}.", hint="Key by a shorter identifier or a hash.")
     return length
+
+
+def check_name(name: object, what: str, most: int = MAX_SORT) -> None:
+    """Raise KeyType, EmptyKey, KeyTooLong or Validation for what is no text that can be stored beside records."""
+    if type(name) is not str:
+        raise KeyType(f"{what} is a text, not {type(name).__name__}.")
+    key_part_size(name, what, most)

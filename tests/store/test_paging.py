@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from palaver import Entity, F, Index, Key, ManualClock, Query, Schema, Store, days
+from palaver import Batch, Entity, F, Index, Key, ManualClock, Query, Schema, Store, days
 from palaver.errors import BadCursor, Expression, PalaverError, Validation
 from tests.store.conftest import Opener
 from tests.store.world import CHAT, START, Intent, Message, Mood, conversation, message
@@ -247,7 +247,17 @@ async def test_hundreds_of_alternatives_are_one_condition(filled: Store) -> None
     assert 57 == await filled.count(Message.key("c").filter(some))
 
 
+@pytest.mark.parametrize("nothing", [True, "text", F("text"), None], ids=repr)
+async def test_what_is_no_condition_is_refused(filled: Store, nothing: Any) -> None:
+    with pytest.raises(Expression, match="no condition"):
+        Message.key("c").filter(nothing)
+    if nothing is not None:
+        with pytest.raises(Expression, match="no condition"):
+            await filled.patch(Message.at("c", "1"), set={"number": 1}, when=nothing)
+
+
 def test_a_text_is_not_taken_for_its_letters() -> None:
+    assert ("notes",) == next(iter(Batch().patch(Message.at("c", "1"), remove="notes"))).remove  # type: ignore[union-attr]
     with pytest.raises(Expression, match="several values"):
         F("text").is_in("none")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from palaver import Batch, F, ManualClock, Store, hours
-from palaver.errors import AlreadyExists, ConditionFailed, IdempotencyMismatch, ReferenceBroken, TransactionCancelled
+from palaver.errors import AlreadyExists, ConditionFailed, IdempotencyMismatch, ReferenceBroken, TransactionCancelled, Validation
 from tests.store.conftest import Opener
 from tests.store.world import NOTES, Conversation, Member, Message, Note, Team, User, conversation, message
 
@@ -138,3 +138,22 @@ async def test_tenants_have_tokens_of_their_own(opened: Opener) -> None:
 
     for tenant in ("a", "b"):
         assert tenant == (await store.for_tenant(tenant).get(Note.at("p", "1"))).owner
+
+
+@pytest.mark.parametrize("token", ["", "a\0", "\ud800", "x" * 1_025, 5], ids=repr)
+async def test_what_cannot_be_remembered_is_no_token(store: Store, token: Any) -> None:
+    """It comes from outside: a header of a webhook."""
+    with pytest.raises(Validation, match=r"[Tt]he token"):
+        await store.create(Team(id="t"), token=token)
+    assert await store.find(Team.at("t")) is None
+    await store.create(Team(id="t"), token="é" * 512)
+
+
+@pytest.mark.parametrize("actor", ["", "a\0", "\ud800", "x" * 1_025, 5], ids=repr)
+async def test_what_cannot_travel_with_a_change_is_no_actor(store: Store, opened: Opener, actor: Any) -> None:
+    with pytest.raises(Validation, match=r"[Tt]he actor"):
+        store.acting_as(actor)
+    with pytest.raises(Validation, match=r"[Tt]he actor"):
+        await opened(actor=actor)
+    await store.acting_as("é" * 512).create(Team(id="t"))
+    assert "é" * 512 == (await store.core.records.changes(None, 10)).changes[-1].cause.actor
