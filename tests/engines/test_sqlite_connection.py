@@ -56,7 +56,8 @@ async def made(path: Path, **options: Any) -> Database:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await made(tmp_path / "a.db")
+    # However loaded the machine is, what waits is one group.
+    database = await made(tmp_path / "a.db", group_ms=60_000)
     yield database
     await database.aclose()
 
@@ -645,3 +646,20 @@ async def test_nothing_is_acknowledged_into_a_file_that_is_no_longer_there(tmp_p
         await database.write(insert(3), short=short)
         assert [1, 3] == await database.read(rows)
     await database.aclose()
+
+
+async def test_closing_again_after_a_close_that_was_cancelled_waits_for_the_end(tmp_path: Path) -> None:
+    database, free = await made(tmp_path / "a.db"), threading.Event()
+    writing = asyncio.create_task(database.write(lambda connection: free.wait(60)))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(database.aclose())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    again = asyncio.create_task(database.aclose())
+    await asyncio.sleep(0.05)
+    assert not again.done()
+    free.set()
+    await again
+    assert await writing
+    assert ["a.db"] == os.listdir(tmp_path)

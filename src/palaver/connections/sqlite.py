@@ -378,10 +378,11 @@ class Database:
     async def aclose(self) -> None:
         """Refuse new work, finish what is queued, empty the log into the file, close. Calling it again waits for the end."""
         self._check(closed=True)
-        if self._closed is not None:
-            await asyncio.shield(self._closed)
-            return
-        self._closed = self._loop.create_future()
+        if self._closed is None:
+            self._closed = self._close()
+        await asyncio.shield(self._closed)
+
+    def _close(self) -> asyncio.Future[None]:
         self._closing = True
         self._hand_over_now()
         if self._poller is not None:
@@ -389,10 +390,7 @@ class Database:
         self._wake_watchers()
         for turn in self._blocked:
             _wake(turn)
-        try:
-            await asyncio.shield(self._loop.run_in_executor(None, self._end))
-        finally:
-            self._closed.set_result(None)
+        return self._loop.run_in_executor(None, self._end)
 
     def _end(self) -> None:
         if self._writer is not None:
