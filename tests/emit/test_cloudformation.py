@@ -134,6 +134,32 @@ def test_the_application_reads_through_declared_indexes_and_changes_no_table() -
     assert "dynamodb:UpdateTable" not in worker
 
 
+UUID = "1234abcd-12ab-34cd-56ef-1234567890ab"
+ARN = f"arn:aws:kms:eu-central-1:123456789012:key/{UUID}"
+
+
+@pytest.mark.parametrize(
+    ("key", "resource"),
+    [(ARN, ARN), (UUID, f"key/{UUID}"), ("alias/bot", "key/*"), ("arn:aws:kms:eu-central-1:123456789012:alias/bot", "key/*")],
+)
+def test_whoever_handles_objects_may_use_their_key_through_s3_only(key: str, resource: str, tmp_path: Path) -> None:
+    made = template(SMALL, options={"blobs": f"s3://bot-objects/live?sse=aws:kms&kms_key={key}"})
+    assert (0, "") == lint(made, tmp_path)
+    for who in ("Application", "Worker"):
+        document = made["Resources"][f"{who}Policy"]["Properties"]["PolicyDocument"]
+        (found,) = [each for each in document["Statement"] if each["Sid"] == "ObjectKey"]
+        assert ["kms:Decrypt", "kms:GenerateDataKey"] == found["Action"]
+        assert resource in json.dumps(found["Resource"])
+        assert "s3.${AWS::Region}" in json.dumps(found["Condition"])
+        assert ("alias/" in key) == ("alias/bot" in json.dumps(found["Condition"]))
+
+
+def test_an_object_that_is_gone_is_told_from_one_that_may_not_be_read() -> None:
+    """S3 says 403 of both to whoever may not list the bucket."""
+    for who in ("Application", "Worker"):
+        assert ["s3:ListBucket"] in [each["Action"] for each in statements(SMALL, who) if each["Sid"] == "ObjectList"]
+
+
 def resolved(statement: dict[str, Any], tables: dict[str, str]) -> dict[str, Any]:
     """Return a statement with ARNs as long as they become."""
     where = "arn:aws:dynamodb:ap-southeast-1:123456789012:table/"

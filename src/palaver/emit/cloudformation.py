@@ -37,7 +37,9 @@ def template(schema: Schema, *, prefix: str = "", options: Mapping[str, str] | N
     resources |= bucket
     tables = {name: (logical(name), layout) for name, layout in layouts.items()}
     resources |= alarms({logical(name): layout for name, layout in layouts.items()}, logical(OWN))
-    resources |= policies(tables, logical(OWN), _object_path(asked.get("blobs", "")) if bucket else None, _key(settings))
+    blobs = asked.get("blobs", "")
+    objects_key = dict(parse_qsl(urlsplit(blobs).query)).get("kms_key") if bucket else None
+    resources |= policies(tables, logical(OWN), _object_path(blobs) if bucket else None, _key(settings), objects_key)
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"What schema {schema.name}, version {schema.version}, stores; made by palaver migrate plan.",

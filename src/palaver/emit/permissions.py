@@ -42,10 +42,11 @@ ARN = 60
 Tables = Mapping[str, tuple[str, Layout]]
 
 
-def policies(tables: Tables, own: str, objects: str | None, key: str | None) -> dict[str, Any]:
-    """Return the policies and roles. `objects` ends the ARN of the objects; `key` is the KMS key of one's own."""
-    application = [*_records(tables, own), *_sealing(key), *_objects(objects, deleting=False)]
-    worker = [*_records(tables, own, working=True), *_streams(tables), *_sealing(key), *_objects(objects, deleting=True)]
+def policies(tables: Tables, own: str, objects: str | None, key: str | None, objects_key: str | None = None) -> dict[str, Any]:
+    """Return the policies and roles. `objects` ends the ARN of the objects; the keys are KMS keys of one's own."""
+    opening = _sealing_objects(objects_key)
+    application = [*_records(tables, own), *_sealing(key), *_objects(objects, deleting=False), *opening]
+    worker = [*_records(tables, own, working=True), *_streams(tables), *_sealing(key), *_objects(objects, deleting=True), *opening]
     migrator = [*_records(tables, own, working=True), *_streams(tables), *_changing(tables, own), *_sealing(key), *_setting(objects)]
     names = {resource: layout.name for resource, layout in tables.values()}
     mine = _policies("Application", "Reads and writes records.", application, names)
@@ -94,14 +95,31 @@ def _sealing(key: str | None) -> list[dict[str, Any]]:
     return [{**allowed, "Condition": through}]
 
 
+def _sealing_objects(key: str | None) -> list[dict[str, Any]]:
+    """The key objects are sealed with, by its ARN, its id or its alias, and only through S3."""
+    if key is None:
+        return []
+    conditions: dict[str, Any] = {"StringEquals": {"kms:ViaService": {"Fn::Sub": "s3.${AWS::Region}.amazonaws.com"}}}
+    name = key.rpartition(":")[2]
+    resource: Any = key
+    if name.startswith("alias/"):
+        # A policy names keys by their own ARN; what an alias stands for is known where it is used.
+        conditions["ForAnyValue:StringEquals"] = {"kms:ResourceAliases": name}
+        resource = {"Fn::Sub": "arn:${AWS::Partition}:kms:${AWS::Region}:${AWS::AccountId}:key/*"}
+    elif not key.startswith("arn:"):
+        resource = {"Fn::Sub": f"arn:${{AWS::Partition}}:kms:${{AWS::Region}}:${{AWS::AccountId}}:key/{key}"}
+    return [{**_allow("ObjectKey", ("Decrypt", "GenerateDataKey"), [resource], service="kms"), "Condition": conditions}]
+
+
 def _objects(path: str | None, *, deleting: bool) -> list[dict[str, Any]]:
     if path is None:
         return []
     actions = ("GetObject", "PutObject", *(("AbortMultipartUpload", "DeleteObject") if deleting else ("AbortMultipartUpload",)))
-    statements = [_allow("Objects", tuple(sorted(actions)), [{"Fn::Sub": f"${{ObjectsBucket.Arn}}/{path}"}], service="s3")]
-    if deleting:
-        statements.append(_allow("ObjectList", ("ListBucket",), [{"Fn::GetAtt": ["ObjectsBucket", "Arn"]}], service="s3"))
-    return statements
+    return [
+        _allow("Objects", tuple(sorted(actions)), [{"Fn::Sub": f"${{ObjectsBucket.Arn}}/{path}"}], service="s3"),
+        # Without it S3 says of an object that is gone that it may not be read, to the application as well.
+        _allow("ObjectList", ("ListBucket",), [{"Fn::GetAtt": ["ObjectsBucket", "Arn"]}], service="s3"),
+    ]
 
 
 def _setting(path: str | None) -> list[dict[str, Any]]:
