@@ -14,6 +14,7 @@ from palaver import Schema
 from palaver.blueprints.simple_agent import Settings, SimpleAgent, patterns
 from palaver.blueprints.simple_agent.directory import Known
 from palaver.blueprints.simple_agent.opening import opening
+from palaver.blueprints.simple_agent.people import over
 from palaver.blueprints.simple_agent.schema import (
     ENTITIES,
     SEARCHES,
@@ -25,7 +26,7 @@ from palaver.blueprints.simple_agent.schema import (
     TurnRecord,
     User,
 )
-from palaver.errors import ConditionFailed, NotFound, ReferenceBroken, TransactionCancelled, Validation
+from palaver.errors import ConditionFailed, Duplicate, NotFound, ReferenceBroken, TransactionCancelled, Validation
 from palaver.expr import F
 from palaver.ids import Ids
 from palaver.ops import Read
@@ -197,6 +198,20 @@ async def test_a_message_delivered_twice_is_stored_once(agent: SimpleAgent) -> N
     assert 2 == len(await agent.recent_messages(first.conversation_id))
     other = await ask(agent, delivery_id="77", channel="slack", who="ann")
     assert not other.duplicate
+
+
+async def test_a_delivery_under_the_identifier_of_anothers_is_refused(agent: SimpleAgent) -> None:
+    first = await ask(agent, delivery_id="77")
+    with pytest.raises(Duplicate, match="Another user's message"):
+        await ask(agent, who="bob", delivery_id="77")
+    assert 2 == len(await found(agent, patterns.messages_of_conversation(first.conversation_id)))
+    assert not (await ask(agent, channel="slack", who="bob", delivery_id="77")).duplicate
+
+
+async def test_a_conversation_ends_no_earlier_than_it_began(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
+    begun = await agent.start("discord", "ann")
+    behind = over(begun, clock.now() - palaver.days(1))
+    assert {"is_active": False, "ended_at": begun.started_at} == behind
 
 
 async def test_two_deliveries_at_once_are_stored_once(agent: SimpleAgent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -159,6 +160,33 @@ async def test_a_merge_moves_everything_and_the_later_conversation_stays_active(
     }
     assert into == (await ask(agent, "Who am I?", who="first")).user_id
     assert Merged(finished=True) == await agent.people.merge(gone, into=into)
+
+
+async def test_a_merge_keeps_what_either_row_said(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
+    older = await ask(agent, who="ann")
+    clock.advance(palaver.days(1))
+    newer = await ask(agent, channel="slack", who="U1")
+    await agent.people.change(older.user_id, preferred_model="mine", metadata={"zone": "UTC", "pet": "cat"})
+    await agent.people.change(newer.user_id, metadata={"zone": "CET", "plan": "pro"})
+    gone, keep = await agent.people.get(older.user_id), await agent.people.get(newer.user_id)
+    await agent.people.merge(gone.user_id, into=keep.user_id)
+    one = await agent.people.get(keep.user_id)
+    assert ("mine", {"zone": "CET", "pet": "cat", "plan": "pro"}) == (one.preferred_model, one.metadata)
+    assert (gone.created_at, keep.last_seen) == (one.created_at, one.last_seen)
+    clock.advance(palaver.days(1))
+    later = await ask(agent, channel="web", who="ann again")
+    await agent.people.merge(later.user_id, into=one.user_id)
+    assert clock.now() == (await agent.people.get(one.user_id)).last_seen
+
+
+async def test_being_there_is_noted_on_each_day_and_every_ten_minutes(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
+    clock.advance(timedelta(hours=23, minutes=57))
+    ann = (await ask(agent)).user_id
+    for minutes, noted in ((1, False), (3, True), (9, False), (1, True)):  # 23:58, 00:01, 00:10, 00:11
+        clock.advance(timedelta(minutes=minutes))
+        await ask(agent)
+        assert noted == (clock.now() == (await agent.people.get(ann)).last_seen)
+    assert ["2026-01-02", "2026-01-01"] == [each.day for each in await found(agent, patterns.days_of_user(ann))]
 
 
 async def test_a_merge_into_the_older_keeps_the_later_conversation_active_too(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
