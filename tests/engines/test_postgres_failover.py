@@ -97,6 +97,22 @@ async def test_positions_that_were_given_before_are_not_given_again(engine: Post
     assert [change.position for change in changes] == sorted({change.position for change in changes})
 
 
+async def test_the_doctor_sees_positions_that_would_be_given_again_although_what_had_them_was_trimmed(
+    engine: PostgresRecords, other: Any
+) -> None:
+    """Who follows the feed stands behind them already, and would never see what is written there."""
+    for n in range(5):
+        await written(engine, put_note("u", f"{n}", Absent()))
+    page = await engine.changes(None, 10)
+    await engine.trim(page.last + 1)
+    await other.execute(f"SELECT setval('{engine.names.positions}', 1)")
+    (told,) = [finding for finding in await engine.diagnose() if finding.check == "positions"]
+    assert "fail" == told.level
+    await other.execute(told.fix.removeprefix("Move the sequence on: ").removesuffix("."))
+    await written(engine, put_note("u", "after", Absent()))
+    assert [page.last + 1] == [change.position for change in (await engine.changes(page.last, 10)).changes]
+
+
 async def test_a_reader_does_not_trust_what_it_knew_of_a_server_that_crashed(
     engine: PostgresRecords, other: Any, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +128,8 @@ async def test_a_reader_does_not_trust_what_it_knew_of_a_server_that_crashed(
     # The crash: every connection is gone, and so is what was drawn last.
     await other.execute(f"SELECT setval('{names.positions}', {at})")
     await other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'palaver'")
+    while not all(connection.is_closed() for connection in engine.pool._free):
+        await asyncio.sleep(0.01)
     (number,) = await other.fetchrow(f"SELECT id FROM {names.names} WHERE name = $1", NOTES.name)
     transaction = other.transaction()
     await transaction.start()
@@ -122,6 +140,16 @@ async def test_a_reader_does_not_trust_what_it_knew_of_a_server_that_crashed(
     await transaction.commit()
     late = await engine.changes(early.last, 10)
     assert ["slow", "fast"] == [change.key[1] for change in [*early.changes, *late.changes]]
+
+
+async def test_a_call_that_is_given_up_is_no_loss(engine: PostgresRecords) -> None:
+    """Else a program that gives up often would make its readers begin anew all the time."""
+    before = engine.pool.losses
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await engine.pool.fetch("SELECT pg_sleep(5)")
+    await stored(engine, NOTES, "u", "1")
+    assert before == engine.pool.losses
 
 
 # --- fewer connections than wanted ----------------------------------------------------------------------------------

@@ -275,9 +275,13 @@ class Pool:
 
         Where it leads nowhere any more, so do those that are free: whoever took one next would be told the same, maybe much later.
         """
-        if not isinstance(error, Exception) or is_elsewhere(error):
+        if not isinstance(error, Exception):
+            # Cut off here, and so not lost.
             connection.terminate()
+            self._forget()
+            return
         if is_elsewhere(error):
+            connection.terminate()
             while self._free:
                 self._free.pop().terminate()
                 self._count -= 1

@@ -10,7 +10,7 @@ import asyncpg
 
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_errors import translate
-from palaver.ops import Address, Cause, Put, WriteSet, Written, position
+from palaver.ops import REVISION, Address, Cause, Put, WriteSet, Written, position
 from palaver.records.postgres_feed import CREATED, Feed, key_text, more
 from palaver.records.postgres_names import short
 from palaver.records.postgres_rows import Row, Rows
@@ -115,9 +115,11 @@ class Bulk:
                 )
                 if rows.table.feed:
                     places = [rows.stored.index(name) for name in rows.table.key]
-                    arrays = [[row[place] for row in made] for place in places]
-                    mores = [kept for load in group for kept in [load.kept] * len(load.made)]
-                    await connection.execute(_published(rows), *arrays, [row[-2] for row in made], mores)
+                    arrays = [[row[place] for row in made] for place in (*places, rows.stored.index(REVISION))]
+                    about = any(load.kept is not None for load in group)
+                    if about:
+                        arrays.append([kept for load in group for kept in [load.kept] * len(load.made)])
+                    await connection.execute(_published(rows, about=about), *arrays)
         except asyncpg.UniqueViolationError:
             return False
         except asyncpg.PostgresError as error:
@@ -154,15 +156,16 @@ def _end(load: Load, outcome: bool | Exception) -> None:
         load.outcome.set_result(outcome)
 
 
-def _published(rows: Rows) -> str:
-    """Parameters: an array for each key column, the revisions, what changes keep beside the key."""
+def _published(rows: Rows, *, about: bool) -> str:
+    """Parameters: an array for each key column, the revisions, and, with `about`, what changes keep beside the key."""
     quote, key = rows.names.dialect.quoted, rows.table.key
     arrays = ", ".join(f"${n + 1}::{rows.cast(name)}[]" for n, name in enumerate(key))
     last = len(key) + 1
+    more = f", ${last + 1}::jsonb[]" if about else ""
     return (
         f"INSERT INTO {rows.names.changes} (position, entity, kind, revision, key, more) SELECT {rows.names.position}, {rows.id},"
-        f" {CREATED}, s.r, {rows.key_texts('s.')}, s.more FROM unnest({arrays}, ${last}::bigint[], ${last + 1}::jsonb[])"
-        f" AS s({', '.join(map(quote, key))}, r, more)"
+        f" {CREATED}, s.r, {rows.key_texts('s.')}, {'s.more' if about else 'NULL'} FROM unnest({arrays}, ${last}::bigint[]{more})"
+        f" AS s({', '.join(map(quote, key))}, r{', more' if about else ''})"
     )
 
 

@@ -271,17 +271,23 @@ class Doctor:
         if not (await self._row("SELECT to_regclass($1) IS NOT NULL", self._names.changes))[0]:
             return Finding("positions", "ok", "no feed yet")
         head, last = await self._row(
-            f"SELECT (SELECT coalesce(max(position), 0) FROM {self._names.changes}), (SELECT last_value FROM {self._names.positions})"
+            f"SELECT greatest((SELECT max(position) FROM {self._names.changes}),"
+            f" (SELECT max(value::bigint) FROM {self._names.meta} WHERE name = 'trimmed'), 0),"
+            f" (SELECT last_value FROM {self._names.positions})"
         )
         if head > last:
             return Finding(
                 "positions",
                 "fail",
                 "new changes would stand before old ones",
-                f"Move the sequence on: SELECT setval('{self._names.positions}', {head}).",
+                f"Move the sequence on: SELECT setval('{_literal(self._names.positions)}', {head}).",
             )
         return Finding("positions", "ok", f"{head:,} is the last, later ones stand after it")
 
 
 def _quoted(schema: str) -> str:
     return '"' + schema.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return text.replace("'", "''")
