@@ -160,6 +160,15 @@ def test_an_object_that_is_gone_is_told_from_one_that_may_not_be_read() -> None:
         assert ["s3:ListBucket"] in [each["Action"] for each in statements(SMALL, who) if each["Sid"] == "ObjectList"]
 
 
+@pytest.mark.parametrize("versions", ["keep", "purge"])
+def test_only_who_removes_every_version_may(versions: str) -> None:
+    made = template(SMALL, options={"blobs": f"s3://bot-objects/live?versions={versions}"})["Resources"]
+    rights = {"s3:DeleteObjectVersion", "s3:ListBucketVersions"}
+    for who in ("Application", "Worker"):
+        allowed = {action for each in made[f"{who}Policy"]["Properties"]["PolicyDocument"]["Statement"] for action in each["Action"]}
+        assert (rights if (who, versions) == ("Worker", "purge") else set()) == rights & allowed
+
+
 def resolved(statement: dict[str, Any], tables: dict[str, str]) -> dict[str, Any]:
     """Return a statement with ARNs as long as they become."""
     where = "arn:aws:dynamodb:ap-southeast-1:123456789012:table/"

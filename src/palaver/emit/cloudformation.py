@@ -38,8 +38,8 @@ def template(schema: Schema, *, prefix: str = "", options: Mapping[str, str] | N
     tables = {name: (logical(name), layout) for name, layout in layouts.items()}
     resources |= alarms({logical(name): layout for name, layout in layouts.items()}, logical(OWN))
     blobs = asked.get("blobs", "")
-    objects_key = dict(parse_qsl(urlsplit(blobs).query)).get("kms_key") if bucket else None
-    resources |= policies(tables, logical(OWN), _object_path(blobs) if bucket else None, _key(settings), objects_key)
+    objects = dict(parse_qsl(urlsplit(blobs).query)) if bucket else {}
+    resources |= policies(tables, logical(OWN), _object_path(blobs) if bucket else None, _key(settings), objects)
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"What schema {schema.name}, version {schema.version}, stores; made by palaver migrate plan.",

@@ -42,11 +42,17 @@ ARN = 60
 Tables = Mapping[str, tuple[str, Layout]]
 
 
-def policies(tables: Tables, own: str, objects: str | None, key: str | None, objects_key: str | None = None) -> dict[str, Any]:
-    """Return the policies and roles. `objects` ends the ARN of the objects; the keys are KMS keys of one's own."""
-    opening = _sealing_objects(objects_key)
+def policies(tables: Tables, own: str, objects: str | None, key: str | None, options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the policies and roles. `objects` ends the ARN of the objects, `options` are theirs; `key` is the KMS key of one's own."""
+    opening, purging = _sealing_objects(options.get("kms_key")), options.get("versions") == "purge"
     application = [*_records(tables, own), *_sealing(key), *_objects(objects, deleting=False), *opening]
-    worker = [*_records(tables, own, working=True), *_streams(tables), *_sealing(key), *_objects(objects, deleting=True), *opening]
+    worker = [
+        *_records(tables, own, working=True),
+        *_streams(tables),
+        *_sealing(key),
+        *_objects(objects, deleting=True, purging=purging),
+        *opening,
+    ]
     migrator = [*_records(tables, own, working=True), *_streams(tables), *_changing(tables, own), *_sealing(key), *_setting(objects)]
     names = {resource: layout.name for resource, layout in tables.values()}
     mine = _policies("Application", "Reads and writes records.", application, names)
@@ -111,14 +117,14 @@ def _sealing_objects(key: str | None) -> list[dict[str, Any]]:
     return [{**_allow("ObjectKey", ("Decrypt", "GenerateDataKey"), [resource], service="kms"), "Condition": conditions}]
 
 
-def _objects(path: str | None, *, deleting: bool) -> list[dict[str, Any]]:
+def _objects(path: str | None, *, deleting: bool, purging: bool = False) -> list[dict[str, Any]]:
     if path is None:
         return []
-    actions = ("GetObject", "PutObject", *(("AbortMultipartUpload", "DeleteObject") if deleting else ("AbortMultipartUpload",)))
+    actions = ["AbortMultipartUpload", "GetObject", "PutObject", *["DeleteObject"] * deleting, *["DeleteObjectVersion"] * purging]
     return [
-        _allow("Objects", tuple(sorted(actions)), [{"Fn::Sub": f"${{ObjectsBucket.Arn}}/{path}"}], service="s3"),
+        _allow("Objects", tuple(actions), [{"Fn::Sub": f"${{ObjectsBucket.Arn}}/{path}"}], service="s3"),
         # Without it S3 says of an object that is gone that it may not be read, to the application as well.
-        _allow("ObjectList", ("ListBucket",), [{"Fn::GetAtt": ["ObjectsBucket", "Arn"]}], service="s3"),
+        _allow("ObjectList", ("ListBucket", *["ListBucketVersions"] * purging), [{"Fn::GetAtt": ["ObjectsBucket", "Arn"]}], service="s3"),
     ]
 
 
