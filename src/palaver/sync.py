@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeVar
@@ -30,14 +31,73 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
 
 
+class _Loop:
+    """An event loop in a thread of its own, which any thread may give coroutines until it ends."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._turn, self._ended = threading.Lock(), False
+        self._thread = threading.Thread(target=self._serve, name="palaver-sync", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine and wait for it. Raises ConfigError on the loop's own thread, and once it ends."""
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise ConfigError("A blocking call was made on the store's own event loop.", hint="Use the asynchronous store there.")
+        with self._turn:
+            running = None if self._ended else asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if running is None:
+            coroutine.close()
+            raise _closed()
+        try:
+            return running.result()
+        except CancelledError:
+            raise _closed() from None
+
+    @property
+    def is_running(self) -> bool:
+        return not self._ended
+
+    def end(self) -> None:
+        """Take nothing more, cancel what still runs, and end the thread, unless this is it. Ending twice is not an error."""
+        if threading.current_thread() is self._thread:
+            return
+        with self._turn:
+            first, self._ended = not self._ended, True
+        if first:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(_cancelled_rest())
+        finally:
+            self._loop.close()
+
+
+async def _cancelled_rest() -> None:
+    """Tell whoever still waits for something that it will not come."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
+def _closed() -> ConfigError:
+    return ConfigError("The store is closed.", hint="Open it again.")
+
+
 class SyncStore:
     """A store whose verbs block; may be used from several threads. Close it, or use it in a `with` block.
 
     Every verb takes what the verb of that name on `Store` takes, returns and raises what it does.
     """
 
-    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None) -> None:
-        self._store, self._loop, self._thread = store, loop, thread
+    def __init__(self, store: Store, loop: _Loop) -> None:
+        self._store, self._loop = store, loop
 
     @property
     def store(self) -> Store:
@@ -46,13 +106,7 @@ class SyncStore:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the store's loop and wait for it: how capabilities are used without `async`."""
-        if threading.current_thread() is self._thread:
-            coroutine.close()
-            raise ConfigError("A blocking call was made on the store's own event loop.", hint="Use the asynchronous store there.")
-        if not self._loop.is_running():
-            coroutine.close()
-            raise ConfigError("The store is closed.", hint="Open it again.")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return self._loop.run(coroutine)
 
     def query(self, query: Query[E]) -> Iterator[E]:
         """Yield the records of a query."""
@@ -79,7 +133,7 @@ class SyncStore:
                 yield item  # type: ignore[misc]
         finally:
             # Whoever stops in the middle leaves nothing open on the store's loop.
-            if self._loop.is_running():
+            if self._loop.is_running:
                 self.run(items.aclose())
 
     def find(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E | None:
@@ -143,19 +197,23 @@ class SyncStore:
         return self.run(self._store.health(timeout_s))
 
     def for_tenant(self, tenant: str) -> SyncStore:
-        return SyncStore(self._store.for_tenant(tenant), self._loop, self._thread)
+        return SyncStore(self._store.for_tenant(tenant), self._loop)
 
     def acting_as(self, actor: str) -> SyncStore:
-        return SyncStore(self._store.acting_as(actor), self._loop, self._thread)
+        return SyncStore(self._store.acting_as(actor), self._loop)
 
     def close(self) -> None:
         """Close the store and end its thread. Closing twice is not an error."""
-        if not self._loop.is_running():
+        if not self._loop.is_running:
             return
-        self.run(self._store.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread is not None:
-            self._thread.join()
+        try:
+            self.run(self._store.aclose())
+        except ConfigError:
+            # Another thread closed it first.
+            if self._loop.is_running:
+                raise
+        finally:
+            self._loop.end()
 
     def __enter__(self) -> SyncStore:
         return self
@@ -176,9 +234,7 @@ def open_sync(
     create: bool = True,
 ) -> SyncStore:
     """Open a store for code without an event loop; takes what `palaver.open` takes."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=_serve, args=(loop,), name="palaver-sync", daemon=True)
-    thread.start()
+    loop = _Loop()
 
     async def opened() -> Store:
         return await open_async(
@@ -193,17 +249,7 @@ def open_sync(
         )
 
     try:
-        store = asyncio.run_coroutine_threadsafe(opened(), loop).result()
+        return SyncStore(loop.run(opened()), loop)
     except BaseException:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        loop.end()
         raise
-    return SyncStore(store, loop, thread)
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()

@@ -344,6 +344,36 @@ def test_the_blocking_store_is_the_same_store_from_several_threads(url: str) -> 
     store.close()
 
 
+def test_who_asks_while_the_blocking_store_is_closed_is_told_so(tmp_path: Path) -> None:
+    """Nobody waits for an answer of a loop that has ended."""
+    for number in range(5):
+        store = palaver.open_sync(f"sqlite:///{tmp_path}/{number}.db?sync=normal", schema=CHAT, maintain=False)
+        store.create(Team(id="t"))
+        ended: list[str] = []
+        begun = threading.Barrier(7)
+
+        def work(store: SyncStore = store, begun: threading.Barrier = begun, ended: list[str] = ended) -> None:
+            begun.wait()
+            try:
+                while True:
+                    store.get(Team.at("t"))
+            except ConfigError as error:
+                ended.append(error.message)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        store.get(Team.at("t"))
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        store.close()
+        for thread in (*threads, closing):
+            thread.join(30)
+            assert not thread.is_alive()
+        assert ["The store is closed."] * 6 == ended
+
+
 def test_the_blocking_store_refuses_its_own_loop(url: str) -> None:
     with palaver.open_sync(url, schema=CHAT, maintain=False) as store:
 
