@@ -32,9 +32,19 @@ def run(tokens: Sequence[str]) -> int:
 
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has seen enough. Without this the interpreter complains when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read has seen enough.
+        _to_nowhere()
         return 0
+    except OSError as error:
+        from palaver.cli.problems import report
+
+        _to_nowhere()
+        return report(error, as_json=False, debug="--debug" in tokens)
+
+
+def _to_nowhere() -> None:
+    """Have what stdout still holds go nowhere: the interpreter would complain when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _at_once(tokens: Sequence[str]) -> str | None:
@@ -52,7 +62,15 @@ def _at_once(tokens: Sequence[str]) -> str | None:
 def main() -> int:
     """Run the command line of this process."""
     _reopen()
-    return run(sys.argv[1:])
+    # What the locale has no letter for is written out, as stderr does: a name must not end a command halfway.
+    if sys.stdout.errors in ("strict", "surrogateescape") and (reconfigure := getattr(sys.stdout, "reconfigure", None)):
+        reconfigure(errors="backslashreplace")
+    return run([_typed(token) for token in sys.argv[1:]])
+
+
+def _typed(token: str) -> str:
+    """Return an argument as UTF-8 has it, where the locale could not read it."""
+    return token if token.isprintable() else os.fsencode(token).decode("utf-8", "surrogateescape")
 
 
 def _reopen() -> None:

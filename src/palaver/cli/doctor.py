@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from palaver.cli.amounts import Count, Seconds
 from palaver.cli.context import Context, Here
-from palaver.cli.exits import Exit
 from palaver.cli.output import emits
 from palaver.cli.problems import Stop
 from palaver.cli.stopping import stopping, unless
@@ -26,7 +26,7 @@ LEVELS = ("ok", "warn", "fail")
 
 
 @emits("doctor")
-async def doctor(*, quick: bool = False, processes: int | None = None, watch: float | None = None, here: Here) -> int:
+async def doctor(*, quick: bool = False, processes: Count | None = None, watch: Seconds | None = None, here: Here) -> int:
     """Examine the database: versions, server or file, rights, structure, schema, projections, objects, disk and clocks.
 
     Exits 0 when all is well, 1 when something deserves a look, 2 when something is broken.
@@ -42,8 +42,6 @@ async def doctor(*, quick: bool = False, processes: int | None = None, watch: fl
     """
     if watch is None:
         return await _examined(here, quick, processes)
-    if not watch > 0:
-        raise Stop(Exit.USAGE, "usage", "--watch takes seconds, more than none.", hint="Write --watch 5.")
     worst = await _examined(here, quick, processes)
     with stopping() as stop:
         while not stop.is_set():
@@ -166,7 +164,6 @@ async def _budget(engine: object, processes: int) -> list[Finding]:
 
 async def _schema_or_none(here: Context) -> Schema | None:
     """Return the schema in force; None where that cannot be read, which the engines then say better."""
-    from palaver.cli.problems import Stop
     from palaver.errors import PalaverError
 
     try:

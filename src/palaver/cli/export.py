@@ -57,6 +57,7 @@ async def export(*entities: str, form: Form = WHOLE, here: Here) -> int:
     output = form.output
     async with here.open() as store:
         chosen = [entity_of(store.schema, name) for name in entities] or list(store.schema.entities.values())
+        chosen = list({declared.name: declared for declared in chosen}.values())
         if output is None:
             if form.objects:
                 raise Stop(Exit.USAGE, "usage", "Large objects need a folder.", hint="Write -o FOLDER.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from palaver.cli.amounts import Seconds
 from palaver.cli.context import Context, Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
@@ -16,7 +17,7 @@ _CODES = {"ok": Exit.OK, "degraded": Exit.PARTIAL, "down": Exit.UNAVAILABLE}
 
 
 @emits("health")
-async def health(*, ready: bool = False, wait: Annotated[float, Parameter(show_default=True)] = 2.0, here: Here) -> int:
+async def health(*, ready: bool = False, wait: Annotated[Seconds, Parameter(show_default=True)] = 2.0, here: Here) -> int:
     """Ask every part of the stack how it is, and print the projections' lag, what waits, and the cache's figures.
 
     Exits 0 when all is well, 8 when something is away or failing that the application goes on without, 6 when the records

@@ -59,6 +59,9 @@ def launch(
     for one, other, both in (("json", "human", json and human), ("quiet", "verbose", quiet and verbose)):
         if both:
             raise CycloptsError(msg=f"--{one} and --{other} exclude each other.")
+    for name, given in (("url", url), ("schema", schema), ("blueprint", blueprint), ("tenant", tenant), ("profile", profile)):
+        if given is not None and not given.strip():
+            raise CycloptsError(msg=f"--{name} is empty.")
     colors = not (no_color or wants_no_color())
     out = Output(json=json or not (human or sys.stdout.isatty()), quiet=quiet, verbose=verbose, color=colors)
     if describe:

@@ -6,13 +6,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from palaver.cli.amounts import Count
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
 
 
 @emits("presence")
-async def presence(channel: str | None = None, /, *, limit: Annotated[int, Parameter(show_default=True)] = 50, here: Here) -> int:
+async def presence(channel: str | None = None, /, *, limit: Annotated[Count, Parameter(show_default=True)] = 50, here: Here) -> int:
     """Print how many are active in each channel; of one channel, who they are and when each was last seen.
 
     Parameters

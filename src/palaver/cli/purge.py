@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC
 from pathlib import Path
@@ -62,11 +63,10 @@ async def purge(subject: str | None = None, /, *, asked: Asked = AT_ONCE, here: 
         people = f"{counted.persons:,} {'person' if counted.persons == 1 else 'people'}"
         what = f"Erasing {counted.erased.total:,} records, objects and documents of {people}"
         here.confirm(what, subject if subject is not None else f"{counted.persons}")
-        erased = await erasing(False)
-        made = store.clock.now().astimezone(UTC).isoformat(timespec="seconds")
-        stays = remaining(store)
-    if asked.receipt is not None:
-        _write(asked.receipt, _receipt(erased, made, stays))
+        with _written(asked.receipt) as write:
+            erased = await erasing(False)
+            made, stays = store.clock.now().astimezone(UTC).isoformat(timespec="seconds"), remaining(store)
+            write(_receipt(erased, made, stays))
     return _tell(here, erased, False, made, stays)
 
 
@@ -103,8 +103,24 @@ def _receipt(purged: Purged, made: str | None, stays: list[str]) -> dict[str, An
     return {"people": purged.persons, "total": purged.erased.total, "at": made, **asdict(purged.erased), "remains": stays}
 
 
-def _write(path: Path, receipt: dict[str, Any]) -> None:
-    path.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+@contextmanager
+def _written(path: Path | None) -> Iterator[Callable[[dict[str, Any]], object]]:
+    """Give what writes a receipt into a new file, made before anybody is erased: who was has no second receipt."""
+    if path is None:
+        yield lambda receipt: None
+        return
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        hint = "Name another with --receipt."
+        raise Stop(Exit.CONFLICT, "not_empty", f"{path} is there already; it was left as it is.", hint=hint) from None
+    with file:
+        try:
+            yield lambda receipt: file.write(json.dumps(receipt, indent=2) + "\n")
+        except BaseException:
+            if not file.tell():
+                path.unlink()
+            raise
 
 
 def _tell(here: Context, purged: Purged, dry_run: bool, made: str | None, stays: list[str]) -> int:

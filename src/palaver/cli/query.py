@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from palaver.cli.amounts import Count
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
@@ -39,7 +40,7 @@ class Wanted:
     """Turn the order around."""
     where: list[str] | None = None
     """Drop records after reading: intent.name=fixtures, latency>500, note, !note. All must hold."""
-    limit: Annotated[int, Parameter(show_default=True)] = 20
+    limit: Annotated[Count, Parameter(show_default=True)] = 20
     """How many records."""
     cursor: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Go on where an earlier page ended."""
@@ -66,8 +67,6 @@ async def query(entity: str, /, *values: str, wanted: Wanted = ANY, here: Here) 
     from palaver.cli.typed import asked, conditions, entity_of
     from palaver.query import UniqueAt
 
-    if wanted.limit < 1:
-        raise Stop(Exit.USAGE, "usage", "--limit must be at least 1.")
     async with here.open() as store:
         declared = entity_of(store.schema, entity)
         now = store.clock.now()

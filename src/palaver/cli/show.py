@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
+from palaver.cli.amounts import Count
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
@@ -35,7 +36,7 @@ class Wanted:
     """Write Markdown."""
     html: bool = False
     """Write one HTML page that needs nothing else."""
-    last: int | None = None
+    last: Count | None = None
     """Only the last so many messages."""
 
 

@@ -112,24 +112,33 @@ async def stats(kind: Kind, /, *, asked: Asked = WEEK, here: Here) -> int:
         usage (tokens, cost), cost (dearest first), calls (services), answers (whole turns), feedback, metrics (kept per day);
         database and cache are what the servers count of themselves, now.
     """
-    from palaver.cli.typed import moment
-
     asked.must_fit(kind)
     if kind in ("database", "cache"):
         from palaver.cli.figures import figures
 
         return await figures(here, kind)
     async with here.open() as store:
-        now = store.clock.now()
-        period = Period(moment(asked.since, now), now)
-        if period.start > now:
-            raise Stop(Exit.USAGE, "moment", "The period begins in the future.", hint="Write 7d, 12h or a day that was.")
+        period = _period(asked, store.clock.now())
         report = await (_metrics(store, period) if kind == "metrics" else _report(here, store, kind, period, asked))
     if here.out.json:
         _emit(here.out, kind, report)
     else:
         _print(here.out, report)
     return Exit.OK
+
+
+def _period(asked: Asked, now: datetime) -> Period:
+    from palaver.cli.typed import moment
+
+    period = Period(moment(asked.since, now), now)
+    if period.start > now:
+        raise Stop(Exit.USAGE, "moment", "The period begins in the future.", hint="Write 7d, 12h or a day that was.")
+    if asked.compare:
+        try:
+            period.in_days().before()
+        except OverflowError:
+            raise Stop(Exit.USAGE, "moment", "There is no time before this period.", hint="Write 7d, 12h or a later day.") from None
+    return period
 
 
 async def _report(here: Context, store: Store, kind: str, period: Period, asked: Asked) -> Report:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from palaver.cli.amounts import Count
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
 
 
 @emits("sweep")
-async def sweep(*, limit: int | None = None, here: Here) -> int:
+async def sweep(*, limit: Count | None = None, here: Here) -> int:
     """Delete expired records, finish cascades, remove released objects.
 
     Parameters

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cyclopts import Parameter
 
+from palaver.cli.amounts import Count
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
@@ -40,7 +41,7 @@ class Wanted:
     """Show only calls and answers that failed, each once, when it is known."""
     once: bool = False
     """Print what is there and end."""
-    max: int | None = None
+    max: Count | None = None
     """End after so many lines."""
 
 
@@ -64,12 +65,11 @@ async def tail(*entities: str, wanted: Wanted = NEW, here: Here) -> int:
         start = 0 if wanted.from_start or wanted.once else (await store.core.records.changes(None, 0)).head
         changes = _followed(store, start, tables, wanted.updates or wanted.errors, wanted.once)
         shown = 0
-        if wanted.max is None or wanted.max > 0:
-            async for change, entity in _failures(changes) if wanted.errors else changes:
-                _line(here.out, change, entity)
-                shown += 1
-                if shown == wanted.max:
-                    break
+        async for change, entity in _failures(changes) if wanted.errors else changes:
+            _line(here.out, change, entity)
+            shown += 1
+            if shown == wanted.max:
+                break
     if wanted.once:
         here.out.say(f"{shown:,} change{'s' if shown != 1 else ''}")
     return Exit.OK
@@ -173,5 +173,9 @@ def _said(entity: Entity | None) -> str:
             who = getattr(entity, "message_type", None) or (entity.__dict__[declared.subject.name] if declared.subject else "")
             return f"{who}: {' '.join(text.split())}"[:200]
     hidden = {part.path for part in declared.access["key"].parts} | {spec.name for spec in declared.fields.values() if spec.secret}
-    scalars = {name: value for name, value in entity.__dict__.items() if name not in hidden and isinstance(value, str | int | float)}
+    scalars = {
+        name: value
+        for name, value in entity.__dict__.items()
+        if name in declared.fields and name not in hidden and isinstance(value, str | int | float)
+    }
     return "  ".join(f"{name}={plain_text(value)}" for name, value in list(scalars.items())[:SHOWN])

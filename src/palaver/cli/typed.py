@@ -29,14 +29,20 @@ _OPS = {"=": "==", "^=": "starts_with", "~=": "contains"}
 
 def entity_of(schema: Schema, name: str) -> Declared:
     """Return an entity by class or table name; in any case of letters."""
-    from palaver.errors import did_you_mean
-
     known = {**schema.entities, **schema.tables}
     folded = {key.casefold(): declared for key, declared in known.items()}
     found = folded.get(name.casefold())
     if found is None:
-        raise Stop(Exit.USAGE, "entity", f"Schema {schema.name} has no entity {name[:60]}.", hint=did_you_mean(name, known))
+        raise Stop(Exit.USAGE, "entity", f"Schema {schema.name} has no entity {name[:60]}.", hint=_entities_like(name, schema))
     return found
+
+
+def _entities_like(name: str, schema: Schema) -> str:
+    """Return a hint: the nearest class or table, and else the classes, by which people know entities."""
+    from palaver.errors import did_you_mean
+
+    near = did_you_mean(name, [*schema.entities, *schema.tables])
+    return near if near.startswith("Did you mean") else did_you_mean(name, schema.entities)
 
 
 def moment(text: str, now: datetime) -> datetime:

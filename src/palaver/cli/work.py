@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from palaver.cli.addresses import masked
+from palaver.cli.amounts import Seconds
 from palaver.cli.context import Here
 from palaver.cli.exits import Exit
 from palaver.cli.output import emits
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @emits("work", stream=True)
-async def work(*, once: bool = False, sweep_every: Annotated[float, Parameter(show_default=True)] = 60.0, here: Here) -> int:
+async def work(*, once: bool = False, sweep_every: Annotated[Seconds, Parameter(show_default=True)] = 60.0, here: Here) -> int:
     """Run projections, cascades and sweeps until stopped by Ctrl-C or SIGTERM.
 
     Parameters
