@@ -25,15 +25,9 @@ class Coalescer(Generic[A, B]):
         self._under_way: set[asyncio.Task[None]] = set()
         self._several = self._busy = False
 
-    async def get(self, what: A) -> B:
+    def get(self, what: A) -> Awaitable[B]:
         """Return the answer. Who is alone in asking asks at once: waiting for others would only cost time."""
-        if self._several or self._busy:
-            return await self.ask(what)
-        self._busy = True
-        try:
-            return (await self._request((what,)))[0]
-        finally:
-            self._busy = False
+        return self.ask(what) if self._several or self._busy else self._alone(what)
 
     def ask(self, what: A) -> asyncio.Future[B]:
         """Ask together with all who ask in this turn."""
@@ -47,6 +41,13 @@ class Coalescer(Generic[A, B]):
     async def aclose(self) -> None:
         """Wait for the requests under way."""
         await asyncio.gather(*self._under_way)
+
+    async def _alone(self, what: A) -> B:
+        self._busy = True
+        try:
+            return (await self._request((what,)))[0]
+        finally:
+            self._busy = False
 
     def _begin(self) -> None:
         asked, self._asked = self._asked, []

@@ -59,6 +59,8 @@ class InStep:
         self.believes = False
         self.term = 0
         self._current = "0 "
+        # How names of the generation that was last asked for begin.
+        self._head = b"", f"{self._tag}:"
         self._reads: Coalescer[str, Held | None] = Coalescer(self.get_many, _READ_TOGETHER)
 
     def key(self, name: str) -> str:
@@ -135,8 +137,9 @@ class InStep:
 
     def _named(self, generation: bytes, key: str) -> str:
         """Return the key in the cache: a hash, since keys of records may say whose they are."""
-        hashed = blake2b(key.partition(" ")[2].encode(), digest_size=16).hexdigest()
-        return f"{self._tag}{generation.decode(errors='replace')}:{hashed}"
+        if generation != self._head[0]:
+            self._head = generation, f"{self._tag}{generation.decode(errors='replace')}:"
+        return self._head[1] + blake2b(key.partition(" ")[2].encode(), digest_size=16).hexdigest()
 
     # --- belief -----------------------------------------------------------------------------------------------------
 

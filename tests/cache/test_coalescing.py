@@ -38,10 +38,14 @@ def reads(server: Server) -> Coalescer[int, int]:
     return Coalescer(server, 4)
 
 
+async def ask(reads: Coalescer[int, int], number: int) -> int:
+    return await reads.get(number)
+
+
 def at_once(reads: Coalescer[int, int], number: int) -> int:
     """Return what is answered without waiting for a turn of the event loop."""
     with pytest.raises(StopIteration) as answered:
-        reads.get(number).send(None)
+        next(reads.get(number).__await__())
     return int(answered.value.value)
 
 
@@ -53,15 +57,15 @@ async def test_who_is_alone_asks_at_once(server: Server, reads: Coalescer[int, i
 
 async def test_those_who_ask_at_one_moment_share_a_request_up_to_its_size(server: Server, reads: Coalescer[int, int]) -> None:
     server.gate.clear()
-    first = asyncio.ensure_future(reads.get(0))
-    others = [asyncio.ensure_future(reads.get(number)) for number in range(1, 7)]
+    first = asyncio.ensure_future(ask(reads, 0))
+    others = [asyncio.ensure_future(ask(reads, number)) for number in range(1, 7)]
     for _ in range(3):
         await asyncio.sleep(0)
     assert [[0], [1, 2, 3, 4], [5, 6]] == server.requests
     server.gate.set()
     assert [0, -1, -2, -3, -4, -5, -6] == await asyncio.gather(first, *others)
     # They come back together, and stay together.
-    await asyncio.gather(*(reads.get(number) for number in range(3)))
+    await asyncio.gather(*(ask(reads, number) for number in range(3)))
     assert [0, 1, 2] == server.requests[-1]
     assert -8 == await reads.get(8)
     assert -9 == at_once(reads, 9)
@@ -69,7 +73,7 @@ async def test_those_who_ask_at_one_moment_share_a_request_up_to_its_size(server
 
 async def test_who_gives_up_takes_nothing_from_the_others(server: Server, reads: Coalescer[int, int]) -> None:
     server.gate.clear()
-    asked = [asyncio.ensure_future(reads.get(number)) for number in range(4)]
+    asked = [asyncio.ensure_future(ask(reads, number)) for number in range(4)]
     for _ in range(3):
         await asyncio.sleep(0)
     for each in asked[:2]:
@@ -83,7 +87,7 @@ async def test_who_gives_up_takes_nothing_from_the_others(server: Server, reads:
 
 async def test_an_error_is_that_of_all_who_share_it(server: Server, reads: Coalescer[int, int]) -> None:
     server.fails = True
-    found = await asyncio.gather(*(reads.get(number) for number in range(3)), return_exceptions=True)
+    found = await asyncio.gather(*(ask(reads, number) for number in range(3)), return_exceptions=True)
     assert [Unavailable] * 3 == [type(each) for each in found]
     server.fails = False
     assert -1 == await reads.get(1)
