@@ -36,8 +36,13 @@ class Deadline:
         if self._last is not None:
             self._last.cancel()
 
-    async def keep(self, command: Coroutine[Any, Any, Any]) -> Any:
+    def run(self, command: Coroutine[Any, Any, Any]) -> Any:
         """Run a command within the time there is."""
+        import asyncio
+
+        return asyncio.run(self._keep(command))
+
+    async def _keep(self, command: Coroutine[Any, Any, Any]) -> Any:
         import asyncio
 
         try:

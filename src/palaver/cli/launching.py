@@ -56,14 +56,10 @@ def launch(
     from palaver.cli.context import Context
     from palaver.cli.output import Output, no_color as wants_no_color
 
-    for one, other, both in (("json", "human", json and human), ("quiet", "verbose", quiet and verbose)):
-        if both:
-            raise CycloptsError(msg=f"--{one} and --{other} exclude each other.")
-    for name, given in (("url", url), ("schema", schema), ("blueprint", blueprint), ("tenant", tenant), ("profile", profile)):
-        if given is not None and not given.strip():
-            raise CycloptsError(msg=f"--{name} is empty.")
-    colors = not (no_color or wants_no_color())
-    out = Output(json=json or not (human or sys.stdout.isatty()), quiet=quiet, verbose=verbose, color=colors)
+    named = {"url": url, "schema": schema, "blueprint": blueprint, "tenant": tenant, "profile": profile}
+    _must_fit(named, json and human, quiet and verbose)
+    as_json, colors = json or not (human or sys.stdout.isatty()), not (no_color or wants_no_color())
+    out = Output(json=as_json, quiet=quiet, verbose=verbose, color=colors)
     if describe:
         from palaver.cli.describing import described
 
@@ -74,11 +70,20 @@ def launch(
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
         result: Any = command(*bound.args, **bound.kwargs, **dict.fromkeys(ignored, here))
         if inspect.iscoroutine(result):
-            import asyncio
-
-            result = asyncio.run(deadline.keep(result))
+            result = deadline.run(result)
     out.step("done")
     return int(result or Exit.OK)
+
+
+def _must_fit(named: dict[str, str | None], both_forms: bool, silent_and_verbose: bool) -> None:
+    """Refuse options that contradict each other, and one that a script's unset variable left empty."""
+    if both_forms:
+        raise CycloptsError(msg="--json and --human exclude each other.")
+    if silent_and_verbose:
+        raise CycloptsError(msg="--quiet and --verbose exclude each other.")
+    for name, given in named.items():
+        if given is not None and not given.strip():
+            raise CycloptsError(msg=f"--{name} is empty.")
 
 
 def call(tokens: Sequence[str]) -> int:
