@@ -128,7 +128,7 @@ async def test_a_reader_does_not_trust_what_it_knew_of_a_server_that_crashed(
     # The crash: every connection is gone, and so is what was drawn last.
     await other.execute(f"SELECT setval('{names.positions}', {at})")
     await other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'palaver'")
-    while not all(connection.is_closed() for connection in engine.pool._free):
+    while not all(connection.is_closed() for connection in engine.pool._free):  # noqa: ASYNC110 - the server ends them
         await asyncio.sleep(0.01)
     (number,) = await other.fetchrow(f"SELECT id FROM {names.names} WHERE name = $1", NOTES.name)
     transaction = other.transaction()
