@@ -225,11 +225,10 @@ async def test_the_cursors_of_one_database_open_in_every_process(opened: Opener,
         (F("text").contains("a\0"), r"U\+0000"),
         (F("sent") < datetime(2026, 1, 1), "time zone"),
         (F("sent").is_in([START, datetime(2026, 1, 1)]), "time zone"),
-        (F("text") == object(), "with a object"),
+        (F("text") == range(2), "with a range"),
         (F("tags") == set(), "empty set"),
         (F("id").starts_with("1"), "20 digits"),
     ],
-    ids=repr,
 )
 def test_nothing_is_compared_with_what_could_not_be_stored(condition: Any, words: str) -> None:
     with pytest.raises(Validation, match=words):
