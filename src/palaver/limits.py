@@ -350,9 +350,7 @@ class Limits:
         for name, value in zip(by, values, strict=True):
             if not isinstance(value, str) or not value:
                 raise Validation(f"Limits count by {name}, which is a text that is not empty.")
-            if name == "ip" and not is_address(value):
-                self.figures.unparsed += 1
-            text = (address_group(value) if name == "ip" else value).encode(errors="surrogatepass")
+            text = (self._household(value) if name == "ip" else value).encode(errors="surrogatepass")
             # Lengths keep two subjects from reading as two others.
             digest.update(b"%b\0%d\0%b" % (name.encode(), len(text), text))
         key = digest.hexdigest()
@@ -360,6 +358,13 @@ class Limits:
             self._keys.clear()
         self._keys[named] = key
         return key
+
+    def _household(self, ip: str) -> str:
+        """Return what an address counts as; one behind a name and a slash, such as a tenant's, counts apart from all others."""
+        name, slash, address = ip.rpartition("/")
+        if not is_address(address):
+            self.figures.unparsed += 1
+        return f"{name}{slash}{address_group(address)}"
 
     def _bound(self, operation: str, takes: Iterable[Take], token: str) -> str:
         """Return the token of exactly this call: nobody gets another's answer by knowing his token."""

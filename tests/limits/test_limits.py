@@ -299,9 +299,19 @@ async def test_a_misspelt_subject_beside_the_right_ones_is_refused(cache: Cache,
 
 async def test_texts_given_as_ip_that_are_none_are_counted(cache: Cache) -> None:
     limits = Limits(cache, RULES)
-    for ip in ("203.0.113.9", "2001:db8::1", "not an ip", "not an ip", "unknown"):
+    for ip in ("203.0.113.9", "2001:db8::1", "acme/203.0.113.9", "not an ip", "not an ip", "unknown", "acme/unknown"):
         assert await limits.check("webhook", ip=ip)
-    assert 2 == limits.figures.unparsed
+    assert 3 == limits.figures.unparsed
+
+
+async def test_an_address_behind_a_name_counts_apart_and_as_its_household(cache: Cache) -> None:
+    limits = Limits(cache, RULES)
+    for ip in ("acme/2001:db8:1:2::1", "acme/2001:0db8:1:2:ffff::9", "acme/2001:db8:1:2::7"):
+        assert await limits.check("webhook", ip=ip)
+    assert not await limits.check("webhook", ip="acme/2001:db8:1:2::2")
+    assert await limits.check("webhook", ip="acme/2001:db8:1:3::2")
+    for ip in ("2001:db8:1:2::1", "globex/2001:db8:1:2::1"):
+        assert 2 == (await limits.check("webhook", ip=ip)).remaining
 
 
 # --- amounts of one's own ------------------------------------------------------------------------------------------------

@@ -362,6 +362,8 @@ async def test_an_address_is_a_household_for_every_tenant(two: Two) -> None:
     with pytest.raises(RateLimited):
         async with two.b.message("web", "bob", "Two.", ip="2001:db8::2"):
             pass
+    assert two.b.running is not None
+    assert 0 == two.b.running.limits.figures.unparsed
 
 
 async def test_a_conversation_that_is_typed_in_is_the_agents_tenants(two: Two) -> None:

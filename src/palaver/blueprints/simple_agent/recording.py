@@ -19,7 +19,6 @@ from palaver.blueprints.simple_agent.prompts import prompt_from_records
 from palaver.blueprints.simple_agent.running import Running
 from palaver.blueprints.simple_agent.schema import DEFAULT_TENANT, Conversation, Message, ModelCall, Role, TurnRecord, User
 from palaver.blueprints.simple_agent.settings import Settings
-from palaver.client_address import address_group
 from palaver.errors import (
     ConditionFailed,
     ConfigError,
@@ -157,9 +156,7 @@ class TurnBook:
         channel = f"{self._settings.tenant}/{arrival.channel_type}"
         token = f"{channel}/{arrival.delivery_id}" if arrival.delivery_id else ""
         # An address is counted by each tenant by itself.
-        ip = arrival.ip or ""
-        if ip and self._settings.tenant != DEFAULT_TENANT:
-            ip = f"{self._settings.tenant}/{address_group(ip)}"
+        ip = self._settings.qualified(arrival.ip) if arrival.ip else ""
         if user_id is None:
             await running.limits.enforce("newcomer", token=token, ip=ip, channel=channel)
         elif arrival.ip is None or has_come:
