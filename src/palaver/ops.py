@@ -171,7 +171,7 @@ Op: TypeAlias = Put | Update | Delete | Check
 
 
 class Cause(NamedTuple):
-    """Why something was written; travels with the change."""
+    """Why something was written; travels with the change. `token` is the digest a token is remembered under, not its text."""
 
     actor: str | None = None
     token: str | None = None

@@ -186,8 +186,8 @@ class Planner:
             refuse_behind(self.behind, batch)
         draft = Draft(now_us, tenant, seen, closed)
         expanded = [self._expand(draft, number, op) for number, op in enumerate(batch.ops)]
-        if token is not None:
-            self._token(draft, batch, token)
+        # What a token says may be about people, and the feed is nobody's record: what is written carries only its digest.
+        remembered = None if token is None else self._token(draft, batch, token)
         for key, _ in draft.uploads:
             # Whoever removes released objects takes the job first; then this write has to upload the object once more.
             draft.checks.setdefault(blob_address(key), []).append(NOT_TAKEN)
@@ -199,7 +199,7 @@ class Planner:
             )
         if draft.size > LIMITS.bytes and (exact := draft.exact_size()) > LIMITS.bytes:
             raise BatchShape(f"The batch would write {exact:,} bytes; the most is {LIMITS.bytes:,}.", hint="Split it.")
-        writes = WriteSet(draft.ops, now_us, Cause(actor, token))
+        writes = WriteSet(draft.ops, now_us, Cause(actor, remembered))
         main, made = zip(*expanded, strict=True) if expanded else ((), ())
         return Plan(writes, tuple(draft.uploads), made, main, draft.jobs)
 
@@ -444,13 +444,15 @@ class Planner:
             at = Address(reference.parent.table.name, tenant_key(reference.parent, draft.tenant) + key)
             draft.checks.setdefault(at, []).append(Guard(ALIVE, Origin(number, f"ref:{reference.ref.name}")))
 
-    def _token(self, draft: Draft, batch: Batch, token: str) -> None:
+    def _token(self, draft: Draft, batch: Batch, token: str) -> str:
+        """Have the write remember its token; return the digest it is remembered under."""
         check_name(token, "The token")
         body = self._hashed(batch)
         expires = draft.now_us // 1_000_000 + int(TOKENS_KEPT.total_seconds())
         at = token_address(draft.tenant if self.schema.tenanted else None, token)
         record: Record = {"scope": at.key[0], "name": at.key[1], "body": body, "expires": expires}
         draft.write(Put(at, record, (Guard(ABSENT, Origin(-1, "token")),)), "token", 150)
+        return str(at.key[1])
 
     def repeats(self, batch: Batch, remembered: Mapping[str, Any]) -> bool:
         """Say whether a batch is the request that was remembered. Raises Unsealable where the key of its hash is gone."""

@@ -77,7 +77,7 @@ def blob_address(key: str) -> Address:
 
 
 def token_address(tenant: str | None, token: str) -> Address:
-    """Return where a token is remembered; the text itself is not kept."""
+    """Return where a token is remembered: under a digest. The text itself is kept nowhere."""
     return system("token", sha256(key_text((tenant or "", token)).encode("utf-8", "surrogatepass")).hexdigest())
 
 

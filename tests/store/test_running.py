@@ -14,7 +14,7 @@ from palaver.errors import AlreadyExists, ConditionFailed, SettleTimeout, Valida
 from palaver.expr import Path
 from palaver.feed import LEASE_MS
 from palaver.ops import Address, Change, Guard, Op, Origin, Put, Set, Unchanged, Update
-from palaver.system import SYSTEM, system
+from palaver.system import SYSTEM, system, token_address
 from tests.store.conftest import Opener
 from tests.store.world import CHAT, START, Conversation, Message, Team, User, conversation, message
 
@@ -104,7 +104,7 @@ async def test_the_actor_and_the_token_travel_with_the_change(world: World) -> N
     await store.acting_as("me").create(Team(id="t"), token="x")
     await store.settle()
 
-    assert ("me", "x") == counting.seen[0].cause
+    assert ("me", token_address(None, "x").key[1]) == counting.seen[0].cause
 
 
 async def test_a_background_runner_keeps_up_by_itself(world: World) -> None:

@@ -140,6 +140,19 @@ async def test_tenants_have_tokens_of_their_own(opened: Opener) -> None:
         assert tenant == (await store.for_tenant(tenant).get(Note.at("p", "1"))).owner
 
 
+async def test_what_a_token_says_is_stored_nowhere(store: Store) -> None:
+    """It comes from others, and may hold a name or a number of somebody who is erased later."""
+    text = "telegram:ann@example.org:4711"
+    await store.create(conversation())
+    await store.write(Batch().create(Team(id="t")).patch(Conversation.at("u", "c"), add={"turns": 1}), token=text)
+    await store.delete(Team.at("t"), token=f"{text}, gone")
+    records = store.core.records
+    feed = (await records.changes(None, 100)).changes
+    assert 3 == len([change for change in feed if change.cause.token is not None])
+    kept = [record for table in store.core.planner.tables for record in (await records.scan(table, after=None, limit=100)).records]
+    assert "ann@" not in repr((feed, kept))
+
+
 @pytest.mark.parametrize("token", ["", "a\0", "\ud800", "x" * 1_025, 5], ids=repr)
 async def test_what_cannot_be_remembered_is_no_token(store: Store, token: Any) -> None:
     """It comes from outside: a header of a webhook."""

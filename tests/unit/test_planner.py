@@ -218,7 +218,7 @@ def test_a_token_is_one_more_op_that_must_be_absent() -> None:
     assert isinstance(op, Put)
     assert (token_address(None, "x"), "token") == (op.at, op.guards[0].origin.role)
     assert NOW // 1_000_000 + 86_400 == op.record["expires"]
-    assert ("me", "x") == made.writes.cause
+    assert ("me", op.at.key[1]) == made.writes.cause
     assert "x" not in op.at.key
 
 
