@@ -211,11 +211,11 @@ async def test_ctrl_c_inside_a_job_leaves_no_transaction_open(database: Database
         connection.execute(INSERT, (1,))
         raise KeyboardInterrupt
 
-    writer = database._writer
-    assert writer is not None
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    database._put += 1
+    database._asked = [Batch(interrupted, future, 0, False, None, short=True)]
     with pytest.raises(KeyboardInterrupt):
-        writer.at_once([Batch(interrupted, future, 0, False, None)])
+        database._hand_over()
     with pytest.raises(OutcomeUnknown):
         await asyncio.wait_for(future, 5)
     assert 2 == await database.write(Insert(2), savepoint=False, short=True)

@@ -27,7 +27,7 @@ from palaver.connections.sqlite_log import LogCopy
 from palaver.connections.sqlite_opening import Place, close_writer, open_copier, open_reader, open_writer, pragma
 from palaver.connections.sqlite_options import SqliteOptions
 from palaver.connections.sqlite_writer import Answer, Batch, Deferred, Job, Pace, Rollback, Together, Writer
-from palaver.errors import ConfigError, ReadOnly, Throttled
+from palaver.errors import ConfigError, OutcomeUnknown, ReadOnly, Throttled
 from palaver.process import process_id
 
 __all__ = ["Database", "Deferred", "Job", "Rollback", "SqliteOptions"]
@@ -144,11 +144,16 @@ class Database:
         if not batches or writer is None:
             return
         few = len(batches) <= _FEW and self._put - writer.taken == len(batches) and self._put_bytes - writer.taken_bytes <= _FEW_BYTES
-        answers = writer.at_once(batches) if few and all(batch.short for batch in batches) else None
-        if answers is None:
-            writer.put(batches)
-        else:
-            self._deliver(answers)
+        try:
+            answers = writer.at_once(batches) if few and all(batch.short for batch in batches) else None
+            if answers is None:
+                writer.put(batches)
+            else:
+                self._deliver(answers)
+        except BaseException:
+            # Ctrl-C: where the loop goes on all the same, nobody may wait for ever.
+            self._deliver([(batch.future, None, OutcomeUnknown("The write was interrupted.")) for batch in batches])
+            raise
 
     def _hand_over_now(self) -> None:
         """Give what was asked for to the writer's thread without waiting for the end of this turn."""

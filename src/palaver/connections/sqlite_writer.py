@@ -32,6 +32,7 @@ EACH_S = 0.00005
 """What each batch adds to that: its own work would hold up the calling thread elsewhere as well, since they share the interpreter."""
 _LONGEST = 3
 """How many times the pages at which a copy begins may come before writers wait for it."""
+_INTERRUPTS = (KeyboardInterrupt, SystemExit)
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], T]
 _log = logging.getLogger("palaver.sqlite")
@@ -144,17 +145,34 @@ class Writer:
 
         It waits for nobody: not while that thread writes, another process holds the file, or commits took long lately.
         """
+        started, count, cost = time.perf_counter(), len(batches), sum([batch.cost for batch in batches])
         if not self._quick or self._log_pages >= self._checkpoint_at or not self._writing.acquire(blocking=False):
             return None
+        try:
+            self.taken += count
+            self.taken_bytes += cost
+            answers = self._written(batches)
+            self._quick = time.perf_counter() - started < QUICK_S + EACH_S * count
+            if answers is None:
+                self.taken -= count
+                self.taken_bytes -= cost
+            return answers
+        except BaseException:
+            # Ctrl-C reaches this thread: it must leave no transaction open for the next.
+            self._abandon()
+            raise
+        finally:
+            self._writing.release()
+
+    def _written(self, batches: Sequence[Batch]) -> list[Answer] | None:
+        """Write batches in one transaction and return their answers; None, and nothing written, where the lock or the group is lost."""
         try:
             self._check()
             self._execute("BEGIN IMMEDIATE")
         except apsw.Error:
-            self._writing.release()
             return None
-        started = time.perf_counter()
         try:
-            done = [answer for batch in batches if (answer := self._take(batch)) is not None]
+            done = [answer for batch in batches if (answer := self._skipped(batch)) is not None]
             group = self._group = [batch for batch in batches if self._skipped(batch) is None] if done else batches
             answers: list[Answer] = []
             for _, run in groupby(group, _kind):
@@ -162,17 +180,7 @@ class Writer:
             return done + self._commit(group, answers)
         except _Lost:
             self._abandon()
-            for batch in batches:
-                self._untake(batch)
             return None
-        except BaseException:
-            # Ctrl-C reaches this thread: it must leave neither a transaction open for the next nor others waiting for ever.
-            self._abandon()
-            self._deliver([(batch.future, None, OutcomeUnknown("The write was interrupted.")) for batch in batches])
-            raise
-        finally:
-            self._quick = time.perf_counter() - started < QUICK_S + EACH_S * len(batches)
-            self._writing.release()
 
     def shares(self) -> bool:
         """Say whether the open transaction holds several batches."""
@@ -248,10 +256,6 @@ class Writer:
             return (batch.future, None, Throttled("The write queue did not reach this batch before its deadline."))
         return None
 
-    def _untake(self, batch: Batch) -> None:
-        self.taken -= 1
-        self.taken_bytes -= batch.cost
-
     def _transact(self) -> list[Answer]:
         """Run what is queued in one transaction and return every answer; durable when this returns."""
         done = self._passed = []
@@ -324,6 +328,8 @@ class Writer:
         if together is not None:
             try:
                 results = together(self.connection, [batch.job for batch in run])
+            except _INTERRUPTS:
+                raise
             except LOSES_TRANSACTION as error:
                 raise _Lost from error
             except BaseException as error:
@@ -342,7 +348,7 @@ class Writer:
                 return (batch.future, batch.job(self.connection), None)
         except Rollback as undone:
             return (batch.future, undone.result, None)
-        except (_Lost, KeyboardInterrupt, SystemExit):
+        except (_Lost, *_INTERRUPTS):
             raise
         except LOSES_TRANSACTION as error:
             raise _Lost from error
@@ -371,6 +377,8 @@ class Writer:
         try:
             self._execute("ROLLBACK TO job")
             self._execute("RELEASE job")
+        except _INTERRUPTS:
+            raise
         except BaseException as error:
             raise _Lost from error
 
@@ -383,11 +391,15 @@ class Writer:
     def _commit(self, group: Sequence[Batch], answers: list[Answer]) -> list[Answer]:
         try:
             self._flush()
+        except _INTERRUPTS:
+            raise
         except BaseException as error:
             raise _Lost from error
         started = time.perf_counter()
         try:
             self._execute("COMMIT")
+        except _INTERRUPTS:
+            raise
         except BaseException as error:
             ours, nothing_written = translate_commit(error)
             if nothing_written and len(group) > 1:
