@@ -225,13 +225,16 @@ async def test_nothing_a_load_that_was_overtaken_read_is_served(store: Store) ->
 
 async def test_a_cache_that_is_silent_does_not_hold_us_up(tmp_path: Path) -> None:
     with own() as redis:
-        url = f"{fresh('sqlite', tmp_path)}&cache={quote(redis.url, safe='')}"
+        # A command that were waited for would take longer than the test may.
+        url = f"{fresh('sqlite', tmp_path)}&cache={quote(f'{redis.url}?timeout=60', safe='')}"
         async with palaver.open(url, schema=SCHEMA) as store, Flags.open(store, FLAGS, FeatureFlag) as flags:
             redis.freeze()
-            async with asyncio.timeout(5), Flags.open(store, FLAGS, FeatureFlag, cache=store.cache) as other:
-                await flags.set(SLASH, True)
-                await until(lambda: asyncio.sleep(0, other.value(SLASH)), 1.9)
-            redis.thaw()
+            try:
+                async with asyncio.timeout(30), Flags.open(store, FLAGS, FeatureFlag, cache=store.cache) as other:
+                    await flags.set(SLASH, True)
+                    await until(lambda: asyncio.sleep(0, other.value(SLASH)), 20)
+            finally:
+                redis.thaw()
 
 
 async def test_what_was_set_just_before_closing_is_still_told(store: Store) -> None:
