@@ -42,7 +42,7 @@ async def _patched(store: Store, target: At[Any], plan: Plan, written: Written, 
         return None
     entity: Entity = codec.decode(record)
     try:
-        whole = await filled(store, codec, [entity]) if codec.declared.blobs else [entity]
+        whole = await filled(store.core, store.tenant, codec, [entity]) if codec.declared.blobs else [entity]
     except PalaverError as error:
         # Any other name would say that nothing was written.
         raise OutcomeUnknown("It was written, and its object could not be read back.", hint="Read it before repeating.") from error
@@ -52,7 +52,7 @@ async def _patched(store: Store, target: At[Any], plan: Plan, written: Written, 
 async def remembered(store: Store, token: str) -> Record | None:
     """Return what an earlier request left under a token."""
     core = store.core
-    at = token_address(store._tenant, token)
+    at = token_address(store.tenant, token)
     record = (await core.records.get((at,)))[0]
     return record if is_live(SYSTEM, record, us_of(core.clock)) else None
 
@@ -65,11 +65,11 @@ async def replayed(store: Store, batch: Batch, earlier: Record, returning: bool)
         raise IdempotencyMismatch("This token was used with another request.", hint="Use a new token for a new request.")
     found = tuple([await store.find(asked_at(op)) for op in batch.ops])
     if follower is not None:
-        await follower.replayed([planner.address(asked_at(op), store._tenant) for op in batch.ops], found)
+        await follower.replayed([planner.address(asked_at(op), store.tenant) for op in batch.ops], found)
     return tuple([each if returning or not isinstance(op, Patch) else None for op, each in zip(batch.ops, found, strict=True)])
 
 
 async def complete(store: Store, found: Entity | None) -> None:
     """Fetch the large values of a record that an error carries."""
     if found is not None:
-        await filled(store, store.core.planner.codec(type(found)), [found])
+        await filled(store.core, store.tenant, store.core.planner.codec(type(found)), [found])

@@ -92,7 +92,7 @@ class EntityCache(Generic[E]):
     def _address(self, target: At[E]) -> Address:
         if target.entity is not self._entity:
             raise Validation(f"This cache is of {self._entity.__name__}.", entity=self._entity.__name__)
-        return self._store.core.planner.address(target, self._store._tenant)
+        return self._store.core.planner.address(target, self._store.tenant)
 
     async def _whole(self, record: Record | None) -> E | None:
         """Return the instance of a live record with its large values."""
@@ -101,12 +101,12 @@ class EntityCache(Generic[E]):
         codec = self._store.core.planner.codec(self._entity)
         found: list[E] = [codec.decode(record)]
         if self._declared.blobs:
-            found = await filled(self._store, codec, found)
+            found = await filled(self._store.core, self._store.tenant, codec, found)
         return found[0] if found else None
 
     async def _by_unique(self, target: UniqueAt[E]) -> E | None:
         """Follow a kept pointer if the record it leads to still has the values: then no other has them. Else ask the records."""
-        core, tenant, declared = self._store.core, self._store._tenant, self._declared
+        core, tenant, declared = self._store.core, self._store.tenant, self._declared
         if target.entity is not self._entity:
             raise Validation(f"This cache is of {self._entity.__name__}.", entity=self._entity.__name__)
         unique = declared.uniques[target.name]

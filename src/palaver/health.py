@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from palaver.caching import Limit, Take
 from palaver.errors import PalaverError
 from palaver.system import system
+from palaver.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from palaver.core import Core
-    from palaver.store import Store
+    from palaver.feed import Runner
 
 State = Literal["up", "degraded", "down", "off"]
 _LOOKED_AT = 20
@@ -39,11 +40,10 @@ class Component:
     detail: str = ""
 
 
-async def health(store: Store, timeout_s: float) -> dict[str, Any]:
+async def health(core: Core, runner: Runner, timeout_s: float) -> dict[str, Any]:
     """Ask every part and return what `Store.health` promises."""
-    core = store.core
     probes = {name: _asked(probe, timeout_s) for name, probe in _probes(core, timeout_s).items()}
-    answers = dict(zip([*probes, "feed"], await asyncio.gather(*probes.values(), _asked(_feed(store), timeout_s)), strict=True))
+    answers = dict(zip([*probes, "feed"], await asyncio.gather(*probes.values(), _asked(_feed(core, runner), timeout_s)), strict=True))
     feed, told = answers.pop("feed")
     components = {name: component for name, (component, _) in answers.items()}
     if "cache" in components and core.cache_at == "none":
@@ -102,10 +102,9 @@ async def _asked(probe: Awaitable[Any], timeout_s: float) -> tuple[Component, An
     return Component(state, round(took * 1_000, 1), error, detail or ("it answers slowly" if late else "")), answer
 
 
-async def _feed(store: Store) -> dict[str, Any]:
-    core = store.core
+async def _feed(core: Core, runner: Runner) -> dict[str, Any]:
     head = (await core.records.changes(None, 0)).head if core.projections else 0
-    return {"feed_head": head, "projections": await store.runner().state(head), "waiting": await store.core_upkeep().waiting()}
+    return {"feed_head": head, "projections": await runner.state(head), "waiting": await Upkeep(core).waiting()}
 
 
 async def _objects(core: Core, timeout_s: float) -> Component | None:

@@ -100,7 +100,7 @@ class _Loading:
         self.stored = 0
         self.writing: deque[asyncio.Task[int]] = deque()
         self._store = store
-        self._core, self._planner, self._tenant = store.core, store.core.planner, store._tenant
+        self._core, self._planner, self._tenant = store.core, store.core.planner, store.tenant
         # Who seals may have to note a key first, and be overtaken.
         self._in_order = self._core.records.limits.loads_in_order and self._planner.sealer is None
         self._kinds: dict[type[Entity], _Kind] = {}
@@ -209,7 +209,7 @@ class _Loading:
         table = kind.table
         try:
             await before_records(self._core.records, now_us, self._planner.sealer, records)
-            revisions = await self._core.records.load(table.name, records, now_us, Cause(self._store._actor))
+            revisions = await self._core.records.load(table.name, records, now_us, Cause(self._store.actor))
         finally:
             kind.under_way -= keys
         if self._core.follower is not None:

@@ -25,7 +25,7 @@ from palaver.tenants import tenant_key
 from palaver.values import KeyPart, Record
 
 if TYPE_CHECKING:
-    from palaver.store import Store
+    from palaver.core import Core
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
@@ -147,28 +147,28 @@ async def fetch_blobs(blobs: BlobStore, codec: EntityCodec, entities: Sequence[A
         entity.__dict__[name] = codec.unpack(name, ref, data)
 
 
-async def filled(store: Store, codec: EntityCodec, entities: list[Any]) -> list[Any]:
+async def filled(core: Core, tenant: str | None, codec: EntityCodec, entities: list[Any]) -> list[Any]:
     """Return records with the values that lie in objects; those deleted since they were read are left out.
 
     A record may be replaced between its reading and that of its object; it is then read again. Raises Corruption where
     the object of a record as it is now is missing.
     """
     try:
-        await fetch_blobs(store.core.blobs, codec, entities)
+        await fetch_blobs(core.blobs, codec, entities)
         return entities
     except Corruption:
-        found = [await _filled_again(store, codec, entity) for entity in entities]
+        found = [await _filled_again(core, tenant, codec, entity) for entity in entities]
         return [entity for entity in found if entity is not None]
 
 
-async def _filled_again(store: Store, codec: EntityCodec, entity: Any) -> Any:
-    core, table = store.core, codec.declared.table
+async def _filled_again(core: Core, tenant: str | None, codec: EntityCodec, entity: Any) -> Any:
+    table = codec.declared.table
     while True:
         try:
             await fetch_blobs(core.blobs, codec, [entity])
             return entity
         except Corruption:
-            record = (await core.records.get((core.planner.address(entity.address, store._tenant),)))[0]
+            record = (await core.records.get((core.planner.address(entity.address, tenant),)))[0]
             if record is None or not is_live(table, record, to_us(core.clock.now())):
                 return None
             if record[REVISION] == entity.revision:

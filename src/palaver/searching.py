@@ -23,7 +23,6 @@ from palaver.values import MAX_INT, KeyPart, Record, Scalar
 
 if TYPE_CHECKING:
     from palaver.core import Core
-    from palaver.store import Store
 
 FILL = 200
 _OPS = {"==": "==", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
@@ -178,7 +177,8 @@ class SearchProjection:
 
 
 async def search(
-    store: Store,
+    core: Core,
+    tenant: str | None,
     index: str,
     text: str,
     *,
@@ -189,7 +189,6 @@ async def search(
     newest_first: str | None = None,
 ) -> Results:
     """Ask one index and hydrate its hits; see `Store.search`."""
-    core = store.core
     declared = core.schema.searches.get(index)
     if declared is None:
         known = did_you_mean(index, core.schema.searches) or "Declare it: Schema(…, searches=[Search(…)])."
@@ -200,14 +199,13 @@ async def search(
         _known(declared, name)
     filters = tuple(_filters(declared, where)) if where is not None else ()
     page = await core.search.search(
-        index, SearchQuery(text, filters + _tenant_filter(store, declared), tuple(facets), limit, offset, newest_first)
+        index, SearchQuery(text, filters + _tenant_filter(tenant, declared), tuple(facets), limit, offset, newest_first)
     )
-    return Results(await _hydrated(store, declared, text, page.hits), page.total, page.facets)
+    return Results(await _hydrated(core, tenant, declared, text, page.hits), page.total, page.facets)
 
 
-async def _hydrated(store: Store, search: CompiledSearch, text: str, found: Sequence[SearchHit]) -> list[Hit]:
+async def _hydrated(core: Core, tenant: str | None, search: CompiledSearch, text: str, found: Sequence[SearchHit]) -> list[Hit]:
     """Return the hits whose records are still there, with these as they are now."""
-    core = store.core
     from palaver.search.excerpt import highlight
 
     sources = {source.declared.table.name: source for source in search.sources}
@@ -218,26 +216,26 @@ async def _hydrated(store: Store, search: CompiledSearch, text: str, found: Sequ
     for hit, at, record in zip(found, addresses, records, strict=True):
         source = sources[at.table]
         # An index is no authority on whose a record is.
-        if record is None or not is_live(source.declared.table, record, now_us) or not _is_own(store, source, at):
+        if record is None or not is_live(source.declared.table, record, now_us) or not _is_own(tenant, source, at):
             continue
         texts = document(source, at, record).text
         marked = {name: highlight(value, text) for name, value in texts.items()}
         codec = core.planner.codec(source.declared.entity)
-        if whole := await filled(store, codec, [codec.decode(record)]):
+        if whole := await filled(core, tenant, codec, [codec.decode(record)]):
             hits.append(Hit(whole[0], hit.score, {name: value for name, value in marked.items() if value}))
     return hits
 
 
-def _is_own(store: Store, source: CompiledSource, at: Address) -> bool:
-    return source.declared.tenant is None or at.key[0] == store._tenant
+def _is_own(tenant: str | None, source: CompiledSource, at: Address) -> bool:
+    return source.declared.tenant is None or at.key[0] == tenant
 
 
-def _tenant_filter(store: Store, search: CompiledSearch) -> tuple[SearchFilter, ...]:
+def _tenant_filter(tenant: str | None, search: CompiledSearch) -> tuple[SearchFilter, ...]:
     if TENANT not in search.filters:
         return ()
-    if store._tenant is None:
+    if tenant is None:
         raise TenantMismatch("This search belongs to tenants and the store is bound to none.", hint="Use store.for_tenant(…).")
-    return (SearchFilter(TENANT, "==", store._tenant),)
+    return (SearchFilter(TENANT, "==", tenant),)
 
 
 def _known(search: CompiledSearch, name: str) -> None:

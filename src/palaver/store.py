@@ -31,10 +31,11 @@ from palaver.following import Following
 from palaver.known_keys import before_ops
 from palaver.large_object import LargeObject
 from palaver.loading import load
+from palaver.misuse import ADDRESS, QUERY, Need, check
 from palaver.ops import MARK, Address, Table, Written, is_live
 from palaver.ports import Cache, Counts
 from palaver.process import process_id
-from palaver.query import At, Query, UniqueAt, check_limit
+from palaver.query import At, Query, UniqueAt, check_limit, check_seconds
 from palaver.reading import Page, claimed, claims, filled, merged, read_of, reads_of
 from palaver.refusal import blame, leftovers, moved, token_failure
 from palaver.schema import Schema
@@ -51,6 +52,12 @@ E = TypeVar("E", bound=Entity)
 ATTEMPTS = 5
 PAGE = 100
 PAUSE_S = 0.001
+STREAMED = Need((LargeObject,), "a large object", "Give the field of a record that was read.")
+BATCH = Need((Batch,), "a batch", "Begin with Batch() and add to it; store.bulk() takes many records.")
+ASKED = Need((Query, Batch), "a query or a batch", "Write Message.key(…), or begin with Batch() and add to it.")
+SEVERAL = Need((Iterable, AsyncIterable), "many records", "Give a list of them, or what yields them; store.put() takes one.")
+LOSSES = Need((list, tuple, set, frozenset), "a list of what may be lost", 'Write allow_data_loss=["Message.title"].')
+NAME = Need((str,), "the name of a search index", "It is declared as Search(…) in the schema.")
 DECIDED = (Validation, ConditionFailed, TransactionCancelled, Conflict)
 """Errors after which it is certain that nothing was written now, so that an earlier request may be the answer."""
 
@@ -75,6 +82,16 @@ class Store:
     @property
     def clock(self) -> Clock:
         return self._core.clock
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant this store is bound to with `for_tenant`."""
+        return self._tenant
+
+    @property
+    def actor(self) -> str | None:
+        """Who writes, as said with `acting_as`."""
+        return self._actor
 
     @property
     def core(self) -> Core:
@@ -118,7 +135,7 @@ class Store:
     async def find(self, target: At[E] | UniqueAt[E], *, consistent: bool = True) -> E | None:
         """Return the record, or None where there is none."""
         self._here()
-        where = await claimed(self._records, self._planner, target, self._tenant) if isinstance(target, UniqueAt) else target
+        where = target if isinstance(target, At) else await self._claimed(target)
         if where is None:
             return None
         codec = self._planner.codec(where.entity)
@@ -131,7 +148,7 @@ class Store:
         entity: E = codec.decode(record)
         if not codec.declared.blobs:
             return entity
-        whole = await filled(self, codec, [entity])
+        whole = await filled(self._core, self._tenant, codec, [entity])
         if isinstance(target, UniqueAt) and whole != [entity]:
             return await self.find(target)
         return whole[0] if whole else None
@@ -145,8 +162,13 @@ class Store:
             )
         return found
 
+    async def _claimed(self, target: UniqueAt[E]) -> At[E] | None:
+        check(ADDRESS, target)
+        return await claimed(self._records, self._planner, target, self._tenant)
+
     async def query(self, query: Query[E]) -> AsyncIterator[E]:
         """Yield the records of a query in its order, page by page. No snapshot is held between pages."""
+        check(QUERY, query)
         left = query.most
         after: tuple[KeyPart, ...] | None = None
         while True:
@@ -167,6 +189,7 @@ class Store:
         Raises BadCursor for a cursor that is forged, foreign or over a day old.
         """
         self._here()
+        check(QUERY, query)
         core = self._core
         if limit is not None:
             check_limit(limit)
@@ -180,6 +203,7 @@ class Store:
     async def count(self, query: Query[Any]) -> int:
         """Return how many live records match, exactly."""
         self._here()
+        check(QUERY, query)
         if query.condition is None and query.most is None and isinstance(self._records, Counts):
             now_us = us_of(self._core.clock)
             return sum([await self._records.count(read, now_us) for read in reads_of(self._planner, query, self._tenant, PAGE, None)])
@@ -206,7 +230,7 @@ class Store:
             now_us = us_of(self._core.clock)
             items = [decode(record) for record in records if is_live(table, record, now_us)]
         if declared.blobs:
-            items = await filled(self, codec, items)
+            items = await filled(self._core, self._tenant, codec, items)
         return items, page.last
 
     def _is_live(self, table: Table, record: Record) -> bool:
@@ -216,6 +240,7 @@ class Store:
     async def stream(self, value: LargeObject, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a large object, or of a range, in pieces; raise NotFound where its record no longer has it."""
         self._here()
+        check(STREAMED, value)
         async with aclosing(streamed(self._core.blobs, value, self._tenant, start, length)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -269,6 +294,7 @@ class Store:
         BatchShape over 100 ops or 4 MB after expansion, Conflict when other writers kept winning.
         """
         self._here()
+        check(BATCH, batch)
         if not batch.ops:
             return ()
         if token is None and (new := batch.created()) is not None and (made := await self._created(new)) is not None:
@@ -341,6 +367,7 @@ class Store:
         the load: what was taken before it is stored, some of what came after may be, and loading all of it again is safe.
         """
         self._here()
+        check(SEVERAL, entities)
         return await load(self, entities)
 
     # --- searching, explaining, keeping ----------------------------------------------------------------------------
@@ -352,13 +379,15 @@ class Store:
         A record that is gone is not a hit, even while the index still has it.
         """
         self._here()
-        return await search(self, index, text, **options)
+        check(NAME, index)
+        return await search(self._core, self._tenant, index, text, **options)
 
     async def explain(self, what: Query[Any] | Batch) -> Explanation:
         """Return what would be sent to the engine, without sending it; premises of a batch are read."""
         from palaver.explain import explain_batch, explain_query
 
         self._here()
+        check(ASKED, what)
         if isinstance(what, Query):
             return explain_query(self._core, what, reads_of(self._planner, what, self._tenant, what.most or PAGE, None))
         premises = self._planner.premises(what, self._tenant)
@@ -376,6 +405,7 @@ class Store:
         from palaver.migrating import Migrator
 
         self._here()
+        check(LOSSES, allow_data_loss)
         migrator = Migrator(self._planner, self._records, self._core.clock)
         plan = await migrator.pending(allow_data_loss)
         if plan.actions and not dry_run:
@@ -393,6 +423,8 @@ class Store:
     async def sweep(self, *, limit: int | None = None) -> Swept:
         """Delete expired records, finish cascades and remove released objects, in batches; return the counts."""
         self._here()
+        if limit is not None:
+            check_limit(limit)
         return await self.core_upkeep().sweep(limit)
 
     async def rebuild(self, projection: str) -> None:
@@ -410,7 +442,8 @@ class Store:
         from palaver.health import health
 
         self._here()
-        return await health(self, timeout_s)
+        check_seconds(timeout_s)
+        return await health(self._core, self.runner(), timeout_s)
 
     def runner(self) -> Runner:
         """Return what runs the projections of this store."""

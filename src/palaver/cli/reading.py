@@ -26,7 +26,7 @@ async def scan(store: Store, declared: Declared, condition: Condition | None = N
     """
     core = store.core
     codec = core.planner.codec(declared.entity)
-    tenant = tenant_key(declared, store._tenant)
+    tenant = tenant_key(declared, store.tenant)
     bound = declared.entity.bind(condition) if condition is not None else None
     after: tuple[KeyPart, ...] | None = None
     while True:
@@ -53,6 +53,6 @@ def cursor_after(store: Store, query: Query[Any], entity: Entity) -> str:
     core = store.core
     now_us = to_us(core.clock.now())
     codec = core.planner.codec(query.entity)
-    record = codec.encode(entity, now_us, store._tenant).record
+    record = codec.encode(entity, now_us, store.tenant).record
     at = position(codec.declared.table, query.path.physical, record)
-    return core.signer.sign(query, store._tenant, at, now_us // 1000)
+    return core.signer.sign(query, store.tenant, at, now_us // 1000)

@@ -133,7 +133,7 @@ async def _as_now(store: Store, changes: Sequence[Change]) -> list[Entity | None
 
 
 def _own(store: Store, declared: Any, record: Any) -> bool:
-    return declared.tenant is None or store._tenant is None or record[declared.tenant.stored] == store._tenant
+    return declared.tenant is None or store.tenant is None or record[declared.tenant.stored] == store.tenant
 
 
 def _line(out: Output, change: Change, entity: Entity | None) -> None:

@@ -83,7 +83,7 @@ class ContextWindow(Generic[E]):
         self._subscription = store.following.add(self)
 
     def _bind(self, store: Store) -> None:
-        self._store, self._tenant = store, store._tenant if self._tenanted else None
+        self._store, self._tenant = store, store.tenant if self._tenanted else None
 
     @property
     def figures(self) -> Figures:
@@ -131,7 +131,10 @@ class ContextWindow(Generic[E]):
         else:
             figures.hits += 1
         messages: list[E] = [self._codec.decode(record) for record in records]
-        return await filled(self._store, self._codec, messages) if self._codec.declared.blobs else messages
+        return await self._filled(messages)
+
+    async def _filled(self, messages: list[E]) -> list[E]:
+        return await filled(self._store.core, self._store.tenant, self._codec, messages) if self._codec.declared.blobs else messages
 
     async def _kept(self, key: str, most: int, held: str | None) -> tuple[Item, ...] | None:
         """Return the newest items of a window, None where there is none that can be believed."""
@@ -228,7 +231,7 @@ class ContextWindow(Generic[E]):
             live = [record for record in page.records if is_live(declared.table, record, now_us) and self._items.matches(record)]
             messages: list[E] = [self._codec.decode(record) for record in live]
             if declared.blobs:
-                made = [self._items.of(message, now_us, self._tenant) for message in await filled(self._store, self._codec, messages)]
+                made = [self._items.of(message, now_us, self._tenant) for message in await self._filled(messages)]
                 items += [item for item in made if item is not None]
             else:
                 items += [self._items.item(record, message) for record, message in zip(live, messages, strict=True)]

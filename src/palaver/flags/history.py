@@ -41,7 +41,7 @@ async def history_of(store: Store, entity: type[FlagRecord], namespace: str, fla
 
 async def _changes(store: Store, record: FlagRecord) -> list[Changed]:
     planner, declared = store.core.planner, store.schema.of(type(record))
-    address = planner.address(record.address, store._tenant)
+    address = planner.address(record.address, store.tenant)
     out: list[Changed] = []
     after: tuple[KeyPart, ...] | None = None
     while True:

@@ -278,7 +278,7 @@ class Flags:
     async def _write(self, flag: str, scope: str, target: str, value: Any, share: int | None, by: str | None, reason: str) -> Setting:
         """Write the record, and the head by whose revision every process sees that something was set, in one commit."""
         namespace, now = self.declared.name, self._store.clock.now()
-        who = by if by is not None else self._store._actor or ""
+        who = by if by is not None else self._store.actor or ""
         store = self._store.acting_as(who) if who else self._store
         record = self._entity(
             **self._whose,
@@ -392,7 +392,7 @@ class Flags:
 def _whose(store: Store, entity: type[FlagRecord] | type[ExposureRecord]) -> dict[str, Any]:
     """Return the tenant's field of an entity, filled in."""
     tenant = store.schema.of(entity).tenant
-    return {} if tenant is None or store._tenant is None else {tenant.name: store._tenant}
+    return {} if tenant is None or store.tenant is None else {tenant.name: store.tenant}
 
 
 def _setting(entry: Stored, fits: bool) -> Setting:

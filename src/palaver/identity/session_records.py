@@ -286,7 +286,7 @@ class RecordedSessions(Kept):
         plain_payload(payload)
         now = self._clock.now()
         ends = now + timedelta(seconds=self._absolute_s)
-        whose: dict[str, Any] = {self._tenant: self._store._tenant} if self._tenant else {}
+        whose: dict[str, Any] = {self._tenant: self._store.tenant} if self._tenant else {}
         asked: dict[str, Any] = {**whose, **self._seen(now, ends), "payload": dict(payload), "version": self._form.version}
         return self._entity(user=user, id=id, started=now, ends=ends, **asked)
 

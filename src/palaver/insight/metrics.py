@@ -222,7 +222,7 @@ class Metrics:
             old: Any = await self._store.find(row.address)
             if old is not None and old.count >= point.values.count:
                 continue
-            whose = {} if self._row.tenant is None else {self._row.tenant.name: self._store._tenant}
+            whose = {} if self._row.tenant is None else {self._row.tenant.name: self._store.tenant}
             await self._store.put(row.model_copy(update={**fields_of(point.values), **whose}))
             written += 1
         return written

@@ -164,7 +164,7 @@ async def live_pages(
     store: Store, declared: Declared, *, after: tuple[KeyPart, ...] | None = None, limit: int = PAGE
 ) -> AsyncIterator[list[Record]]:
     """Yield the live records of an entity, of the store's tenant where it has tenants, in pages of the engine's order."""
-    tenant = tenant_key(declared, store._tenant)
+    tenant = tenant_key(declared, store.tenant)
     while True:
         page = await store.core.records.scan(declared.table.name, after=after, limit=limit)
         now_us = to_us(store.clock.now())

@@ -37,11 +37,11 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store, self._core = store, store.core
-        self._scope = f"{SCOPE}:{store._tenant}" if store.schema.tenanted else SCOPE
+        self._scope = f"{SCOPE}:{store.tenant}" if store.schema.tenanted else SCOPE
 
     def who(self, subject: str) -> str:
         """Return what stands for a person: the same for ever, and no name."""
-        tenant = self._store._tenant if self._store.schema.tenanted else None
+        tenant = self._store.tenant if self._store.schema.tenanted else None
         return sha256(f"{tenant or ''}\x1f{subject}".encode()).hexdigest()
 
     async def begin(self, subject: str, kind: Literal["erase", "purge"]) -> Erasure:

@@ -191,7 +191,7 @@ def address_of(declared: Declared, record: Record) -> Address:
 
 
 def tenant_of(store: Store, declared: Declared) -> tuple[KeyPart, ...]:
-    return tenant_key(declared, store._tenant)
+    return tenant_key(declared, store.tenant)
 
 
 def children_first(schema: Schema) -> list[Declared]:
