@@ -14,13 +14,14 @@ from palaver.connections.postgres_errors import translate
 from palaver.connections.postgres_isolation import isolate, secured_tables
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.errors import ConfigError, OutcomeUnknown, ReadOnly
-from palaver.expr import F
-from palaver.ops import Absent, Add, Alive, Cause, CreateTable, Set
+from palaver.expr import Append, F, Path
+from palaver.ops import Absent, Add, Alive, Cause, CreateTable, Set, Update, WriteSet
 from palaver.records import postgres_feed
 from palaver.records.postgres import PostgresRecords
 from palaver.records.postgres_names import identifier
-from palaver.testing.records.base import COUNTERS, NOTES, NOW, all_changes, exact, put, put_note, stored, update, written
+from palaver.testing.records.base import COUNTERS, NOTES, NOW, address, all_changes, exact, put, put_note, stored, update, written
 from tests import servers
+from tests.engines.redis_servers import until
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,11 @@ async def other(url: str) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(url)
     yield connection
     await connection.close()
+
+
+def appending(name: str, text: str) -> Update:
+    """A write that takes a look, or what is remembered of one."""
+    return update(COUNTERS, (name,), Set(Path("data.list"), Append(Path("data.list"), (text,))))
 
 
 # --- another server than before -------------------------------------------------------------------------------------
@@ -127,7 +133,8 @@ async def test_a_reader_does_not_trust_what_it_knew_of_a_server_that_crashed(
         assert [] == (await engine.changes(at, 10)).changes
     # The crash: every connection is gone, and so is what was drawn last.
     await other.execute(f"SELECT setval('{names.positions}', {at})")
-    await other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'palaver'")
+    ours = "application_name = 'palaver' AND datname = current_database()"
+    await other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
     while not all(connection.is_closed() for connection in engine.pool._free):  # noqa: ASYNC110 - the server ends them
         await asyncio.sleep(0.01)
     (number,) = await other.fetchrow(f"SELECT id FROM {names.names} WHERE name = $1", NOTES.name)
@@ -150,6 +157,32 @@ async def test_a_call_that_is_given_up_is_no_loss(engine: PostgresRecords) -> No
             await engine.pool.fetch("SELECT pg_sleep(5)")
     await stored(engine, NOTES, "u", "1")
     assert before == engine.pool.losses
+
+
+async def test_what_is_remembered_of_a_commit_the_server_lost_is_not_written_over_another() -> None:
+    """Who is promoted without the last commits, as who crashed with synchronous_commit off, gives their transaction numbers again."""
+    at = address(COUNTERS, "a")
+    server = servers.start_postgres(synchronous_commit="off", wal_writer_delay="10s", autovacuum="off")
+    try:
+        mine = await opened(server.url())
+        await written(mine, put(COUNTERS, {"name": "a", "data": {"list": ["first"]}}))
+        await mine.pool.execute("CHECKPOINT")
+        await mine.write(WriteSet((appending("a", "lost"),), NOW + 1_000))
+        _, lost = (await mine._looks.find([at]))[at]
+        server.kill_9()
+        server.start()
+        # Nothing else may take a number.
+        theirs = PostgresRecords(await Pool.open(server.url(), PostgresOptions(schema="moved", size=2)), (COUNTERS,))
+        await theirs.write(WriteSet((appending("a", "theirs"),), NOW + 1_001))
+        _, found = (await theirs._looks.find([at]))[at]
+        assert lost == found, "the number was given again"
+        await written(mine, appending("a", "mine"))
+        counter: Any = await stored(theirs, COUNTERS, "a")
+        assert ["first", "theirs", "mine"] == counter["data"]["list"]
+        await mine.aclose()
+        await theirs.aclose()
+    finally:
+        server.close()
 
 
 # --- fewer connections than wanted ----------------------------------------------------------------------------------
@@ -197,7 +230,7 @@ async def test_a_schema_may_have_any_name(url: str, schema: str, other: Any) -> 
         await written(second, put_note("v", "1", Absent()))
         assert await waiting
         await second.aclose()
-        assert heard
+        await until(lambda: asyncio.sleep(0, heard))
         assert 51 == (await engine.pool.read(f"SELECT count(*) FROM {engine.names.within(NOTES.name)}"))[0][0]
         assert [] == [finding for finding in await engine.diagnose() if finding.level == "fail"]
         assert (await engine.observe()) is not None

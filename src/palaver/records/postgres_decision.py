@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from palaver.connections.postgres_errors import UNIQUE
-from palaver.ops import Address, Check, Delete, Failure, Op, Put, Update, WriteSet, Written, apply_update, holds, next_revision
+from palaver.ops import REVISION, Address, Check, Delete, Failure, Op, Put, Update, WriteSet, Written, apply_update, holds, next_revision
 from palaver.records.postgres_feed import CREATED, DELETED, EXPIRED, UPDATED, key_text, more
 from palaver.records.postgres_rows import Row, Rows
 from palaver.records.postgres_statements import Part, applied, array_literal
@@ -118,8 +118,9 @@ class Decision:
     def _arguments(self, op: Op, outcome: _Outcome) -> tuple[Any, ...]:
         if outcome.action == "insert":
             return outcome.row
-        version = self._seen[op.at].version
-        return (*outcome.row, version) if outcome.action == "replace" else (*op.at.key, version)
+        record, version = self._seen[op.at]
+        assert record is not None, "what is not there is inserted"
+        return (*(outcome.row if outcome.action == "replace" else op.at.key), version, record[REVISION])
 
     def is_duplicate(self, error: Exception) -> bool:
         """Say whether a unique index of the declaration refused, which looking again would not change."""

@@ -216,6 +216,7 @@ class Part(NamedTuple):
     many: bool = False
 
 
+SAME_ROW = "t.xmin = s._version AND t.{} = s._before"
 # Holds for this transaction alone, and is set before any row is stored.
 _HURRY = "hurry AS MATERIALIZED (SELECT set_config('lock_timeout', '100ms', true) AS set)"
 _HURRIED = " WHERE (SELECT set FROM hurry) IS NOT NULL"
@@ -225,8 +226,8 @@ _HURRIED = " WHERE (SELECT set FROM hurry) IS NOT NULL"
 def applied(parts: tuple[Part, ...], *, feed: bool, patient: bool = True) -> str:
     """Parameters: how many rows there are, the arrays of each part, those of the feed. Gives the version of the rows written.
 
-    An insert takes the stored columns; the others take the key columns and the version of each row, a replacement the
-    stored columns and the version. The feed takes entity, kind, revision, key and what is kept beside it.
+    An insert takes the stored columns; the others take the key columns, the version and the revision of each row, a replacement
+    the stored columns and those of the row before. The feed takes entity, kind, revision, key and what is kept beside it.
     Divides by zero where a row is another version, so that nothing is written. Not `patient`: also where somebody else holds
     one, for what shares the statement must not suffer for a neighbour.
     """
@@ -241,7 +242,7 @@ def applied(parts: tuple[Part, ...], *, feed: bool, patient: bool = True) -> str
             number += len(rows.stored)
             continue
         texts += _written_over(n, Part(rows, action, many), number, patient)
-        number += len(rows.stored if action == "replace" else rows.table.key) + 1
+        number += len(rows.stored if action == "replace" else rows.table.key) + 2
     seen = " + ".join(f"(SELECT count(*) FROM w{n})" for n in range(len(parts)))
     holds = f"1 / (CASE WHEN {seen} = $1::bigint THEN 1 ELSE 0 END)"
     if feed:
@@ -259,8 +260,10 @@ def _written_over(n: int, part: Part, number: int, patient: bool) -> list[str]:
     rows, action, many = part
     quote, commas, key = rows.names.dialect.quoted, rows.names.dialect.commas, rows.table.key
     names = rows.stored if action == "replace" else key
-    source = f"unnest({rows.arrays(names, number)[7:-1]}, ${number + len(names)}::xid[]) AS s({commas(names)}, _version)"
-    on = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in key) + " AND t.xmin = s._version"
+    arrays = f"{rows.arrays(names, number)[7:-1]}, ${number + len(names)}::xid[], ${number + len(names) + 1}::bigint[]"
+    source = f"unnest({arrays}) AS s({commas(names)}, _version, _before)"
+    # A server that lost its last commits gives their transaction numbers again, so a version alone may be that of another row.
+    on = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in key) + f" AND {SAME_ROW.format(quote(REVISION))}"
     order = f" ORDER BY {', '.join(f't.{quote(name)}' for name in key)}" if many else ""
     skip = "" if patient else " SKIP LOCKED"
     if action == "check":
