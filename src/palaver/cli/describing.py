@@ -56,14 +56,19 @@ def _below(app: App, parent: App, path: list[str]) -> Iterator[dict[str, Any]]:
 def _command(app: App, command: App, path: list[str]) -> dict[str, Any]:
     function: Any = command.default_command
     emits: Emits = getattr(function, "emits", Emits())
-    told = inspect.getdoc(function) or ""
     return {
         "command": " ".join(path),
-        "help": told.partition("\n\nParameters\n")[0],
+        "help": about(function),
         "parameters": [_argument(each) for each in _shown(command, app)],
         "emits": list(emits.kinds),
         "stream": emits.stream,
     }
+
+
+def about(function: Any) -> str:
+    """Return what a command says of itself: a line for each paragraph, since a terminal breaks lines where it ends."""
+    told = (inspect.getdoc(function) or "").partition("\n\nParameters\n")[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in told.split("\n\n"))
 
 
 def _shown(command: App, app: App) -> Iterator[Argument]:

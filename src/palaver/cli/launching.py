@@ -90,6 +90,8 @@ def call(tokens: Sequence[str]) -> int:
     """Run one command line and return its exit code; failures are told on stderr."""
     debug = "--debug" in tokens
     try:
+        if set(app.help_flags) & set(tokens):
+            _tell_in_full([token for token in tokens if token not in app.help_flags])
         code: Any = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return int(code or 0)
@@ -105,6 +107,15 @@ def call(tokens: Sequence[str]) -> int:
 
         told = usage(error, [name for name, _, _ in COMMANDS], (*FLAGS, "--help")) if isinstance(error, CycloptsError) else error
         return report(told, as_json=_problems_as_json("--json" in tokens, "--human" in tokens), debug=debug)
+
+
+def _tell_in_full(tokens: Sequence[str]) -> None:
+    """Have the help of a command be all it says of itself: the line it is listed by was told before it was imported."""
+    from palaver.cli.describing import about
+
+    command = app.parse_commands(tokens)[1][-1]
+    if command.default_command is not None:
+        command.help = about(command.default_command)
 
 
 def _problems_as_json(json: bool, human: bool) -> bool:
