@@ -1,22 +1,49 @@
-"""What a declaration of rate limits has to be, and what a call may name."""
+"""What a declaration of rate limits is and has to be, and what a call may name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from palaver.caching import Limit
 from palaver.errors import SchemaError, Validation, did_you_mean
 
-if TYPE_CHECKING:
-    from palaver.limits import Rule
+Away = Literal["open", "closed", "local"]
 
 _ALIKE = 0.8
 """How alike a name is to one that rules count by to be a misspelling: usr is, user_id is not."""
 
 
-def checked_by(limit: object, by: object) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A limit, whom it counts by, and what it says while the cache is away.
+
+    `by` names subjects: "user", "ip", "endpoint", "account" or whatever the application calls its own; several together count
+    each combination, and none counts everybody together. "operation" is known by itself. A rule may be named for several
+    operations, which then share what it allows.
+
+    While the cache is away "open" allows, "closed" refuses, and "local" counts in this process, from nothing: with several
+    processes each allows as much.
+    """
+
+    limit: Limit
+    by: str | tuple[str, ...] = "user"
+    away: Away = "local"
+
+    def __post_init__(self) -> None:
+        by = _checked_by(self.limit, self.by)
+        if self.away not in ("open", "closed", "local"):
+            raise SchemaError(f"Rule {self.limit.name} is open, closed or local while the cache is away.")
+        object.__setattr__(self, "by", by)
+
+    @property
+    def name(self) -> str:
+        return self.limit.name
+
+
+def _checked_by(limit: object, by: object) -> tuple[str, ...]:
     """Return the names a rule counts by; raises SchemaError for what are none."""
     if not isinstance(limit, Limit):
         raise SchemaError("A Rule has a Limit.", hint='Write Rule(Limit("message", 60, per_s=60), by="user").')
@@ -29,7 +56,7 @@ def checked_by(limit: object, by: object) -> tuple[str, ...]:
     return names
 
 
-def checked_rules(rules: object, kind: type[Rule]) -> dict[str, tuple[Rule, ...]]:
+def checked_rules(rules: object) -> dict[str, tuple[Rule, ...]]:
     """Return the rules of each operation; raises SchemaError for what are none, or contradict each other."""
     hint = 'Write Limits(cache, {"message": [Rule(…), Rule(…)]}).'
     if not isinstance(rules, Mapping) or not all(isinstance(operation, str) and operation for operation in rules):
@@ -37,7 +64,7 @@ def checked_rules(rules: object, kind: type[Rule]) -> dict[str, tuple[Rule, ...]
     found: dict[str, tuple[Rule, ...]] = {}
     for operation, declared in rules.items():
         several = tuple(declared) if isinstance(declared, Iterable) else (declared,)
-        if isinstance(declared, kind) or not all(isinstance(rule, kind) for rule in several):
+        if isinstance(declared, Rule) or not all(isinstance(rule, Rule) for rule in several):
             raise SchemaError(f"Operation {operation} has a list of Rule objects.", hint=hint)
         found[operation] = several
     _check_contradictions(found)

@@ -12,49 +12,23 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from inspect import isawaitable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from palaver.caching import Limit, Take, Taken, Verdict
 from palaver.client_address import address_group, is_address
 from palaver.clock import Clock
 from palaver.errors import ConfigError, OutcomeUnknown, PalaverError, RateLimited, SchemaError, Validation, did_you_mean
-from palaver.limit_rules import Spelling, checked_by, checked_costs, checked_rules
+from palaver.limit_rules import Rule, Spelling, checked_costs, checked_rules
 from palaver.ports import Cache, Limiter, Ready
+
+__all__ = ["AWAY_RETRY_S", "Amounts", "Ask", "Cost", "Decision", "Figures", "Left", "Limits", "Rule"]
 
 AWAY_RETRY_S = 1.0
 """When to ask again while the cache is away: it is looked for at least that often."""
 _MOST_REMEMBERED = 20_000
 
-Away = Literal["open", "closed", "local"]
 Amounts = Callable[[Mapping[str, str]], Mapping[str, int] | Awaitable[Mapping[str, int]]]
 Cost = int | Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A limit, whom it counts by, and what it says while the cache is away.
-
-    `by` names subjects: "user", "ip", "endpoint", "account" or whatever the application calls its own; several together count
-    each combination, and none counts everybody together. "operation" is known by itself. A rule may be named for several
-    operations, which then share what it allows.
-
-    While the cache is away "open" allows, "closed" refuses, and "local" counts in this process, from nothing: with several
-    processes each allows as much.
-    """
-
-    limit: Limit
-    by: str | tuple[str, ...] = "user"
-    away: Away = "local"
-
-    def __post_init__(self) -> None:
-        by = checked_by(self.limit, self.by)
-        if self.away not in ("open", "closed", "local"):
-            raise SchemaError(f"Rule {self.limit.name} is open, closed or local while the cache is away.")
-        object.__setattr__(self, "by", by)
-
-    @property
-    def name(self) -> str:
-        return self.limit.name
 
 
 class Decision(NamedTuple):
@@ -198,7 +172,7 @@ class Limits:
         clock: Clock | None = None,
     ) -> None:
         """Raises SchemaError for rules that contradict each other. An operation with an empty list is declared, and never refused."""
-        self.rules = checked_rules(rules, Rule)
+        self.rules = checked_rules(rules)
         self._spelling = Spelling(self.rules)
         if len(secret) > 64:
             raise ConfigError("A secret for limits has up to 64 bytes.")
