@@ -25,6 +25,7 @@ from palaver.entity import Entity
 from palaver.errors import Corruption, NotFound
 from palaver.fields import stored_name
 from palaver.large_object import LargeObject
+from palaver.lifecycle.archive_lock import ArchiveLock
 from palaver.lifecycle.encoding import json_record
 from palaver.lifecycle.export import PAGE
 from palaver.lifecycle.parts import FORMAT, OBJECTS, Archived, Manifest, Part, PartWriter, manifest_of, named, part_of, root, whom
@@ -36,6 +37,8 @@ from palaver.system import key_from_plain, plain_key
 from palaver.values import KeyPart, Record
 
 PART_BYTES = 16 * 1024 * 1024
+READINGS = 3
+"""How often a part is read while others may be erased; after that they wait."""
 
 
 class Archive:
@@ -58,25 +61,65 @@ class Archive:
         known = await self.manifest(day)
         if known is not None:
             return known
-        chosen = [self._store.schema.of(entity) for entity in entities] if entities is not None else self._store.schema.entities.values()
-        done = {declared.name: await self._entity(day, declared) for declared in chosen}
+        chosen = [self._store.schema.of(entity) for entity in entities] if entities is not None else [*self._store.schema.entities.values()]
+        for declared in chosen:
+            await self._entity(day, declared)
+        async with ArchiveLock(self._store).held() as lock:
+            return await self.manifest(day) or await self._finished(day, chosen, lock)
+
+    async def _finished(self, day: date, chosen: Iterable[Declared], lock: ArchiveLock) -> Manifest:
+        """Write the manifest of what the notes say: persons may have been taken out of parts since they were written."""
+        done: dict[str, Archived] = {}
+        for declared in chosen:
+            parts = [replace(part, after=None, replaces="") for part in await self.attempted(day, declared) if part.records]
+            left_out = [spec.name for spec in declared.fields.values() if spec.secret]
+            records = sum(part.records for part in parts)
+            done[declared.name] = Archived(declared.table.name, records, self.fields(declared), left_out, parts)
+            await lock.renew()
         schema = self._store.schema
         manifest = Manifest(day, schema.name, schema.fingerprint, to_us(self._store.clock.now()), done)
         await self.save(manifest)
         await self.tidy(manifest)
         return manifest
 
-    async def _entity(self, day: date, declared: Declared) -> Archived:
-        parts = [part async for part in self._notes(day, declared)]
-        after: tuple[KeyPart, ...] | None = key_from_plain(parts[-1].after) if parts and parts[-1].after is not None else None
-        if not parts or after is not None:
-            parts += [part async for part in self._parts(day, declared, after, len(parts))]
-        left_out = [spec.name for spec in declared.fields.values() if spec.secret]
-        whole = [replace(part, after=None) for part in parts if part.records]
-        return Archived(declared.table.name, sum(part.records for part in parts), self._fields(declared), left_out, whole)
+    async def _entity(self, day: date, declared: Declared) -> None:
+        """Write the parts of an entity that are not written yet; each is noted with the position to go on from."""
+        parts = await self.attempted(day, declared)
+        number, after = len(parts), parts[-1].after if parts else None
+        while not number or after is not None:
+            part = await self._next_part(day, declared, None if after is None else key_from_plain(after), number)
+            if part is None:
+                return
+            number, after = number + 1, part.after
 
-    async def _parts(self, day: date, declared: Declared, after: tuple[KeyPart, ...] | None, number: int) -> AsyncIterator[Part]:
-        """Write parts from a position on; each is noted with the position to go on from."""
+    async def _next_part(self, day: date, declared: Declared, after: tuple[KeyPart, ...] | None, number: int) -> Part | None:
+        """Return one part, written by whoever comes first; None where the archive was finished meanwhile.
+
+        What was read before persons were taken out of the archives is read again: only who reads it can leave them out.
+        """
+        for _ in range(READINGS):
+            known = await ArchiveLock(self._store).rewritings()
+            writing, last = await self._read(day, declared, after)
+            async with ArchiveLock(self._store).held() as lock:
+                if known == lock.count:
+                    return await self._stored(day, declared, number, writing, last)
+        async with ArchiveLock(self._store).held() as lock:
+            writing, last = await self._read(day, declared, after)
+            await lock.renew()
+            return await self._stored(day, declared, number, writing, last)
+
+    async def _stored(
+        self, day: date, declared: Declared, number: int, writing: PartWriter, last: tuple[KeyPart, ...] | None
+    ) -> Part | None:
+        if await self.manifest(day) is not None:
+            return None
+        found = next((part for part in await self.attempted(day, declared) if part.number == number), None)
+        return found or await self.store_part(day, declared.name, number, writing, after=None if last is None else plain_key(last))
+
+    async def _read(
+        self, day: date, declared: Declared, after: tuple[KeyPart, ...] | None
+    ) -> tuple[PartWriter, tuple[KeyPart, ...] | None]:
+        """Return what goes into a part from a position on, and the position it ends at, None at the end."""
         writing = PartWriter()
         while True:
             page = await self._store.core.records.scan(declared.table.name, after=after, limit=PAGE)
@@ -86,10 +129,7 @@ class Archive:
                     writing.add(form, self._whom(declared, entity))
             after = page.last
             if writing.raw >= self._part_bytes or after is None:
-                yield await self.store_part(day, declared.name, number, writing, None if after is None else plain_key(after))
-                number, writing = number + 1, PartWriter()
-            if after is None:
-                return
+                return writing, after
 
     async def _whole(self, day: date, declared: Declared, record: Record) -> tuple[Any, dict[str, Any]] | None:
         """Return a record and its archived form, with its large values copied; None where it is gone meanwhile."""
@@ -126,30 +166,33 @@ class Archive:
         mine = not tenant or position_of(declared, record)[0] == tenant[0]
         return mine and is_live(declared.table, record, to_us(self._store.clock.now()))
 
-    def _fields(self, declared: Declared) -> list[str]:
+    def fields(self, declared: Declared) -> list[str]:
         """Return the fields whose values are noted: the subject, owners of what this goes with, and those asked for."""
         own = [declared.subject.name] if declared.subject is not None else []
         own += [name for name, _ in owners(self._store.schema, declared)]
         return list(dict.fromkeys([*own, *self._about.get(declared.name, ())]))
 
     def _whom(self, declared: Declared, entity: Any) -> set[str]:
-        return {whom(value) for name in self._fields(declared) if (value := getattr(entity, name)) is not None}
+        return {whom(value) for name in self.fields(declared) if (value := getattr(entity, name)) is not None}
 
-    async def store_part(self, day: date, entity: str, number: int, writing: PartWriter, after: Sequence[Any] | None) -> Part:
+    async def store_part(
+        self, day: date, entity: str, number: int, writing: PartWriter, *, after: Sequence[Any] | None = None, replaces: str = ""
+    ) -> Part:
         """Store a part and then its note, which says that the part is whole."""
         data = writing.finish()
         digest = sha256(data).hexdigest()
         key = f"{self.folder(day)}{entity}-{number:05d}-{digest[:16]}.jsonl.gz"
-        part = Part(key, number, writing.records, len(data), digest, sorted(writing.whom), after, sorted(writing.objects))
+        part = Part(key, number, writing.records, len(data), digest, sorted(writing.whom), after, sorted(writing.objects), replaces)
         await self._blobs.put(key, data)
         await self._blobs.put(part.note, orjson.dumps(asdict(part)))
         return part
 
-    async def _notes(self, day: date, declared: Declared) -> AsyncIterator[Part]:
-        """Yield the parts an earlier attempt finished, in their order."""
-        async for info in self._blobs.list(f"{self.folder(day)}{declared.name}-"):
-            if info.key.endswith(".json"):
-                yield part_of(orjson.loads(await self._blobs.get(info.key)))
+    async def attempted(self, day: date, declared: Declared) -> list[Part]:
+        """Return the parts of an archive that is not finished, in their order."""
+        listed = self._blobs.list(f"{self.folder(day)}{declared.name}-")
+        parts = [part_of(orjson.loads(await self._blobs.get(info.key))) async for info in listed if info.key.endswith(".json")]
+        replaced = {part.replaces for part in parts}
+        return [part for part in parts if part.key not in replaced]
 
     async def save(self, manifest: Manifest) -> None:
         body = {**asdict(manifest), "day": manifest.day.isoformat(), "format": FORMAT}
@@ -158,10 +201,13 @@ class Archive:
     async def tidy(self, manifest: Manifest) -> None:
         """Remove what the manifest of a day does not name: earlier manifests, replaced parts, parts of cut-off attempts, objects."""
         parts = [part for archived in manifest.entities.values() for part in archived.parts]
-        folder = self.folder(manifest.day)
-        kept = {part.key for part in parts} | {part.note for part in parts}
-        kept |= {f"{folder}{OBJECTS}{digest}" for part in parts for digest in part.objects}
-        kept.add(f"{folder}manifest-{manifest.generation:06d}.json")
+        await self.keep_only(manifest.day, parts, f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json")
+
+    async def keep_only(self, day: date, parts: Iterable[Part], *others: str) -> None:
+        """Remove from the folder of a day what is none of these parts, and none of their notes and objects."""
+        folder, kept = self.folder(day), set(others)
+        for part in parts:
+            kept |= {part.key, part.note, *(f"{folder}{OBJECTS}{digest}" for digest in part.objects)}
         old = [info.key async for info in self._blobs.list(folder) if info.key not in kept]
         if old:
             await self._blobs.delete(old)
@@ -178,14 +224,15 @@ class Archive:
             newest = info.key
         return None if newest is None else manifest_of(orjson.loads(await self._blobs.get(newest)))
 
-    async def days(self) -> list[date]:
-        """Return the days that have a finished archive, oldest first."""
-        found = set()
+    async def days(self, *, finished: bool = True) -> list[date]:
+        """Return the days that have a finished archive, or only an attempt at one, oldest first."""
+        found: dict[date, bool] = {}
         async for info in self._blobs.list(root(self._store)):
             steps = info.key.removeprefix(root(self._store)).split("/")
-            if len(steps) == 4 and steps[3].startswith("manifest-"):
-                found.add(date(int(steps[0]), int(steps[1]), int(steps[2])))
-        return sorted(found)
+            if len(steps) >= 4 and all(step.isdecimal() for step in steps[:3]):
+                day = date(int(steps[0]), int(steps[1]), int(steps[2]))
+                found[day] = found.get(day, False) or steps[3].startswith("manifest-")
+        return sorted(day for day, whole in found.items() if whole is finished)
 
     async def lines(self, part: Part) -> list[dict[str, Any]]:
         """Return the records of a part. Raises Corruption where its bytes are not those that were written."""
@@ -254,10 +301,11 @@ class Archive:
         """Remove the archives of days before a day; return how many days."""
         old = [day for day in await self.days() if day < before]
         for day in old:
-            # The manifest last: until then the day is listed, and pruned when asked again.
-            keys = [info.key async for info in self._blobs.list(self.folder(day))]
-            for wanted in (False, True):
-                await self._blobs.delete([key for key in keys if ("/manifest-" in key) is wanted])
+            async with ArchiveLock(self._store).held():
+                # The manifest last: until then the day is listed, and pruned when asked again.
+                keys = [info.key async for info in self._blobs.list(self.folder(day))]
+                for wanted in (False, True):
+                    await self._blobs.delete([key for key in keys if ("/manifest-" in key) is wanted])
         return len(old)
 
     async def count(self, subjects: Collection[str], policy: Policy, *, before_us: int | None = None) -> int:

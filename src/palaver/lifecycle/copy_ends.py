@@ -42,7 +42,7 @@ INTO = system("copy", "into")
 """Where a target keeps which copy it is, and how far that has come."""
 
 # What belongs to one database and its processes, not to what it holds: leases, positions, copies.
-OWN = ("projection", "copy")
+OWN = ("projection", "copy", "archive")
 # What opening an empty database leaves in it.
 FRESH = (*OWN, "schema", "key")
 NAMES_A_DATABASE = ("schema", "endpoint")

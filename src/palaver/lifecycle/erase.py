@@ -120,12 +120,12 @@ async def erase_stored(store: Store, subject: str, *, policy: Policy, dry_run: b
 
 
 async def _erased(run: _Run, dry_run: bool, timeout: float) -> Erased:
-    found = await run.survey()
+    found = await run.survey(archived=dry_run)
     if not dry_run:
         ledger = Ledger(run.store)
         kind: Literal["erase", "purge"] = "erase" if run.policy.otherwise == "delete" and not run.policy.actions else "purge"
         entry = await ledger.begin(run.subject, kind)
-        await run.act(timeout)
+        found.archived = await run.act(timeout)
         await ledger.end(entry, asdict(found))
     return found
 
@@ -205,7 +205,7 @@ class _Run:
         self._masks = {d.name: mask_of(d) for d in self._entities if policy.of(d) == "mask" or self._planner.restricts(d)}
         self._mentions = [(store.schema.of(mention.entity), mention) for mention in policy.mentions]
         self._mention_masks = [mask_of(declared, mention.mask) for declared, mention in self._mentions]
-        self._prefix = subject_prefix(store._tenant if store.schema.tenanted else None, subject)
+        self._prefix = subject_prefix(store.tenant if store.schema.tenanted else None, subject)
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 
@@ -239,8 +239,8 @@ class _Run:
 
     # --- counting ---------------------------------------------------------------------------------------------------
 
-    async def survey(self) -> Erased:
-        """Count everything that would go."""
+    async def survey(self, *, archived: bool) -> Erased:
+        """Count everything that would go, in archives too where asked: removing counts there by itself."""
         out = Erased()
         kept: set[str] = set()
         outside: set[str] = set()
@@ -261,11 +261,11 @@ class _Run:
         async for info in self._core.blobs.list(self._prefix):
             out.objects += info.key not in kept
         out.objects += len(outside)
-        if self._archive is not None:
+        if archived and self._archive is not None:
             out.archived = await self._archive.count([self._subject], self._policy, before_us=self._before_us)
         for projection in self._core.projections:
             if isinstance(projection, Forgets):
-                out.rows[projection.name] = await projection.forget(self._store._tenant, self._subject, dry_run=True)
+                out.rows[projection.name] = await projection.forget(self._store.tenant, self._subject, dry_run=True)
         return out
 
     async def _survey_one(
@@ -302,7 +302,7 @@ class _Run:
 
     @property
     def _tenant(self) -> str | None:
-        return self._store._tenant
+        return self._store.tenant
 
     def _indexes(self, declared: Declared) -> list[str]:
         return [search.name for search in self._schema.searches.values() if any(source.declared is declared for source in search.sources)]
@@ -334,7 +334,8 @@ class _Run:
 
     # --- removing ---------------------------------------------------------------------------------------------------
 
-    async def act(self, timeout: float) -> None:
+    async def act(self, timeout: float) -> int:
+        """Remove everything; return how many archived records were removed or masked."""
         for _ in range(ROUNDS):
             # Indexes may lag and others may write: it is over when a whole round finds nothing.
             moved = 0
@@ -358,11 +359,13 @@ class _Run:
                 for start in range(0, len(images), 100):
                     await self._write([Delete(at) for at in images[start : start + 100]])
         await self._remove_objects()
+        archived = 0
         if self._archive is not None:
-            await self._archive.rewrite([self._subject], self._policy, before_us=self._before_us)
+            archived = await self._archive.rewrite([self._subject], self._policy, before_us=self._before_us)
         for projection in self._core.projections:
             if isinstance(projection, Forgets):
                 await projection.forget(self._tenant, self._subject, dry_run=False)
+        return archived
 
     async def _write(self, ops: list[Any]) -> None:
         await self._records.write(WriteSet(ops, self._core.now_us(), Cause("erase")))

@@ -23,7 +23,8 @@ OBJECTS = "objects/"
 class Part:
     """One file of an archive: where it lies, what is in it, and whom it is about, as hashes of 16 digits.
 
-    `objects`: the hashes of the large values its records name, which lie beside it.
+    `objects`: the hashes of the large values its records name, which lie beside it. `replaces`: the part it was made from
+    when persons were taken out before the archive was finished.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Part:
     whom: Sequence[str] = ()
     after: Sequence[Any] | None = None
     objects: Sequence[str] = ()
+    replaces: str = ""
 
     @property
     def note(self) -> str:
@@ -70,7 +72,7 @@ class Manifest:
 
 def root(store: Store) -> str:
     """Return the prefix of everything a store archives."""
-    return f"{ARCHIVE}/tenant={segment(str(store._tenant))}/" if store.schema.tenanted else f"{ARCHIVE}/"
+    return f"{ARCHIVE}/tenant={segment(str(store.tenant))}/" if store.schema.tenanted else f"{ARCHIVE}/"
 
 
 @dataclass

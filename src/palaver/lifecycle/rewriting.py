@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from palaver.declared import Declared
 from palaver.fields import stored_name
+from palaver.lifecycle.archive_lock import ArchiveLock
 from palaver.lifecycle.encoding import json_value
 from palaver.lifecycle.parts import Archived, Manifest, Part, PartWriter, whom
 from palaver.lifecycle.personal import MASKED, Mask, Policy, mask_of, owners
@@ -27,6 +30,7 @@ class Rewriter:
         self._store, self._archive, self._policy, self._span_us = store, archive, policy, span_us
         self._subjects = frozenset(subjects)
         self._whom = frozenset(map(whom, self._subjects))
+        self._lock = ArchiveLock(store)
         self._masks: dict[str, Mask] = {}
         self._mentions: dict[str, list[tuple[str, Mask]]] = {}
         for declared in store.schema.entities.values():
@@ -38,11 +42,34 @@ class Rewriter:
             self._mentions.setdefault(declared.name, []).append((field, mask_of(declared, mention.mask)))
 
     async def run(self, *, dry_run: bool) -> int:
+        """Return how many records were hit. Attempts come first: one that is finished meanwhile is among the archives then."""
         changed = 0
+        async with self._locked(dry_run, rewriting=True):
+            for day in await self._archive.days(finished=False):
+                changed += await self._attempt(day, dry_run)
         for day in await self._archive.days():
-            manifest = await self._archive.manifest(day)
-            if manifest is not None and self._is_asked(manifest.made_us):
-                changed += await self._day(manifest, dry_run)
+            async with self._locked(dry_run):
+                manifest = await self._archive.manifest(day)
+                if manifest is not None and self._is_asked(manifest.made_us):
+                    changed += await self._day(manifest, dry_run)
+        return changed
+
+    def _locked(self, dry_run: bool, *, rewriting: bool = False) -> AbstractAsyncContextManager[object]:
+        self._lock = ArchiveLock(self._store)
+        return nullcontext() if dry_run else self._lock.held(rewriting=rewriting)
+
+    async def _attempt(self, day: date, dry_run: bool) -> int:
+        """Take the persons out of an archive that is being written, or was cut off."""
+        changed, left = 0, list[Part]()
+        for declared in self._store.schema.entities.values():
+            archived = Archived(declared.table.name, 0, self._archive.fields(declared), ())
+            for part in await self._archive.attempted(day, declared):
+                if self._may_hold(declared, archived, part):
+                    hit, _, part = await self._part(day, archived, declared, part, dry_run, attempt=True)
+                    changed += hit
+                left.append(part)
+        if not dry_run:
+            await self._archive.keep_only(day, left)
         return changed
 
     def _is_asked(self, made_us: int) -> bool:
@@ -58,7 +85,7 @@ class Rewriter:
             for number, part in enumerate(parts):
                 if declared is None or not self._may_hold(declared, archived, part):
                     continue
-                hit, removed, new = await self._part(manifest, archived, declared, part, dry_run)
+                hit, removed, new = await self._part(manifest.day, archived, declared, part, dry_run)
                 changed += hit
                 gone += removed
                 parts[number] = new
@@ -78,7 +105,9 @@ class Rewriter:
             return True  # the notes do not say; only the part does
         return bool(own or fields) and not self._whom.isdisjoint(part.whom)
 
-    async def _part(self, manifest: Manifest, archived: Archived, declared: Declared, part: Part, dry_run: bool) -> tuple[int, int, Part]:
+    async def _part(
+        self, day: date, archived: Archived, declared: Declared, part: Part, dry_run: bool, *, attempt: bool = False
+    ) -> tuple[int, int, Part]:
         """Return how many records are hit, how many of them removed, and the part as it is then."""
         hit = removed = 0
         writing, still = PartWriter(), set[str]()
@@ -92,9 +121,14 @@ class Rewriter:
         if dry_run or not hit:
             return hit, removed, part
         writing.whom = {each for each in part.whom if each in still or each not in self._whom}
+        await self._lock.renew()
+        if attempt:
+            # Also when nothing is left in it: its note says where to go on.
+            new = await self._archive.store_part(day, declared.name, part.number, writing, after=part.after, replaces=part.key)
+            return hit, removed, new
         if not writing.records:
             return hit, removed, replace(part, records=0)
-        return hit, removed, await self._archive.store_part(manifest.day, declared.name, part.number, writing, None)
+        return hit, removed, await self._archive.store_part(day, declared.name, part.number, writing)
 
     def _names(self, declared: Declared, record: dict[str, Any]) -> bool:
         return declared.subject is not None and str(record.get(_name(declared, declared.subject.name))) in self._subjects

@@ -1,0 +1,154 @@
+"""Archives that are written, rewritten and removed at the same time, and attempts that were cut off: nobody erased stays in one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palaver.clock import ManualClock
+from palaver.entity import Entity
+from palaver.errors import Conflict
+from palaver.lifecycle import archive_lock
+from palaver.lifecycle.archive import Archive
+from palaver.lifecycle.archive_lock import ArchiveLock
+from palaver.lifecycle.erase import erase
+from palaver.store import Store
+from tests.lifecycle.app import Counter, Feedback, Message, Note, User
+from tests.lifecycle.people import DOOMED, OTHER, canary, found_in, write_both, write_person
+from tests.lifecycle.test_erase import ALL
+
+DAY = date(2026, 3, 10)
+ABOUT: dict[type[Entity], tuple[str]] = {Feedback: ("owner_id",)}
+
+
+def when_scanned(monkeypatch: pytest.MonkeyPatch, store: Store, table: str, do: Callable[[], Awaitable[Any]]) -> None:
+    """Do something once, after a page of a table was read and before what is done with it."""
+    scan, done = type(store.core.records).scan, list[str]()
+
+    async def scanned(self: Any, name: str, **given: Any) -> Any:
+        page = await scan(self, name, **given)
+        if name == table and not done:
+            done.append(name)
+            await do()
+        return page
+
+    monkeypatch.setattr(type(store.core.records), "scan", scanned)
+
+
+@pytest.mark.parametrize("table", ["messages", "counters"])
+async def test_who_is_erased_while_an_archive_is_written_is_not_in_it(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """Read and not yet written, or written and not yet named by a manifest."""
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+    when_scanned(monkeypatch, store, table, lambda: erase(store, DOOMED, policy=ALL, archive=archive))
+    manifest = await archive.run(DAY)
+    assert {} == found_in(folder)
+    assert [] == await archive.verify(DAY)
+    assert 12 == manifest.entities["Message"].records == len([row async for row in archive.records(DAY, Message)])
+    assert [OTHER] == [row["user_id"] async for row in archive.records(DAY, User)]
+    assert manifest == await archive.manifest(DAY)
+
+
+async def test_who_is_erased_after_an_attempt_was_cut_off_is_not_in_what_is_left_of_it(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT, part_bytes=500)
+
+    async def cut_off() -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+        when_scanned(patched, store, "counters", cut_off)
+        await archive.run(DAY)
+    assert {} != found_in(folder)
+    assert 0 < (await erase(store, DOOMED, policy=ALL, archive=archive)).archived
+    assert {} == found_in(folder)
+    manifest = await archive.run(DAY)
+    assert [] == await archive.verify(DAY)
+    assert 12 == manifest.entities["Message"].records
+    assert [f"{OTHER}-{n}" for n in range(2)] == sorted([row["note_id"] async for row in archive.records(DAY, Note)])
+
+
+async def test_a_rewriting_of_an_attempt_that_was_cut_off_leaves_no_line_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+
+    async def cut_off(*_: Any) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+        when_scanned(patched, store, "counters", cut_off)
+        await archive.run(DAY)
+    with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+        patched.setattr(Archive, "keep_only", cut_off)
+        await erase(store, DOOMED, policy=ALL, archive=archive)
+    manifest = await archive.run(DAY)
+    assert 1 == manifest.entities["User"].records
+    await erase(store, DOOMED, policy=ALL, archive=archive)
+    assert [OTHER] == [row["user_id"] async for row in archive.records(DAY, User)]
+    assert [] == await archive.verify(DAY)
+
+
+async def test_people_erased_at_the_same_time_are_all_gone_from_the_archives(store: Store, folder: Path) -> None:
+    await write_both(store)
+    people = [DOOMED, *(f"u-doomed-{n}" for n in range(3))]
+    for person in people[1:]:
+        await write_person(store, person, canary)
+    days = [DAY - timedelta(days=n) for n in range(3)]
+    for day in days:
+        await Archive(store, about=ABOUT).run(day)
+    await asyncio.gather(*(erase(store, person, policy=ALL, archive=Archive(store, about=ABOUT), scrub=False) for person in people))
+    assert {} == {name: hits for name, hits in found_in(folder / "blobs").items() if "archive" in name}
+    for day in days:
+        assert [] == await Archive(store).verify(day)
+        assert [OTHER] == [row["user_id"] async for row in Archive(store).records(day, User)]
+
+
+async def test_a_day_that_is_removed_does_not_come_back_by_a_rewriting(store: Store) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+    await archive.run(DAY)
+    await asyncio.gather(erase(store, DOOMED, policy=ALL, archive=archive), archive.prune(DAY + timedelta(days=1)))
+    assert [] == [info.key async for info in store.core.blobs.list(archive.folder(DAY))]
+
+
+async def test_a_process_that_died_holds_archives_up_for_a_while_only(
+    store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_both(store)
+    monkeypatch.setattr(archive_lock, "WAIT_S", 0.05)
+    dead = ArchiveLock(store)
+    await dead.take()  # and never released
+    with pytest.raises(Conflict, match="changing the archives"):
+        await Archive(store).run(DAY, [Counter])
+    clock.advance(timedelta(milliseconds=archive_lock.LEASE_MS))
+    assert 1 == (await Archive(store).run(DAY, [Counter])).records
+    with pytest.raises(Conflict, match="taken over"):
+        await dead.renew()
+
+
+async def test_an_erasure_opens_the_parts_that_name_the_person_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+    await archive.run(DAY)
+    opened: list[str] = []
+    lines = Archive.lines
+
+    async def counted(self: Archive, part: Any) -> Any:
+        opened.append(part.key)
+        return await lines(self, part)
+
+    monkeypatch.setattr(Archive, "lines", counted)
+    dry = await erase(store, DOOMED, policy=ALL, archive=archive, dry_run=True)
+    seen = len(opened)
+    assert dry == await erase(store, DOOMED, policy=ALL, archive=archive)
+    assert 2 * seen == len(opened)
+    assert seen == len(set(opened))
