@@ -13,6 +13,7 @@ from palaver.entity import Entity
 from palaver.errors import Validation
 from palaver.expr import Condition
 from palaver.large_object import LargeObject
+from palaver.misuse import TARGET, check, wrong
 from palaver.query import At
 
 
@@ -69,8 +70,28 @@ Asked: TypeAlias = Create | Put | Patch | Delete | Check
 
 
 def at(target: At[Any] | Entity) -> At[Any]:
-    """Return the address of an instance, or the address itself."""
-    return target if isinstance(target, At) else target.address
+    """Return the address of an instance, or the address itself. Raises Validation for anything else."""
+    found = target if isinstance(target, At) else getattr(target, "address", None)
+    if not isinstance(found, At):
+        check(TARGET, target)
+    return found  # type: ignore[return-value]
+
+
+def _names(given: object) -> tuple[str, ...]:
+    # The letters of one name are names as well.
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    for name in names:
+        if not isinstance(name, str):
+            raise wrong("the names of fields", name, 'Write remove=["title"].')
+    return names
+
+
+def _fields(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if type(given) is not dict and not isinstance(given, Mapping):
+        raise wrong("a mapping from fields to values", given, 'Write set={"title": "…"}, add={"count": 1}.')
+    return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +118,8 @@ class Batch:
         remove: Iterable[str] = (),
         when: When = None,
     ) -> Batch:
-        # The letters of one name are names as well.
-        gone = (remove,) if isinstance(remove, str) else tuple(remove)
-        return Batch((*self.ops, Patch(at(target), set or {}, add or {}, gone, when)))
+        gone = _names(remove) if remove else ()
+        return Batch((*self.ops, Patch(at(target), _fields(set), _fields(add), gone, when)))
 
     def delete(self, target: At[Any] | Entity, *, when: When = None) -> Batch:
         return Batch((*self.ops, Delete(at(target), when)))
@@ -114,7 +134,7 @@ class Batch:
         return created if len(created) == len(self.ops) else None
 
     def __add__(self, other: Batch) -> Batch:
-        return Batch(self.ops + other.ops)
+        return Batch(self.ops + other.ops) if isinstance(other, Batch) else NotImplemented  # type: ignore[redundant-expr]
 
     def __len__(self) -> int:
         return len(self.ops)

@@ -164,8 +164,11 @@ OPERANDS = (Path, IfAbsent, Append)
 
 def parse_path(path: Path) -> tuple[str | int, ...]:
     """Return the steps of a path: names and list positions. Raises Expression where it cannot be read."""
-    if path.name.isidentifier():
-        return (path.name,)
+    try:
+        if path.name.isidentifier():
+            return (path.name,)
+    except AttributeError:
+        raise Expression(f"A path is a text, not {type(path.name).__name__}.") from None
     steps: list[str | int] = []
     at = 0
     # With a dot before it the first name is read like all others.

@@ -18,8 +18,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from palaver.clock import Clock, to_ms, to_us
 from palaver.errors import BatchShape, Conflict, Fenced, PalaverError, SettleTimeout, Trimmed, Validation
 from palaver.following import settled_head
+from palaver.misuse import wrong
 from palaver.ops import Change, Guard, Op, Origin, Put, Unchanged, WriteSet, Written
 from palaver.ports import RecordEngine, Wakes
+from palaver.query import check_seconds
 from palaver.system import system
 from palaver.values import Record
 
@@ -211,6 +213,8 @@ class Runner:
 
     async def rebuild(self, name: str) -> None:
         """Empty one projection, build it anew and put its position at the head it was built from."""
+        if not isinstance(name, str):
+            raise wrong("the name of a projection", name, f"There are: {', '.join(sorted(self.projections))}.")
         if name not in self.projections:
             raise Validation(f"There is no projection {name}.", hint=f"There are: {', '.join(sorted(self.projections))}.")
         async with self._running:
@@ -315,6 +319,7 @@ class Runner:
 
     async def settle(self, timeout: float) -> None:
         """Wait until every projection has stored a position at or past the present head."""
+        check_seconds(timeout)
         if not self.projections:
             return
         head = (await self._records.changes(None, 0)).head

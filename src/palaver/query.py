@@ -25,6 +25,12 @@ def check_limit(n: object) -> None:
         raise Validation("A limit is a whole number of at least 1.")
 
 
+def check_seconds(n: object) -> None:
+    """Raise Validation for what is no time to wait."""
+    if type(n) not in (int, float) or not n >= 0:  # type: ignore[operator]
+        raise Validation("A time to wait is a number of seconds, 0 or more.")
+
+
 @dataclass(frozen=True, slots=True)
 class At(Generic[E]):
     """One record, by its key: `Message.at(conversation_id, message_id)`.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from palaver.declared import Declared
 from palaver.entity import Entity
-from palaver.errors import SchemaError, did_you_mean
+from palaver.errors import SchemaError, Validation, did_you_mean
 from palaver.expr import Path, parse_path
 from palaver.fields import form_of, inside
 from palaver.keys import Ref
@@ -115,6 +115,11 @@ class Schema:
         """Return the compiled declaration of an entity of this schema; raise SchemaError for another class."""
         found = self.entities.get(entity.__name__)
         if found is None or found.entity is not entity:
+            if not issubclass(entity, Entity):
+                raise Validation(
+                    f"What is needed here is a record, not {'a class' if issubclass(entity, type) else entity.__name__}.",
+                    hint="Give one instance; store.bulk() and Batch() take several.",
+                )
             raise SchemaError(
                 f"{entity.__name__} is not in schema {self.name}.",
                 hint=did_you_mean(entity.__name__, self.entities),

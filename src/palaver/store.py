@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from palaver.following import Following
 from palaver.known_keys import before_ops
 from palaver.large_object import LargeObject
 from palaver.loading import load
-from palaver.misuse import ADDRESS, QUERY, Need, check
+from palaver.misuse import ADDRESS, QUERY, Need, check, wrong
 from palaver.ops import MARK, Address, Table, Written, is_live
 from palaver.ports import Cache, Counts
 from palaver.process import process_id
@@ -55,8 +55,7 @@ PAUSE_S = 0.001
 STREAMED = Need((LargeObject,), "a large object", "Give the field of a record that was read.")
 BATCH = Need((Batch,), "a batch", "Begin with Batch() and add to it; store.bulk() takes many records.")
 ASKED = Need((Query, Batch), "a query or a batch", "Write Message.key(…), or begin with Batch() and add to it.")
-SEVERAL = Need((Iterable, AsyncIterable), "many records", "Give a list of them, or what yields them; store.put() takes one.")
-LOSSES = Need((list, tuple, set, frozenset), "a list of what may be lost", 'Write allow_data_loss=["Message.title"].')
+LOSSES = Need((list, tuple, Set), "a list of what may be lost", 'Write allow_data_loss=["Message.title"].')
 NAME = Need((str,), "the name of a search index", "It is declared as Search(…) in the schema.")
 DECIDED = (Validation, ConditionFailed, TransactionCancelled, Conflict)
 """Errors after which it is certain that nothing was written now, so that an earlier request may be the answer."""
@@ -367,7 +366,8 @@ class Store:
         the load: what was taken before it is stored, some of what came after may be, and loading all of it again is safe.
         """
         self._here()
-        check(SEVERAL, entities)
+        if isinstance(entities, Entity) or not isinstance(entities, Iterable | AsyncIterable):
+            raise wrong("many records", entities, "Give a list of them, or what yields them; store.put() takes one.")
         return await load(self, entities)
 
     # --- searching, explaining, keeping ----------------------------------------------------------------------------
