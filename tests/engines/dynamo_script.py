@@ -26,6 +26,8 @@ class Request:
     body: bytes
     #: How many requests this connection had carried before.
     before: int
+    method: str = "POST"
+    path: str = "/"
 
     @property
     def operation(self) -> str:
@@ -127,9 +129,9 @@ async def scripted(*acts: Act, tls: ssl.SSLContext | None = None) -> AsyncIterat
         served = 0
         try:
             while True:
-                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
+                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-                request = Request(headers, await reader.readexactly(int(headers.get("content-length", 0))), served)
+                request = Request(headers, await reader.readexactly(int(headers.get("content-length", 0))), served, *first.split(" ")[:2])
                 script.requests.append(request)
                 served += 1
                 await script.next()(request, writer)

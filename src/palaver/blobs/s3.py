@@ -9,9 +9,10 @@ import asyncio
 import os
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
@@ -23,9 +24,9 @@ from palaver.blobs.remote import Remote, needs_obstore
 from palaver.blobs.s3_parts import upload
 from palaver.connections.aws_credentials import Credentials
 from palaver.connections.s3 import Bucket
-from palaver.connections.s3_errors import Doing, from_obstore, refused, without_namespaces
+from palaver.connections.s3_errors import EXPIRED, Doing, from_obstore, lost, refused, without_namespaces
 from palaver.connections.s3_place import place
-from palaver.errors import ConfigError, NotFound, NotProvisioned, Unauthenticated, Validation
+from palaver.errors import ConfigError, NotFound, NotProvisioned, PalaverError, Unavailable, Validation
 from palaver.observing import Finding
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from palaver.blobs.s3_bucket import BucketSettings, Part
     from palaver.schema import Schema
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 LARGEST = 5 * 1024 * 1024 * 1024
 """What one request may store."""
 
@@ -42,6 +46,22 @@ _AT_ONCE = 8
 _LONGEST_S = 7 * 86_400
 _DELETED_AT_ONCE = 1_000
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?charset=[\w-]+)?")
+_RENEWED = "renewed"
+
+
+def signed_anew(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Have a request made once more whose credentials had expired, where there are new ones."""
+
+    @wraps(method)
+    async def again(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return await method(*arguments, **options)
+        except Unavailable as error:
+            if error.context.get("reason") != _RENEWED:
+                raise
+        return await method(*arguments, **options)
+
+    return again
 
 
 class S3Blobs(ObjectBlobs):
@@ -58,6 +78,7 @@ class S3Blobs(ObjectBlobs):
     def __repr__(self) -> str:
         return f"S3Blobs(s3://{self.place.bucket}/{self.place.prefix})"
 
+    @signed_anew
     async def put(self, key: str, data: bytes) -> None:
         """Store the object, replacing one of that key; what is larger than 8 MiB goes up in parts and appears whole at the end."""
         import obstore
@@ -65,8 +86,12 @@ class S3Blobs(ObjectBlobs):
         path = path_of(key)
         await self._check(key, data)
         async with self._errors("write"):
-            await obstore.put_async(self._store, path, data, attributes=self._attributes(), chunk_size=PART, max_concurrency=_AT_ONCE)
+            if len(data) > PART and self.bucket.signs:
+                await upload(self.bucket, path, _parts(data), len(data), self.as_stored())
+            else:
+                await obstore.put_async(self._store, path, data, attributes=self._attributes(), chunk_size=PART, max_concurrency=_AT_ONCE)
 
+    @signed_anew
     async def create(self, key: str, data: bytes) -> bool:
         """Store the object unless one of that key is there, and say whether it was stored; of several at once exactly one succeeds.
 
@@ -86,6 +111,7 @@ class S3Blobs(ObjectBlobs):
                 return False
         return True
 
+    @signed_anew
     async def head(self, key: str) -> BlobInfo | None:
         import obstore
 
@@ -97,6 +123,11 @@ class S3Blobs(ObjectBlobs):
                     break
         return found
 
+    @signed_anew
+    async def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        return await super().get(key, start=start, length=length)
+
+    @signed_anew
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, a thousand a request; with `versions=purge` every version of them too, and the marks of their deletion."""
         if self.place.versions == "keep":
@@ -205,6 +236,8 @@ class S3Blobs(ObjectBlobs):
             raise
         size = found.meta["size"]
         first = bytes(await found.bytes_async())
+        if len(first) != min(size, PART):
+            raise lost("read", "cut short", sent=True)
         if size <= PART:
             return first
         # One stream is slower than several, and one that breaks off would have to begin again.
@@ -300,6 +333,7 @@ class S3Blobs(ObjectBlobs):
         from obstore.exceptions import BaseError
 
         await self._open()
+        signer = self.bucket.credentials()
         try:
             yield
         except (BaseError, OSError) as error:
@@ -308,11 +342,21 @@ class S3Blobs(ObjectBlobs):
         else:
             self._was_there = True
             return
-        if isinstance(found, Unauthenticated):
-            await self.bucket.renew()
+        if await self._renewed(found, signer):
+            found = Unavailable("The credentials for S3 had expired; there are new ones.", hint="Repeat it.", reason=_RENEWED)
         elif isinstance(found, NotFound) and doing == "write":
             found = NotProvisioned("The bucket does not exist.", hint="Make it, or correct its name in the URL.")
         raise found from None
+
+    async def _renewed(self, found: PalaverError, signer: Credentials | None) -> bool:
+        """Say whether this was said of credentials that have expired, and there are others now."""
+        reason = found.context.get("reason")
+        if reason != "400":
+            return reason in EXPIRED and await self.bucket.renewed(signer)
+        # The answer to a HEAD has no body to say why. A listing has, and asking for one renews what has expired.
+        with suppress(PalaverError):
+            await self.bucket.ask("GET", {"list-type": "2", "max-keys": "1"})
+        return self.bucket.credentials() is not signer and await self.bucket.renewed(signer)
 
 
 class InParts(Remote):
@@ -330,6 +374,12 @@ class InParts(Remote):
             return
         data = b"".join([part async for part in parts])
         await obstore.put_async(self._store(), path, data, attributes=self._blobs._attributes())
+
+
+async def _parts(data: bytes) -> AsyncIterator[bytes]:
+    whole = memoryview(data)
+    for start in range(0, len(data), PART):
+        yield bytes(whole[start : start + PART])
 
 
 def _code_in(body: bytes) -> str:

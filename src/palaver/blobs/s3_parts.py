@@ -9,7 +9,7 @@ from contextlib import suppress
 from palaver.blobs.pieces import PART
 from palaver.connections.s3 import Answer, Bucket
 from palaver.connections.s3_errors import refused, without_namespaces
-from palaver.errors import NotProvisioned, PalaverError, Unavailable, Validation
+from palaver.errors import NotProvisioned, PalaverError, Validation
 
 LARGEST = 10_000 * PART
 """An upload has 10,000 parts at most."""
@@ -60,7 +60,7 @@ async def _complete(bucket: Bucket, path: str, upload_id: str, tags: list[str], 
         there = await bucket.ask("HEAD", {}, path=path)
         if there.status == 200 and there.headers.get("content-length") == str(size):
             return
-        raise Unavailable("The storage gave an upload up before it was whole.", hint="Store the object again.", reason=answer.code)
+        raise refused(answer.status, answer.code, "write")
     if answer.code and answer.status < 300:
         # Assembling may fail after the answer has begun.
         raise refused(500, answer.code, "write")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from palaver.connections.aws_credentials import Credentials, CredentialSource, FixedCredentials, credential_source
-from palaver.connections.s3_errors import Doing, lost, refused
+from palaver.connections.s3_errors import EXPIRED, Doing, lost, refused
 from palaver.connections.s3_place import Place
 from palaver.connections.s3_signing import encoded, presigned_query, signed_headers
 from palaver.errors import ConfigError
@@ -50,6 +50,7 @@ class Bucket:
         self._environ = os.environ if environ is None else environ
         self._source: CredentialSource | None = None
         self._store: S3Store | None = None
+        self._told: Credentials | None = None
         self._finding = asyncio.Lock()
 
     async def aclose(self) -> None:
@@ -67,10 +68,24 @@ class Bucket:
     def opened(self) -> S3Store | None:
         return self._store
 
-    async def renew(self) -> None:
-        """Look for other credentials than those that were refused; the next request signs with them."""
-        if self._source is not None:
-            await self._source.renew(self._source.current())
+    @property
+    def signs(self) -> bool:
+        """Whether Palaver knows the credentials, and not only obstore, which then finds them by itself."""
+        return self._source is not None
+
+    def credentials(self) -> Credentials | None:
+        """Return what requests are signed with now; None where obstore finds it by itself, or nothing was asked yet."""
+        return None if self._source is None else self._source.current()
+
+    async def renewed(self, refused: Credentials | None) -> bool:
+        """Say whether there are other credentials than those that were refused; the next request signs with them."""
+        if self._source is None or refused is None or not await self._source.renew(refused):
+            return False
+        if self._told is not self._source.current():
+            # obstore keeps what it was told last for a while, also after it was refused.
+            async with self._finding:
+                self._store = await self._opened()
+        return True
 
     async def presigned(self, method: str, path: str, *, expires_s: int, headers: Mapping[str, str], query: Mapping[str, str]) -> str:
         """Return an address that lets whoever has it make one kind of request for one object, with these headers."""
@@ -94,7 +109,8 @@ class Bucket:
     ) -> Answer:
         """Make a request about the bucket, or the object of a path, and return the answer, whatever it says; lost ones are repeated.
 
-        Every request made this way may be repeated. Raises Unavailable or OutcomeUnknown, or Throttled after the last attempt.
+        Every request made this way may be repeated; one whose credentials have expired is, with new ones. Raises Unavailable or
+        OutcomeUnknown, or Throttled after the last attempt.
         """
         source = await self._signer()
         told = dict(headers or {})
@@ -102,12 +118,15 @@ class Bucket:
             told |= {"x-amz-checksum-sha256": b64encode(sha256(body).digest()).decode(), "content-type": "application/xml"}
         for attempt in range(_ATTEMPTS):
             last = attempt == _ATTEMPTS - 1
+            signer = source.current()
             try:
-                answer = await asyncio.to_thread(self._sent, method, path, query, told, body, source.current())
+                answer = await asyncio.to_thread(self._sent, method, path, query, told, body, signer)
             except (OSError, http.client.HTTPException) as error:
                 if last:
                     raise lost(doing, type(error).__name__, sent=not isinstance(error, ConnectionRefusedError)) from None
             else:
+                if not last and answer.code in EXPIRED and await source.renew(signer):
+                    continue
                 if answer.status < 500 and answer.status != 429:
                     return answer
                 if last:
@@ -128,7 +147,7 @@ class Bucket:
 
         at = self.place
         given = self._given is not None or bool(self._environ.get("AWS_ACCESS_KEY_ID"))
-        if given or find_spec("botocore") is not None:
+        if self._source is None and (given or find_spec("botocore") is not None):
             self._source = await credential_source(self._given, self._environ, at.region)
         settings = {
             "server_side_encryption": at.sse,
@@ -154,7 +173,7 @@ class Bucket:
 
     async def _credentials(self) -> S3Credential:
         assert self._source is not None
-        now = self._source.current()
+        now = self._told = self._source.current()
         fixed = isinstance(self._source, FixedCredentials)
         return {
             "access_key_id": now.access_key,

@@ -27,15 +27,9 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _DELETED = re.compile(r'DeleteFailed \{.*?code: "([A-Za-z0-9.]{1,80})"', re.DOTALL)
 _SAFE = re.compile(r"[A-Za-z0-9.]{1,80}")
 
-_UNKNOWN_CALLER = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "InvalidClientTokenId",
-    "NotSignedUp",
-}
+EXPIRED = frozenset(("ExpiredToken", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"))
+"""What is said of credentials that others may have replaced: they ended, or the key was taken back."""
+_UNKNOWN_CALLER = EXPIRED | {"SignatureDoesNotMatch", "InvalidClientTokenId", "NotSignedUp"}
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "TemporaryRedirect"}
 _BUSY = {
     "SlowDown",
@@ -46,6 +40,8 @@ _BUSY = {
     "TooManyRequests",
     "OperationAborted",
 }
+# It did not arrive as it was sent, so nothing was done.
+_DAMAGED = {"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"}
 _FULL = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 _NO_KEY = {"KMS.NotFoundException", "KMS.DisabledException", "KMS.KMSInvalidStateException", "KMS.InvalidKeyUsageException"}
 
@@ -64,6 +60,10 @@ def refused(status: int, code: str, doing: Doing) -> PalaverError:
         )
     if code == "RequestTimeTooSkewed":
         return Unauthenticated("This machine's clock is too far from that of S3.", hint="Set the clock.", **told)
+    if code in _DAMAGED:
+        return Unavailable("The request did not arrive whole at the object storage.", hint="Repeat it; nothing was done.", **told)
+    if code == "NoSuchUpload":
+        return Unavailable("The storage gave an upload up before it was whole.", hint="Store the object again.", **told)
     if code in _ELSEWHERE or status in (301, 307):
         return ConfigError("The bucket lies in another region.", hint="Correct region= in the URL.", **told)
     if code == "InvalidObjectState":
