@@ -1,7 +1,7 @@
 """Nested values as JSON text: plain JSON where JSON can say it, tags where it cannot.
 
 A Decimal, bytes, a set or an integer beyond 64 bits becomes a map of one name that starts with `$:`. A map of the user
-with such a name is stored as a list of pairs under `$:map`, so no value of the user can be taken for a tag.
+with such a name is stored as a list of pairs under `$:map`, so no value of the user can be taken for a tag. A zero loses its sign.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def dumps(value: Value) -> str:
     except TypeError:
         return orjson.dumps(_tagged(value)).decode()
     # Text of the user may look like a tag; only a walk can tell, and it leaves text alone. Most texts have no such sign at all.
-    return text if "$" not in text or _QUOTED_TAG not in text else orjson.dumps(_tagged(value)).decode()
+    is_plain = ("$" not in text or _QUOTED_TAG not in text) and "-0.0" not in text
+    return text if is_plain else orjson.dumps(_tagged(value)).decode()
 
 
 def packed(value: Value) -> bytes:
@@ -137,7 +138,10 @@ def _tagged(value: Any) -> Any:
     if kind is frozenset:
         return {"$:set": [_tagged(inner) for inner in sorted(value)]}
     if kind is _Exact:
-        return {"$:float": repr(float(value))}
+        return {"$:float": repr(float(value) + 0.0)}
+    if kind is float:
+        # Zero has no sign: not every engine keeps one.
+        return value + 0.0
     if kind is int and not MIN_INT <= value <= MAX_INT:
         return {"$:int": str(value)}
     return value

@@ -61,8 +61,8 @@ def canonical(number: Decimal, what: str = "a number") -> Decimal:
 
 
 def number_text(number: Decimal) -> str:
-    """Return the one text form of a canonical number: plain digits where short, an exponent otherwise."""
-    text = str(number)
+    """Return the one text form of a canonical number: plain digits where short, an exponent otherwise. Zero has no sign."""
+    text = str(number) if number else "0"
     if "E" not in text:
         return text
     sign, digits, exponent = number.as_tuple()

@@ -44,7 +44,8 @@ def literal(value: Value) -> Attribute:
 
 
 def _digits(number: Any) -> str:
-    return number_text(number) if type(number) is Decimal else repr(number)
+    # Adding takes the sign from a zero; DynamoDB does not keep one.
+    return number_text(number) if type(number) is Decimal else repr(number + 0.0 if type(number) is float else number)
 
 
 def nested(value: Value) -> Attribute:
@@ -59,7 +60,7 @@ def _base(value: object) -> type:
 
 
 def _nested_float(value: float) -> Attribute:
-    number = {"N": repr(value)}
+    number = {"N": _digits(value)}
     return {"M": {"$:float": number}} if value.is_integer() else number
 
 

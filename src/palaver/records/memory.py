@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -80,12 +81,13 @@ def sortable(part: Any) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """Return the value with its own lists and maps; scalars and frozen sets cannot change and are shared."""
-    if type(value) is dict:
+    """Return the value with its own lists and maps; scalars and frozen sets cannot change and are shared. Zero has no sign."""
+    kind = type(value)
+    if kind is dict:
         return {name: copied(inner) for name, inner in value.items()}
-    if type(value) is list:
+    if kind is list:
         return [copied(inner) for inner in value]
-    return value
+    return abs(value) if (kind is float or kind is Decimal) and not value else value
 
 
 class Ordered:

@@ -33,7 +33,8 @@ def whole(value: Any) -> Any:
 
 
 def real(value: Any) -> Any:
-    return value if value is None else float(value)
+    # Adding takes the sign from a zero, which not every engine keeps.
+    return value if value is None else float(value) + 0.0
 
 
 def exact(value: Any) -> Decimal | None:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from palaver.ops import REVISION
+from palaver.expr import Path
+from palaver.ops import REVISION, Add, Set
 from palaver.ports import RecordEngine
-from palaver.testing.records.base import COUNTERS, NOTES, RecordSuite, bare, exact, loaded, note, put, put_note, read_notes, stored, written
+from palaver.testing.records.base import (
+    COUNTERS,
+    NOTES,
+    RecordSuite,
+    bare,
+    exact,
+    loaded,
+    note,
+    put,
+    put_note,
+    read_kind,
+    read_notes,
+    stored,
+    update,
+    written,
+)
 from palaver.testing.records.texts import NAUGHTY
 from palaver.values import MAX_INT, MAX_RECORD, MIN_INT, record_size
 
@@ -45,6 +62,14 @@ def nested(depth: int, kind: str) -> Any:
     return value
 
 
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _scalars(inner)
+    else:
+        yield value
+
+
 class Content(RecordSuite):
     async def _round(self, engine: RecordEngine, **fields: Any) -> None:
         """See that fields come back exactly by get and by query, and survive a second round."""
@@ -64,6 +89,24 @@ class Content(RecordSuite):
     @pytest.mark.parametrize("number", FLOATS)
     async def test_a_float_stays_a_float(self, engine: RecordEngine, number: float) -> None:
         await self._round(engine, score=number)
+
+    async def test_a_zero_has_no_sign(self, engine: RecordEngine) -> None:
+        """Some databases cannot keep one, so that none does: what is read says the same wherever it is stored."""
+        data = {"f": -0.0, "l": [-0.0, Decimal("-0"), "-0.0"]}
+        fields: dict[str, Any] = {"kind": "k", "stamp": 1, "score": -0.0, "amount": Decimal("-0.0"), "data": data}
+        await written(engine, put_note("u", "1", **fields), put_note("u", "2", kind="k", stamp=1, score=1.0, data={"f": 1.0}))
+        await loaded(engine, put_note("u", "3", **fields))
+        changes = Set(Path("score"), -0.0), Set(Path("data.f"), -0.0), Set(Path("tags"), [-0.0])
+        await written(engine, update(NOTES, ("u", "2"), *changes))
+        await written(engine, put_note("u", "4", kind="k", stamp=1, score=-0.0), put_note("u", "5", kind="k", stamp=1))
+        await written(engine, update(NOTES, ("u", "5"), Add(Path("score"), -0.0)))
+        await self.settle(engine)
+        for found in (await self.all_of(engine, read_notes("u")), await self.all_of(engine, read_kind("k"))):
+            assert 5 == len(found)
+            for record in found:
+                signed = [value for value in _scalars(record) if value == 0 and str(value).startswith("-")]
+                assert not signed, record
+        assert "-0.0" == (await stored(engine, NOTES, "u", "1"))["data"]["l"][2]  # type: ignore[index, call-overload]
 
     @pytest.mark.parametrize("number", INTS)
     async def test_an_integer_keeps_every_bit(self, engine: RecordEngine, number: int) -> None:
