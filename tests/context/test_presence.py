@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from palaver import ManualClock
-from palaver.cache.memory import MemoryCache
+from palaver.cache.memory import MemoryCache, MemoryPresence
 from palaver.cache.none import NoCache
 from palaver.cache.redis import RedisCache
-from palaver.errors import ConfigError, Unavailable, Validation
+from palaver.errors import ConfigError, StorageFull, Unavailable, Validation
 from palaver.ports import Cache
 from palaver.presence import Presence
 from tests.engines.redis_servers import answers, own, until
@@ -135,6 +136,16 @@ async def test_without_a_cache_touches_are_dropped_and_counted_and_reads_say_so(
             await call
     with pytest.raises(Unavailable):
         await presence.leave("ann", "web")
+
+
+async def test_a_channel_whose_touch_was_dropped_is_listed_by_the_next_one() -> None:
+    cache = MemoryCache()
+    presence = Presence(cache)
+    with patch.object(MemoryPresence, "touch", side_effect=StorageFull("full")):
+        await presence.touch("ann", "web")
+    assert 1 == presence.figures.dropped
+    await presence.touch("ben", "web")
+    assert {"web": 1} == await presence.counts()
 
 
 async def test_a_server_that_lost_everything_learns_of_it_at_the_next_touch() -> None:
