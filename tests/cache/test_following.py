@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import palaver
-from palaver import Store, following
+from palaver import Store, feed, following
 from palaver.errors import ConditionFailed, ConfigError, Conflict, Unavailable
 from palaver.following import Wrote, settled_head
 from palaver.ops import Address, Change, ChangePage, Op
@@ -287,8 +286,11 @@ async def test_who_hears_of_this_processs_writes_hears_before_they_return(stores
     assert count == len(own.wrote_)
 
 
-async def test_several_who_wait_for_one_file_are_all_woken(tmp_path: Path) -> None:
+async def test_several_who_wait_for_one_file_are_all_woken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner of projections and the follower wait on one connection: what one of them notices, the other is told."""
+    # A wake-up that is lost costs the whole of it.
+    for waits in (feed, following):
+        monkeypatch.setattr(waits, "IDLE_S", 60.0)
     url = f"sqlite:///{tmp_path}/a.db?sync=normal"
     async with (
         palaver.open(url, schema=PEOPLE, maintain=True) as reader,
@@ -296,15 +298,10 @@ async def test_several_who_wait_for_one_file_are_all_woken(tmp_path: Path) -> No
     ):
         hearing = Hearing(Plain)
         await reader.following.add(hearing).ready()
-        slowest = 0.0
         for number in range(20):
-            begun = time.monotonic()
             await writer.put(Plain(id=f"p{number}"))
             await eventually(lambda number=number: f"p{number}" in hearing.heard())  # type: ignore[misc]
-            slowest = max(slowest, time.monotonic() - begun)
             await asyncio.sleep(0.03 * (number % 3))
-        # A wake-up that is lost costs the whole of IDLE_S.
-        assert slowest < 0.9
 
 
 class Seen:

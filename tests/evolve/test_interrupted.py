@@ -20,6 +20,7 @@ from palaver.migrating.run import CURRENT
 from palaver.ops import Put, Step, WriteSet
 from palaver.plan import Planner
 from palaver.ports import RecordEngine
+from tests.engines.redis_servers import until
 from tests.evolve.beds import ENGINES, Bed, bed, planner_of
 from tests.evolve.cases import CASES, NOW, Case, entity, thing
 from tests.evolve.test_migrated import filled, kept_columns, reads
@@ -324,7 +325,7 @@ async def test_a_table_with_jobs_waiting_keeps_its_name_until_they_are_done(memo
 
 
 class Slow:
-    """An engine whose steps take time, and that fails at some of the writes that renew a lease."""
+    """An engine whose steps take as long as some renewals of the lease, and that fails at every other of the writes that renew it."""
 
     def __init__(self, records: RecordEngine) -> None:
         self._records = records
@@ -335,8 +336,8 @@ class Slow:
         return getattr(self._records, name)
 
     async def apply(self, step: Step) -> None:
-        self.busy = True
-        await asyncio.sleep(0.1)
+        self.busy, enough = True, self.renewals + 4
+        await until(lambda: asyncio.sleep(0, self.renewals >= enough), 30)
         self.busy = False
         await self._records.apply(step)
 
