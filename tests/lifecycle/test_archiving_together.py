@@ -40,7 +40,7 @@ def when_scanned(monkeypatch: pytest.MonkeyPatch, store: Store, table: str, do: 
     monkeypatch.setattr(type(store.core.records), "scan", scanned)
 
 
-@pytest.mark.parametrize("table", ["messages", "counters"])
+@pytest.mark.parametrize("table", ["messages", "notes", "counters"])
 async def test_who_is_erased_while_an_archive_is_written_is_not_in_it(
     store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
@@ -110,6 +110,36 @@ async def test_people_erased_at_the_same_time_are_all_gone_from_the_archives(sto
     for day in days:
         assert [] == await Archive(store).verify(day)
         assert [OTHER] == [row["user_id"] async for row in Archive(store).records(day, User)]
+
+
+async def test_two_who_archive_one_day_write_it_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await write_both(store)
+    archive = Archive(store)
+    when_scanned(monkeypatch, store, "counters", lambda: archive.run(DAY, [Counter]))
+    manifest = await archive.run(DAY, [Counter, Note])
+    assert ["Counter"] == list(manifest.entities)
+    (part,) = manifest.entities["Counter"].parts
+    named = {part.key, part.note, f"{archive.folder(DAY)}manifest-000000.json"}
+    assert named == {info.key async for info in store.core.blobs.list(archive.folder(DAY))}
+
+
+async def test_a_part_another_wrote_meanwhile_is_gone_on_from(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.bulk(Counter(name=f"c{number:04d}", n=number) for number in range(1_200))
+    archive = Archive(store, part_bytes=10_000)
+
+    async def another() -> None:
+        await store.put(Counter(name="c0000", n=5_000))
+        with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+            patched.setattr(Archive, "_finished", cut_off)
+            await archive.run(DAY, [Counter])
+
+    async def cut_off(*_: Any) -> None:
+        raise TimeoutError
+
+    when_scanned(monkeypatch, store, "counters", another)
+    manifest = await archive.run(DAY, [Counter])
+    assert 1_200 == manifest.records
+    assert {*range(1, 1_200), 5_000} == {row["n"] async for row in archive.records(DAY, Counter)}
 
 
 async def test_a_day_that_is_removed_does_not_come_back_by_a_rewriting(store: Store) -> None:
