@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from palaver.cli.talking import talk
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -57,16 +59,6 @@ def harmless(text: str) -> str:
 
 def _steers(char: str) -> bool:
     return char < " " or "\x7f" <= char <= "\x9f" or char in _DIRECTION
-
-
-def talk(text: str) -> None:
-    """Write to stderr. Where nobody hears it, what is being done goes on all the same."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except OSError:
-        # The interpreter would fail at its end with what could not be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class Output:

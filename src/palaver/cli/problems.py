@@ -12,7 +12,8 @@ from difflib import get_close_matches
 from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
 
 from palaver.cli.exits import Exit, exit_of
-from palaver.cli.output import CONTRACT, harmless, talk
+from palaver.cli.output import CONTRACT, harmless
+from palaver.cli.talking import talk
 from palaver.errors import PalaverError
 
 ANCHOR = "reference/errors.html#"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from palaver.cli.output import talk
+from palaver.cli.talking import talk
 
 
 class Progress:
