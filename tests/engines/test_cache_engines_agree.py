@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -56,6 +57,38 @@ async def test_of_limits(clock: ManualClock, seed: int) -> None:
             else:
                 expected, found = [await getattr(cache.limiter, call)(*takes, group=group) for cache in (memory, redis)]
             assert expected == found, step
+
+
+class PutBack(ManualClock):
+    def put_back(self, seconds: float) -> None:
+        self._now -= timedelta(seconds=seconds)
+
+    def monotonic(self) -> float:
+        """Memory counts by this, and Redis by the time of day of its server, which somebody may correct."""
+        return (self._now - EPOCH).total_seconds()
+
+
+@pytest.mark.parametrize("kind", ["bucket", "window"])
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("cost", [1, 2])
+@pytest.mark.parametrize("seconds", [2, 3_600])
+async def test_of_limits_under_a_clock_that_was_put_back(kind: Any, others: int, cost: int, seconds: float) -> None:
+    limits = [Limit("a", 3, 60, kind), Limit("b", 100, 60, "bucket")][: 1 + others]
+    clock = PutBack(EPOCH)
+    forward(clock, 90_000)
+    async with both(clock) as engines:
+        for cache in engines:
+            for _ in range(3):
+                assert (await cache.limiter.take(*[Take(limit, "u") for limit in limits])).allowed
+        clock.put_back(seconds)
+        said = [await cache.limiter.take(*[Take(limit, "u", cost) for limit in limits]) for cache in engines]
+        assert said[0] == said[1]
+        assert not said[0].allowed
+        # Whoever waits as long as he was told passes, and nobody sooner.
+        forward(clock, said[0].retry_after_s - 0.001)
+        assert [False] * 2 == [(await cache.limiter.take(*[Take(limit, "u", cost) for limit in limits])).allowed for cache in engines]
+        forward(clock, 0.001)
+        assert [True] * 2 == [(await cache.limiter.take(*[Take(limit, "u", cost) for limit in limits])).allowed for cache in engines]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -51,15 +51,15 @@ def rests_at(limit: Limit, state: State) -> int:
 
 def _look_at_bucket(limit: Limit, state: State, now: int, cost: int) -> tuple[int, int]:
     debt, at = state
-    # A clock that went back adds nothing: `at` stays where it was.
+    # A clock that went back adds nothing: `at` stays where it was, and until it is there again nothing flows off.
     if now > at:
         debt = max(0, debt - (now - at) * limit.amount)
-        state[0], state[1] = debt, now
+        state[0], state[1] = debt, at = debt, now
     over = debt + cost * limit.period - limit.room
     if over <= 0:
         return (limit.room - debt) // limit.period, 0
     never = cost * limit.period > limit.room
-    return max(0, limit.room - debt) // limit.period, NEVER if never else -(-over // limit.amount)
+    return max(0, limit.room - debt) // limit.period, NEVER if never else -(-over // limit.amount) + at - now
 
 
 def _look_at_window(limit: Limit, state: State, now: int, cost: int) -> tuple[int, int]:

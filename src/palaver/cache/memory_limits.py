@@ -85,7 +85,7 @@ class MemoryLimiter:
                 return granted((limit.room - after) // limit.period)
             state[0] = debt
             remaining, over = (limit.room - debt) // limit.period, after - limit.room
-            retry_after_s = -(-over // limit.amount) / 1_000 if cost * limit.period <= limit.room else math.inf
+            retry_after_s = (-(-over // limit.amount) + state[1] - now) / 1_000 if cost * limit.period <= limit.room else math.inf
             return Taken(False, (Verdict(False, remaining if remaining > 0 else 0, retry_after_s),))
 
     async def take_each(self, calls: Sequence[Sequence[Take]], *, group: str = "") -> list[Taken]:

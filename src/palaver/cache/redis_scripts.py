@@ -71,7 +71,7 @@ if state then
   end
   after = debt + period
 end
-if after > room then return pack('<i8i8i8', 0, 0, math.ceil((after - room) / amount)) end
+if after > room then return pack('<i8i8i8', 0, 0, math.ceil((after - room) / amount) + since - now) end
 call('HSET', key, field, pack('<dd', after, since))
 local lives = after / amount + since - now + 1
 if call('PTTL', key) < lives then call('PEXPIRE', key, math.ceil(lives * 2)) end
@@ -107,7 +107,7 @@ for i = 1, #states do
   end
   if after > room then
     waits = waits or {}
-    waits[i] = math.ceil((after - room) / amount)
+    waits[i] = math.ceil((after - room) / amount) + since - now
   else
     local life = after / amount + since - now + 1
     if life > lives then lives = life end
@@ -163,7 +163,7 @@ for i = 1, count do
     end
     local after = debt + cost * period
     if after > room then
-      retry = cost * period > room and -1 or ceil((after - room) / amount)
+      retry = cost * period > room and -1 or ceil((after - room) / amount) + since - now
       remaining = floor((room - debt) / period)
     else
       local life = after / amount + since - now + 1
