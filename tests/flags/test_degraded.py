@@ -106,12 +106,11 @@ async def test_a_process_starts_from_the_cache_while_the_records_are_away(store:
     cache = MemoryCache()
     async with opened(store, cache) as flags:
         await flags.set(MCP, False)
-        await until(lambda: asyncio.sleep(0, flags.health().status == "ok"), 5)
-        await asyncio.sleep(0.1)
-        records(store).faults = AWAY
-        async with opened(store, cache) as late:
-            assert ("degraded", "cache") == (late.health().status, late.health().source)
-            assert not late.value(MCP)
+    records(store).faults = AWAY
+    async with opened(store, cache) as late:
+        assert ("degraded", "cache") == (late.health().status, late.health().source)
+        assert not late.value(MCP)
+    records(store).faults = BACK
     await cache.aclose()
 
 
@@ -120,17 +119,16 @@ async def test_a_hundred_processes_that_start_read_one_record_or_two_each(store:
     async with opened(store, cache) as flags:
         for number in range(300):
             await flags.set(SLASH, True, user=f"u{number}")
-        await asyncio.sleep(0.2)
-        records(store).queries = records(store).gets = 0
-        starting = [current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=60) for _ in range(100)]
-        for each in starting:
-            await each.start()
-        assert (0, 100) == (records(store).queries, records(store).gets)
-        await asyncio.sleep(0.5)
-        assert 0 == records(store).queries, "and none of them reads everything a moment later"
-        assert records(store).gets <= 300, "one record each, or two, and those the others look at meanwhile"
-        assert all(each.snapshot is not None and len(each.snapshot.entries) == 300 for each in starting)
-        await asyncio.gather(*(each.aclose() for each in starting))
+    records(store).queries = records(store).gets = 0
+    starting = [current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=60) for _ in range(100)]
+    for each in starting:
+        await each.start()
+    assert 0 == records(store).queries
+    await asyncio.sleep(0.5)
+    assert 0 == records(store).queries, "and none of them reads everything a moment later"
+    assert 100 <= records(store).gets <= 200, "one record each, or two"
+    assert all(each.snapshot is not None and len(each.snapshot.entries) == 300 for each in starting)
+    await asyncio.gather(*(each.aclose() for each in starting))
     await cache.aclose()
 
 
@@ -141,9 +139,8 @@ async def test_a_cache_that_holds_something_else_is_not_believed(store: Store, s
     values = cache.values(current.KIND)
     async with opened(store, cache) as flags:
         await flags.set(MCP, False)
-        await asyncio.sleep(0.1)
-        old = await values.get(FLAGS.name)
-        assert old is not None
+    old = await values.get(FLAGS.name)
+    assert old is not None
     async with opened(store) as elsewhere:
         await elsewhere.set(MCP, True)
     data = {"older": old.value, "foreign": b"not ours", "newer": old.value.replace(b"%d" % old.revision, b"%d" % (2**52))}[spoilt]
@@ -255,7 +252,7 @@ async def test_what_was_set_just_before_closing_is_still_told(store: Store) -> N
 async def test_nonsense_on_the_bus_harms_nothing(store: Store) -> None:
     cache = MemoryCache()
     async with opened(store, cache) as flags:
-        await asyncio.sleep(0.05)
+        await until(lambda: asyncio.sleep(0, flags.health().hearing), 5)
         for nonsense in (b"", b"x", b"-1", b"9" * 5_000, b"9" * 19, b"\xff"):
             await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", nonsense)
         await asyncio.sleep(0.1)

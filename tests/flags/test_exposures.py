@@ -16,6 +16,7 @@ from palaver.flags import Experiment, Flags, FlagSet, Rating, exposures as modul
 from palaver.flags.report import interval
 from palaver.store import Store
 from palaver.testing.faulty import Faults, Faulty
+from tests.engines.redis_servers import until
 from tests.flags.app import FLAGS, MODEL, SCHEMA, Exposure, FeatureFlag, Feedback
 
 AWAY, BACK = Faults(unavailable=1.0), Faults()
@@ -109,7 +110,7 @@ async def test_what_could_not_be_stored_waits_and_is_stored_later(away: tuple[St
         faulty.faults = AWAY
         for n in range(150):
             flags.expose(MODEL, user=f"u{n}")
-        await asyncio.sleep(0.2)
+        await until(lambda: asyncio.sleep(0, flags.health().exposures_error))
         health = flags.health()
         assert (150, 0, "unavailable") == (health.exposures_waiting, health.exposures_dropped, health.exposures_error)
         with pytest.raises(Unavailable):
