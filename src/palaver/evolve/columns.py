@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaver.declared import Declared, FieldSpec
 from palaver.evolve.actions import Demand, Fill
+from palaver.evolve.draft import Draft
 from palaver.evolve.forms import verdict, widens
 from palaver.evolve.sealing import sealed_or_opened
 from palaver.markers import Backfill, RenamedFrom
 from palaver.structure import CONVERSIONS, AddColumn, AlterColumn, Column, DropColumn, DropIndex, RenameColumn, Table
-
-if TYPE_CHECKING:
-    from palaver.evolve.diff import Draft
 
 KEEP_NAME = 'Keep the stored name: annotate it with Stored("{}").'
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaver.declared import Declared, FieldSpec
 from palaver.evolve.actions import ASIDE, Seal
+from palaver.evolve.draft import Draft
 from palaver.evolve.forms import is_sealed, verdict
 from palaver.snapshot import form
 from palaver.structure import DropColumn, DropIndex, RenameColumn, Table
 from palaver.system import HISTORY
-
-if TYPE_CHECKING:
-    from palaver.evolve.diff import Draft
 
 
 def sealed_or_opened(
