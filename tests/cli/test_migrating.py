@@ -196,6 +196,9 @@ def test_the_program_from_before_leads_back(palaver: Palaver, notes: Path) -> No
     assert (7, False) == (ran.code, ran.json["applied"])
     assert "column text of notes becomes body" in ran.json["steps"]
     assert ["Note.owner"] == ran.json["kept"]
+    written = palaver(*OLD, "migrate", "undo", "--sql")
+    assert 7 == written.code
+    assert 'RENAME COLUMN "text" TO "body"' in written.out
     assert before == notes.read_bytes()
 
     done = palaver(*OLD, "migrate", "undo", "--human")

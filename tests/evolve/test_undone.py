@@ -174,3 +174,40 @@ async def test_one_that_was_cut_off_goes_on_and_nobody_opens_the_store_meanwhile
                 await place.store(schema, changing=True)
     assert len(actions) - 1 == done
     assert before == await place.contents(old)
+
+
+async def test_undo_does_not_go_on_with_a_migration_that_leads_ahead(place: Bed) -> None:
+    """Who asks to be led back, by mistake with the new program, is not led further away."""
+    old, new = thing({"name": str, "n": (int, 1)}), version_2(thing({"title": Annotated[str, RenamedFrom("name")], "n": (int, 1)}))
+    store = await place.store(old, changing=True)
+    await store.create(old.entities["Thing"].entity(**NAMED[0]))
+    cut = await place.migrator(new)
+
+    def tell(words: str, records: int) -> None:
+        raise KeyboardInterrupt
+
+    cut.tell = tell
+    with pytest.raises(KeyboardInterrupt):
+        await cut.apply(await cut.pending())
+    for schema in (old, new):
+        with pytest.raises(NotProvisioned, match="begun and has not ended"):
+            await undo(place, schema)
+    await migrate(place, new)
+    await undo(place, old)
+
+
+async def test_who_is_migrations_behind_is_told_whose_turn_it_is(place: Bed) -> None:
+    fields: dict[str, Any] = {"name": str}
+    schemas: list[Schema] = []
+    for version in range(1, 5):
+        schemas.append(Schema("s", [thing(dict(fields)).entities["Thing"].entity], version=version))
+        fields[f"n{version}"] = (int, 1)
+    await place.store(schemas[0], changing=True)
+    for schema in schemas[1:]:
+        await migrate(place, schema)
+    for turn in (2, 1):
+        with pytest.raises(NotProvisioned) as caught:
+            await undo(place, schemas[0])
+        assert f"version {turn + 1} ({schemas[turn].fingerprint})" in caught.value.hint
+        await undo(place, schemas[turn])
+    await undo(place, schemas[0])

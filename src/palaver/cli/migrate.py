@@ -105,6 +105,7 @@ async def apply(file: Path | None = None, /, *, allow_data_loss: Losses = None, 
 async def undo(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    sql: bool = False,
     dry_run: bool = False,
     allow_data_loss: Losses = None,
     here: Here,
@@ -118,7 +119,9 @@ async def undo(
     Parameters
     ----------
     output
-        Write the plan to a file that `migrate apply` takes; nothing is changed.
+        Write the plan to a file that `migrate apply` takes, or the SQL, instead of leading back; nothing is changed.
+    sql
+        Print the statements of the database's dialect; nothing is changed.
     dry_run
         Print what would be done; nothing is changed. Exits 7 where something would be.
     allow_data_loss
@@ -126,10 +129,13 @@ async def undo(
     """
     here.must_exist()
     schema = await here.schema()
-    only_look = dry_run or output is not None
+    only_look = dry_run or sql or output is not None
     async with here.migrator(schema, read_only=only_look) as migrator:
         with _Teller(here.out) as teller:
             found = await migrator.undoing(allow_data_loss or ())
+            if sql:
+                await _statements(here, migrator, found, output, None, alembic=False)
+                return Exit.DRIFT
             if only_look:
                 _tell(here, found, await migrator.unmet(found), output)
                 return Exit.DRIFT

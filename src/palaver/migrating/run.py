@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -135,21 +135,22 @@ class Migrator:
         be stranded: what was converted or dropped does not come back.
         """
         kept, mine = await self.kept(), self._planner.schema.fingerprint
-        under_way = await self._stored_run()
-        if under_way is not None and under_way.plan.fingerprint == mine:
-            return under_way.plan
+        under_way, history = await self._stored_run(), await self.applied()
+        leaves = under_way.plan.from_fingerprint if under_way is not None else kept["fingerprint"] if kept else mine
+        ways = [each for each in history if (each.from_fingerprint, each.fingerprint) == (mine, leaves)]
         if under_way is not None:
+            if ways and under_way.plan.fingerprint == mine:
+                return under_way.plan
             raise NotProvisioned("A migration was begun and has not ended.", hint="End it with its own program: palaver migrate apply.")
-        if not kept or kept["fingerprint"] == mine:
+        if leaves == mine:
             raise NotProvisioned(
                 "The data is what this program declares, so nothing leads away from it.",
                 hint="Undo with the program from before the migration.",
             )
-        ways = [each for each in await self.applied() if (each.from_fingerprint, each.fingerprint) == (mine, kept["fingerprint"])]
         if not ways or ways[-1].renamed is None:
             raise NotProvisioned(
-                f"No migration is recorded that led from this program's schema ({mine}) to the one that is stored ({kept['fingerprint']}).",
-                hint="Undo with the program from right before the last one that `palaver migrate status` lists; once for each.",
+                f"No migration is recorded that led from this program's schema ({mine}) to the one that is stored ({leaves}).",
+                hint=_whose_turn(history, leaves),
             )
         return await self._planned(kept, allow, turned_round(ways[-1].renamed), parts=True)
 
@@ -445,3 +446,13 @@ def _is_dead(holder: str) -> bool:
     except OSError:
         return False
     return False
+
+
+def _whose_turn(history: Sequence[Applied], leaves: str) -> str:
+    """Say which program leads back from a schema: the one of before it was first there, for later it may have been led back to."""
+    first = next((each for each in history if each.fingerprint == leaves), None)
+    if first is None or first.renamed is None or not first.from_fingerprint:
+        return "What was there before is not recorded: restore a backup."
+    before = first.from_fingerprint
+    known = next((f"version {each.version} ({before})" for each in history if each.fingerprint == before), before)
+    return f"Undo with the program of {known} first; once for each migration, newest first."
