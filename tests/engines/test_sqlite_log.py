@@ -128,7 +128,7 @@ async def test_where_no_thread_and_no_connection_can_be_had_the_writer_copies(
 
 def _write_and_measure(path: str, first: int, together: Any, longest: Any) -> None:
     async def run() -> None:
-        database = await made(Path(path), checkpoint_pages=PAGES, synchronous="normal")
+        database = await made(Path(path), checkpoint_pages=PAGES, synchronous="normal", busy_timeout_s=60)
         together.wait(60)
 
         async def write(first: int) -> None:

@@ -6,6 +6,7 @@ A thousand pages take from milliseconds to tenths of a second, as the disk has t
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from threading import Thread
 
@@ -33,11 +34,16 @@ class LogCopy:
         else:
             self._thread = thread
 
-    def rest(self) -> bool:
-        """Copy here and now, while the caller holds the file's write lock; False where there is no connection to do it."""
+    def rest(self, patience_s: float) -> bool:
+        """Copy here and now, while the caller holds the file's write lock; False where there is no connection to do it.
+
+        Another process may be copying: what it leaves is copied once it has ended, if that is within `patience_s`.
+        """
         if self._connection is None:
             return False
-        copy_log(self._connection)
+        until = time.monotonic() + patience_s
+        while not copy_log(self._connection) and time.monotonic() < until:
+            time.sleep(0.001)
         return True
 
     def wait(self) -> None:
@@ -62,11 +68,15 @@ class LogCopy:
             done()
 
 
-def copy_log(connection: apsw.Connection) -> None:
-    """Copy as much of the log as no reader holds back. A failure loses nothing: the log keeps what was committed."""
+def copy_log(connection: apsw.Connection) -> bool:
+    """Copy as much of the log as no reader holds back; False where another process is copying it.
+
+    A failure loses nothing: the log keeps what was committed.
+    """
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
     except apsw.BusyError:
-        return  # another process copies it
+        return False
     except apsw.Error as error:
         _log.warning("a checkpoint failed: %s", type(error).__name__)
+    return True

@@ -32,6 +32,8 @@ EACH_S = 0.00005
 """What each batch adds to that: its own work would hold up the calling thread elsewhere as well, since they share the interpreter."""
 _LONGEST = 3
 """How many times the pages at which a copy begins may come before writers wait for it."""
+_PATIENCE_S = 0.25
+"""How long writers of every process wait for the end of another's copy of a log that is long."""
 _INTERRUPTS = (KeyboardInterrupt, SystemExit)
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], T]
@@ -476,7 +478,9 @@ class Writer:
         try:
             self._begin()
             try:
-                copied = self._copy.rest()
+                # A log that is long by now grows as long as two processes that copy it keep meeting.
+                is_long = self._log_pages >= _LONGEST * self._pace.checkpoint_pages
+                copied = self._copy.rest(_PATIENCE_S if is_long else 0)
             finally:
                 self._execute("ROLLBACK")
         except apsw.Error as error:
