@@ -164,6 +164,12 @@ async def test_headers_name_every_rule(limits: Limits) -> None:
     assert {} == (await limits.check("free")).headers()
 
 
+async def test_headers_name_what_a_bucket_holds_where_that_is_not_its_amount(cache: Cache) -> None:
+    limits = Limits(cache, {"m": [Rule(Limit("hour", 60, per_s=3_600, burst=5))]})
+    fields = (await limits.check("m", user="ann")).headers()
+    assert {"RateLimit-Policy": '"hour";q=5;w=3600', "RateLimit": '"hour";r=4'} == fields
+
+
 async def test_a_repeated_request_is_counted_once_and_answered_as_before(limits: Limits, clock: ManualClock) -> None:
     first = await limits.check("webhook", ip="203.0.113.9", token="delivery 1")
     for _ in range(5):

@@ -123,6 +123,21 @@ async def test_hundreds_of_callers_while_it_is_killed_are_never_allowed_more_tha
             assert 40 == sum(decision.allowed for decision in decisions if decision.degraded)
 
 
+async def test_a_reset_forgets_what_was_counted_while_the_server_was_away_too() -> None:
+    with own() as server:
+        async with opened(server.url) as cache:
+            limits = Limits(cache, RULES)
+            server.kill_9()
+            assert ANSWERS["local"] == [decision.allowed for decision in await asked(limits, "local")]
+            server.start()
+            await until(lambda: answers(cache))
+            await limits.reset("local", user="ann")
+            server.kill_9()
+            again = await asked(limits, "local")
+            assert ANSWERS["local"] == [decision.allowed for decision in again]
+            assert all(decision.degraded for decision in again)
+
+
 async def test_a_silent_server_costs_one_timeout_and_then_nothing() -> None:
     with own() as server:
         async with opened(f"{server.url}?timeout=0.2") as cache:
