@@ -105,6 +105,24 @@ async def test_csv_round_trips_through_a_reader(store: Store) -> None:
     assert '""' == cell("")
 
 
+async def test_a_line_is_one_line_whatever_a_text_holds(store: Store) -> None:
+    """Chats are full of what was pasted: U+2028 ends a line for `str.splitlines`, and for editors."""
+    text = "a\nb\r\nc\u2028d\u2029e\x85f\x0bg\x0ch\x1ci\x1dj\x1ek\x00l".replace("\0", "")
+    for number in range(3):
+        await store.create(User(user_id=f"u{number}", email=f"{number}@b.c", name=text))
+    whole = b"".join([line async for line in await export(store, User)]).decode()
+    assert [text] * 3 == [json.loads(line)["name"] for line in whole.splitlines()]
+    rows = b"".join([line async for line in await export(store, User, format="csv")]).decode()
+    assert [text] * 3 == [row["name"] for row in csv.DictReader(io.StringIO(rows, newline=""))]
+
+
+async def test_what_a_spreadsheet_takes_for_a_formula_is_exported_as_it_is(store: Store) -> None:
+    """The page of the command says so: a changed text would be another one when it is read back."""
+    await store.create(User(user_id="u", email="a@b.c", name="=cmd|' /C calc'!A0"))
+    rows = b"".join([line async for line in await export(store, User, format="csv")]).decode()
+    assert ["=cmd|' /C calc'!A0"] == [row["name"] for row in csv.DictReader(io.StringIO(rows, newline=""))]
+
+
 async def test_an_unknown_format_is_refused(store: Store) -> None:
     with pytest.raises(Validation):
         await export(store, User, format="xml")  # type: ignore[arg-type]

@@ -22,6 +22,9 @@ from palaver.declared import Declared
 from palaver.fields import stored_name
 from palaver.large_object import LargeObject
 
+# What JSON leaves as it is and `str.splitlines` takes for the end of a line: U+0085, U+2028 and U+2029. Only texts can hold them.
+_SEPARATORS = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029")
+
 
 def columns(declared: Declared) -> list[str]:
     """Return the names of an entity's exported fields, in order of declaration: every field that is not secret."""
@@ -82,8 +85,12 @@ def decimal_text(number: Decimal) -> str:
 
 
 def line(record: Mapping[str, Any]) -> bytes:
-    """Return one line of JSON, ended by a newline."""
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    """Return one line of JSON, ended by a newline, and one line for whoever splits at other characters too."""
+    text = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    for separator, escaped in _SEPARATORS:
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return text
 
 
 def cell(value: Any) -> str:
