@@ -219,8 +219,8 @@ def _impatient(init: object) -> object:
 def test_a_folder_is_no_database(palaver: Palaver, elsewhere: Path) -> None:
     ran = palaver("health", "-u", str(elsewhere))
 
-    assert Exit.UNAVAILABLE == ran.code
-    assert "folder" in ran.json["components"]["records"]["detail"]
+    assert (Exit.USAGE, "config") == (ran.code, ran.problem["code"])
+    assert ran.problem["hint"].startswith("Name a file in it")
 
 
 def test_a_server_that_is_away_is_an_answer_of_health_and_no_failure(palaver: Palaver) -> None:

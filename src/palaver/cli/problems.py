@@ -7,7 +7,7 @@ import json
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
 
@@ -136,14 +136,14 @@ def _no_option(given: str, options: Sequence[str]) -> Stop:
 
 
 def _nearest_option(error: UnknownOptionError, given: str, options: Sequence[str]) -> str:
-    """Return a hint: what the command itself takes first, and a global option only where it is spelt nearly the same."""
+    """Return a hint: the option that is spelt most alike; of equals, and from afar, what the command itself takes."""
     taken = {name for each in error.argument_collection if each.parameter.parse is not False for name in each.names}
     own = sorted(name for name in taken if name.startswith("--") and name not in options)
     if given in _SAID_OTHERWISE and (said := _SAID_OTHERWISE[given]) in own:
         return f"Did you mean {said}?"
-    near = get_close_matches(given, own, n=1, cutoff=0.6) or get_close_matches(given, options, n=1, cutoff=0.7)
+    near = get_close_matches(given, own, n=1, cutoff=0.6) + get_close_matches(given, options, n=1, cutoff=0.7)
     if near:
-        return f"Did you mean {near[0]}?"
+        return f"Did you mean {max(near, key=lambda name: SequenceMatcher(None, name, given).ratio())}?"
     return f"This command has {', '.join(own)}." if own else _HELP
 
 
