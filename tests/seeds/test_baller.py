@@ -12,6 +12,8 @@ from palaver.blueprints.baller import SCHEMA
 from palaver.blueprints.baller.schema import API_OBJECT, CONTEXT_OBJECT, LLM_OBJECT
 from palaver.declared import Declared
 from palaver.design import Design, diagnose
+from palaver.markers import Instant
+from tools.answers import attributes
 
 DESIGN: dict[str, Any] = json.loads(Path(__file__).with_name("baller.json").read_text(encoding="utf-8"))
 
@@ -117,6 +119,31 @@ def test_every_table_attribute_and_index_of_the_design_is_declared(table: Any) -
         _is_declared(declared, table.name, (name,), attribute)
 
 
+COLUMNS = {"String": {"text"}, "Number": {"int", "float", "number"}, "Boolean": {"bool"}, "Map": {"json"}, "List": {"json"}}
+CHANGED_INDEXES = {
+    "baller-api-interactions/EndpointIndex": (["endpoint_template"], ["timestamp"]),
+    "baller-llm-interactions/ProviderModelIndex": (["provider"], ["model", "timestamp"]),
+    "baller-entity-cache/NameIndex": (["entity_type", "normalized_name"], []),
+}
+
+
+@pytest.mark.parametrize("table", Design.model_validate(DESIGN).tables, ids=lambda table: table.name)
+def test_attributes_have_the_designed_types_and_indexes_the_designed_parts(table: Any) -> None:
+    declared = SCHEMA.tables[table.name]
+    for name, attribute in table.attributes.items():
+        if f"{table.name}.{name}" in REPLACED or name == "s3_reference":  # a reference and its value are one field
+            continue
+        spec = declared.by_stored[name]
+        assert spec.kind.column in COLUMNS[attribute.type], name
+        assert ({"instant": "ms", "expiry": "s"}.get(attribute.holds)) == getattr(spec.marker(Instant), "unit", None), name
+    paths = {path.physical: path for path in declared.access.values()}
+    for index in table.indexes:
+        designed = ([index.partition], [index.range] if index.range else [])
+        path = paths[index.name]
+        built = ([part.path for part in path.partition], [part.path for part in path.sort])
+        assert CHANGED_INDEXES.get(f"{table.name}/{index.name}", designed) == built
+
+
 def _is_declared(declared: Declared, table: str, steps: tuple[str, ...], attribute: Any) -> None:
     where = ".".join((table, *steps))
     if where in REPLACED:
@@ -137,6 +164,17 @@ def test_the_buckets_paths_are_the_readable_part_of_object_keys() -> None:
 
 def test_the_search_indexes_of_the_design_are_declared() -> None:
     assert {search["name"] for search in DESIGN["searches"]} == set(SCHEMA.searches)
+
+
+@pytest.mark.parametrize("search", Design.model_validate(DESIGN).searches, ids=lambda search: search.name)
+def test_what_a_search_index_is_designed_to_hold_is_searched_or_a_filter(search: Any) -> None:
+    [table] = [table for table in Design.model_validate(DESIGN).tables if table.name == search.all_fields_of]
+    [source] = [source for source in SCHEMA.searches[search.name].sources if source.declared.table.name == table.name]
+    held = {name for name, *_ in (*source.text, *source.filters)}
+    for path, attribute in attributes(table.attributes):
+        # What is over is no hit, and free-form maps and what was replaced are nothing to search by.
+        if attribute.holds != "expiry" and attribute.type not in ("Map", "List") and f"{table.name}.{path}" not in REPLACED:
+            assert path in held, path
 
 
 def test_the_schema_as_built_has_no_findings() -> None:

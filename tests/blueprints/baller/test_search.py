@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import palaver
 from palaver import F
-from palaver.blueprints.baller import Baller
+from palaver.blueprints.baller import Baller, Settings
 from palaver.blueprints.baller.schema import Sentiment
+from tests.blueprints.baller.conftest import Opened
 from tests.blueprints.baller.given import ask
 
 
@@ -31,6 +33,27 @@ async def test_messages_are_found_and_counted_by_entity_intent_and_time(baller: 
     assert {"production": 1, "beta": 1} == counted.facets["app_mode"]
     assert {"arsenal": 2} == counted.facets["entities.normalized_name"]
     assert 1 == (await baller.search_conversations(where=(F("intent.name") == "match_result") & (F("app_mode") == "beta"))).total
+
+
+async def test_conversations_are_found_and_counted_by_every_plain_attribute(opened: Opened, clock: palaver.ManualClock) -> None:
+    async with opened(settings=Settings("development", "development")) as baller:
+        async with baller.turn(user_id="u1", content="?") as turn:
+            async with turn.api_call("/fixtures") as call:
+                call.response(503)
+            await turn.reply("Later.")
+        first = clock.now()
+        clock.advance(palaver.days(1))
+        await ask(baller, user_id="u2", app_mode="beta")
+        await baller.store.settle()
+
+        async def users(where: palaver.Condition) -> set[str]:
+            return {getattr(hit.entity, "user_id", "") for hit in await baller.search_conversations(where=where)}
+
+        assert {"u1"} == await users(F("created_at") <= first)
+        assert {"u1"} == await users(F("metrics.error_count") > 0)
+        assert {"u1", "u2"} == await users(F("metrics.message_count") == 2)
+        counted = await baller.search_conversations(where=F("environment") == "development", facets=["app_mode"])
+        assert {"development": 1, "beta": 1} == counted.facets["app_mode"]
 
 
 async def test_feedback_is_found_with_what_it_is_about(baller: Baller) -> None:
