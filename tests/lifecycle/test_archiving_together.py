@@ -182,3 +182,21 @@ async def test_an_erasure_opens_the_parts_that_name_the_person_once(store: Store
     assert dry == await erase(store, DOOMED, policy=ALL, archive=archive)
     assert 2 * seen == len(opened)
     assert seen == len(set(opened))
+
+
+async def test_a_rewriting_whose_lease_ran_out_changes_nothing(store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+    before = await archive.run(DAY)
+    lines = Archive.lines
+
+    async def away(self: Archive, part: Any) -> Any:
+        clock.advance(timedelta(milliseconds=archive_lock.LEASE_MS))
+        await ArchiveLock(store).take()
+        return await lines(self, part)
+
+    with monkeypatch.context() as patched, pytest.raises(Conflict, match="taken over"):
+        patched.setattr(Archive, "lines", away)
+        await archive.rewrite([DOOMED], ALL)
+    assert before == await archive.manifest(DAY)
+    assert [] == await archive.verify(DAY)

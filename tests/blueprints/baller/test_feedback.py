@@ -103,3 +103,17 @@ async def test_ratings_are_counted_as_they_are_now(opened: Opened, clock: palave
         assert (1, 0) == (earlier["production"].positive, earlier["production"].negative)
         day = clock.now().date()
         assert [] == await baller.metrics.read(begun.date(), day, category="feedback")
+
+
+async def test_the_words_of_feedback_are_counted_once_a_person(baller: Baller, clock: palaver.ManualClock) -> None:
+    begun = clock.now()
+    _, answer = await ask(baller)
+    _, other = await ask(baller, user_id="u2", app_mode="beta")
+    await baller.give_feedback(answer, user_id="a", rating="negative", follow_up="Wrong DATE, wrong score!")
+    await baller.give_feedback(other, user_id="b", rating="negative", follow_up="The date again")
+    await baller.give_feedback(answer, user_id="c", rating="positive", follow_up="A date, thanks")
+    await baller.give_feedback(answer, user_id="d", rating="negative")
+    clock.advance(palaver.days(1))
+    assert [("date", 2), ("again", 1), ("score", 1)] == await baller.feedback_words(begun, clock.now(), rating="negative", most=3)
+    assert ("date", 3) == (await baller.feedback_words(begun, clock.now()))[0]
+    assert [] == await baller.feedback_words(clock.now(), clock.now() + palaver.days(1))

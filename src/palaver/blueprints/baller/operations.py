@@ -5,6 +5,7 @@ What only reads one access pattern is in `patterns`; a store runs those values d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -40,6 +41,7 @@ from palaver.lifecycle.erase import Erased, erase
 from palaver.lifecycle.parts import Manifest
 from palaver.lifecycle.purge import Purged, purge_inactive
 from palaver.query import Query
+from palaver.search.text import tokens
 from palaver.searching import Results
 from palaver.store import Store
 from palaver.turns.recorder import Turn
@@ -257,6 +259,17 @@ class Baller(Reading):
     async def _ratings(self, query: Query[Feedback]) -> Ratings:
         given = [feedback.rating async for feedback in self.store.query(query)]
         return Ratings(given.count("positive"), given.count("negative"))
+
+    async def feedback_words(
+        self, since: datetime, until: datetime, *, rating: Rating | None = None, most: int = 50
+    ) -> list[tuple[str, int]]:
+        """Return the words of what people wrote after rating, in a span of time, with how many of them used each; the most used first."""
+        used: Counter[str] = Counter()
+        for mode in MODES:
+            async for feedback in self.store.query(patterns.feedback_in_mode(mode, since, until)):
+                if rating in (None, feedback.rating):
+                    used.update(set(tokens(feedback.follow_up_feedback or "")))
+        return sorted(used.items(), key=lambda word: (-word[1], word[0]))[:most]
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
