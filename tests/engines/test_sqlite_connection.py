@@ -663,3 +663,22 @@ async def test_closing_again_after_a_close_that_was_cancelled_waits_for_the_end(
     await again
     assert await writing
     assert ["a.db"] == os.listdir(tmp_path)
+
+
+async def test_a_file_that_has_two_names_is_written_by_neither(tmp_path: Path) -> None:
+    """Each name has a log of its own: two that write damage the file."""
+    database = await made(tmp_path / "a.db")
+    await database.write(insert(1))
+    (tmp_path / "b.db").hardlink_to(tmp_path / "a.db")
+    with pytest.raises(ConfigError, match="hard link"):
+        await Database.open(tmp_path / "b.db")
+    # A name that comes while the file is open, as of a backup, harms nobody as long as it is not opened.
+    await database.write(insert(2))
+    await database.aclose()
+    reading = await Database.open(tmp_path / "b.db", options=SqliteOptions(read_only=True))
+    assert [1, 2] == await reading.read(rows)
+    await reading.aclose()
+    (tmp_path / "b.db").unlink()
+    again = await made(tmp_path / "a.db")
+    assert [1, 2] == await again.read(rows)
+    await again.aclose()

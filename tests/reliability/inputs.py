@@ -135,6 +135,11 @@ BAD = (
         (SQLITE + "test_nothing_is_acknowledged_into_a_file_that_is_no_longer_there",),
     ),
     Input(
+        "a file that has another name, a hard link",
+        "`ConfigError`: each name has a log of its own, and two that write would damage the file",
+        (SQLITE + "test_a_file_that_has_two_names_is_written_by_neither",),
+    ),
+    Input(
         "two processes writing",
         "nothing lost, nothing doubled, one feed in order",
         (HERE + "test_processes.py::test_two_processes_race_without_losing_or_doubling", SQLITE + "test_two_processes_write_one_file"),

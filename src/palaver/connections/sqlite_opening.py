@@ -55,6 +55,11 @@ def _opened(path: Path, options: SqliteOptions) -> apsw.Connection | None:
         raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
     if not options.read_only and not (_may_write(path.parent) and (not path.exists() or _may_write(path))):
         raise ReadOnly("The database file or its folder cannot be written.", hint="Give the process write permission to both.")
+    if not options.read_only and path.exists() and path.stat().st_nlink > 1:
+        # The log is beside each name: whoever opens the file by another one writes without seeing this one's, and damages both.
+        raise ConfigError(
+            "The database file has another name, a hard link.", hint="Remove the other name, or copy the file and open the copy."
+        )
     flags = apsw.SQLITE_OPEN_READONLY if options.read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     try:
         connection = _connect(path, options, flags)
