@@ -239,6 +239,23 @@ async def test_a_conversation_that_is_long_enough_is_ended_by_the_next_message(r
         assert not (await agent.conversation(first.conversation_id)).is_active
 
 
+async def test_what_is_set_for_a_channel_decides_there_alone(running: Running) -> None:
+    async with running(settings=Settings(variants={"control": "gpt-4", "variant_a": "gpt-4o"})) as agent:
+        assert agent.running is not None
+        flags = agent.running.flags
+        for variant, channel in (("variant_a", "slack"), ("control", "discord")):
+            await flags.set("model_selection", variant, channel=channel)
+        await flags.set("max_conversation_length", 2, channel="slack")
+        for n in range(3):
+            there, here = await ask(agent, channel="slack", who=f"{n}"), await ask(agent, who=f"{n}")
+            assert ("gpt-4o", "gpt-4") == (there.model, here.model)
+            assert there.conversation_id != (await ask(agent, channel="slack", who=f"{n}")).conversation_id
+            assert here.conversation_id == (await ask(agent, who=f"{n}")).conversation_id
+        # What was set for a channel says nothing of who was split.
+        await flags.flush()
+        assert [] == await found(agent, patterns.exposures_of_experiment("model_selection"))
+
+
 async def test_a_variant_decides_about_the_model_and_is_joined_with_ratings(running: Running) -> None:
     variants = {"control": "gpt-4", "variant_a": "gpt-4o"}
     async with running(settings=Settings(variants=variants)) as agent:
