@@ -19,6 +19,7 @@ from palaver.records import dynamo_tables
 from palaver.records.dynamo_keys import Layout
 from palaver.records.dynamo_tables import TableOptions
 from tests.evolve.cases import entity
+from tests.servers.presence import in_ci
 
 ROOT = Path(__file__).parent.parent.parent
 LINT = ROOT / ".venv" / "servers" / "bin" / "cfn-lint"
@@ -50,6 +51,7 @@ WIDE = Schema(
 
 def lint(made: dict[str, Any], folder: Path) -> tuple[int, str]:
     if not LINT.exists():
+        assert not in_ci(), "cfn-lint is not installed"
         pytest.skip("cfn-lint is not installed; make test installs it")
     file = folder / "template.json"
     file.write_text(json.dumps(made))
@@ -106,7 +108,9 @@ def statements(schema: Schema, who: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("who", ["Application", "Worker", "Migrator"])
 def test_nothing_is_allowed_by_wildcard(who: str) -> None:
-    for statement in statements(BALLER, who):
+    allowed = list(statements(BALLER, who))
+    assert allowed
+    for statement in allowed:
         assert "Allow" == statement["Effect"]
         assert not [action for action in statement["Action"] if "*" in action]
         for resource in statement["Resource"]:
@@ -190,9 +194,11 @@ def test_a_policy_fits_into_what_iam_allows() -> None:
 
 
 def test_everything_that_holds_data_outlives_the_stack() -> None:
-    for each in template(BALLER, options=URL)["Resources"].values():
-        if each["Type"] in ("AWS::DynamoDB::Table", "AWS::S3::Bucket"):
-            assert ("Retain", "Retain") == (each["DeletionPolicy"], each["UpdateReplacePolicy"])
+    kinds = {"AWS::DynamoDB::Table", "AWS::S3::Bucket"}
+    holding = [each for each in template(BALLER, options=URL)["Resources"].values() if each["Type"] in kinds]
+    assert kinds == {each["Type"] for each in holding}
+    for each in holding:
+        assert ("Retain", "Retain") == (each["DeletionPolicy"], each["UpdateReplacePolicy"])
 
 
 def test_what_goes_wrong_alarms() -> None:

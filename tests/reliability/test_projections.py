@@ -174,7 +174,7 @@ async def test_a_feed_trimmed_to_nothing_leads_to_rebuilding(tmp_path: Path) -> 
 
 async def test_building_anew_may_take_longer_than_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process runs meanwhile and would take the lease as soon as it is over."""
-    monkeypatch.setattr("palaver.feed.LEASE_MS", 150)
+    monkeypatch.setattr("palaver.feed.LEASE_MS", 1_000)
     url = f"sqlite:///{tmp_path}/a.db"
     async with palaver.open(url, schema=SCHEMA, maintain=False) as one, palaver.open(url, schema=SCHEMA, maintain=False) as other:
         await one.create(Owner(worker=0, name="o", handle="h"))
@@ -186,7 +186,7 @@ async def test_building_anew_may_take_longer_than_a_lease(tmp_path: Path, monkey
         async def slow() -> None:
             await rebuild()
             for _ in range(30):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.08)
                 await other.runner().step()
                 assert "search" not in other.runner()._leases, "the lease was lost in the middle"
 

@@ -50,7 +50,9 @@ def test_versions_of_deleted_objects_stay_no_longer_than_the_shortest_lived_obje
 
 
 def test_no_rule_expires_an_object_that_a_record_may_still_name() -> None:
-    for rule in as_cloudformation(bucket_rules(Schema("s", [Brief, Lasting]), archive_class="GLACIER_IR"))["Rules"]:
+    rules = as_cloudformation(bucket_rules(Schema("s", [Brief, Lasting]), archive_class="GLACIER_IR"))["Rules"]
+    assert rules
+    for rule in rules:
         assert not {"ExpirationInDays", "ExpirationDate", "Expiration"} & set(rule)
 
 
