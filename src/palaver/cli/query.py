@@ -87,7 +87,7 @@ async def _read(out: Output, store: Store, declared: Declared, what: Query[Any],
         return _explain(out, await store.explain(what.limit(wanted.limit)))
     if wanted.count:
         return _count(out, declared, await store.count(what))
-    items, after = await _page(store, declared, what, wanted.limit, wanted.cursor)
+    items, after = await _page(store, what, wanted.limit, wanted.cursor)
     return _show(out, declared, items, after, [part.path for part in what.path.sort])
 
 
@@ -106,7 +106,7 @@ def _narrowed(declared: Declared, what: Query[Any], wanted: Wanted, now: datetim
     return what.newest_first() if wanted.newest_first else what
 
 
-async def _page(store: Store, declared: Declared, what: Query[Any], limit: int, cursor: str | None) -> tuple[list[Entity], str | None]:
+async def _page(store: Store, what: Query[Any], limit: int, cursor: str | None) -> tuple[list[Entity], str | None]:
     """Return exactly `limit` matching records where there are as many, and a cursor after the last of them."""
     from palaver.cli.reading import cursor_after
 

@@ -115,7 +115,7 @@ def _print(out: Output, owner: str, conversation: str, said: Sequence[Said], ful
 
 
 def _print_steps(out: Output, said: Said, full: bool) -> None:
-    rows = [_row(said, step) for step in said.steps]
+    rows = [_row(step) for step in said.steps]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for step, row in zip(said.steps, rows, strict=True):
         text = f"    {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {_bar(said, step)}  {row[3]}".rstrip()
@@ -124,7 +124,7 @@ def _print_steps(out: Output, said: Said, full: bool) -> None:
             _print_detail(out, step)
 
 
-def _row(said: Said, step: Shown) -> tuple[str, str, str, str]:
+def _row(step: Shown) -> tuple[str, str, str, str]:
     took = f"{step.latency:,.0f} ms" if step.latency is not None else ""
     return step.kind, step.name, took, remark(step)
 

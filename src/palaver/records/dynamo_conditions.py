@@ -144,10 +144,10 @@ def condition_text(layout: Layout, terms: Terms, condition: Condition) -> str:
                 raise NotNative
             return f"attribute_exists({terms.name(str(steps[0]))})"
         case In(path, values):
-            attribute, kind = _column(layout, parse_path(path))
+            attribute, _ = _column(layout, parse_path(path))
             if not 0 < len(values) <= 100:
                 raise NotNative
-            asked = ", ".join(terms.value(_literal(value, kind)) for value in values)
+            asked = ", ".join(terms.value(_literal(value)) for value in values)
             return f"{terms.name(attribute)} IN ({asked})"
         case Compare(path, op, value):
             attribute, kind = _column(layout, parse_path(path))
@@ -162,7 +162,7 @@ def _column(layout: Layout, steps: Sequence[str | int]) -> tuple[str, str]:
     return str(steps[0]), kind
 
 
-def _literal(value: Any, kind: str) -> Attribute:
+def _literal(value: Any) -> Attribute:
     if type(value) not in (str, int, float, Decimal, bool, bytes):
         raise NotNative
     if type(value) in _NUMBERS and (value != value or (value and not 1e-130 <= abs(value) < 1e126)):
@@ -176,14 +176,14 @@ def _compare(terms: Terms, attribute: str, kind: str, op: str, value: Any) -> st
     alias = terms.name(attribute)
     match op:
         case "==":
-            return f"{alias} = {terms.value(_literal(value, kind))}"
+            return f"{alias} = {terms.value(_literal(value))}"
         case "!=":
-            return f"(NOT {alias} = {terms.value(_literal(value, kind))})"
+            return f"(NOT {alias} = {terms.value(_literal(value))})"
         case "<" | "<=" | ">" | ">=":
             # DynamoDB refuses an operator over a type that has no order.
             if type(value) not in _ORDERED.get(kind, ()):
                 raise NotNative
-            return f"{alias} {op} {terms.value(_literal(value, kind))}"
+            return f"{alias} {op} {terms.value(_literal(value))}"
     if type(value) is not {"text": str, "bytes": bytes}.get(kind) or not value:
         raise NotNative
     function = "begins_with" if op == "starts_with" else "contains"

@@ -131,7 +131,7 @@ def span(half: Half, fixed: Sequence[KeyPart], bounds: Sequence[Bound]) -> Span 
     asked = _bounded(bounds)
     if asked is None or not half.is_composite:
         return asked
-    return _composite(half, joined(fixed) + _JOIN if fixed else "", asked, is_last=len(fixed) == len(half.columns) - 1)
+    return _composite(joined(fixed) + _JOIN if fixed else "", asked, is_last=len(fixed) == len(half.columns) - 1)
 
 
 def _bounded(bounds: Sequence[Bound]) -> Span | None:
@@ -161,7 +161,7 @@ def _bounded(bounds: Sequence[Bound]) -> Span | None:
     return Span(low, low_open, high, high_open)
 
 
-def _composite(half: Half, head: str, asked: Span, *, is_last: bool) -> Span:
+def _composite(head: str, asked: Span, *, is_last: bool) -> Span:
     """Return a range over one column of a composite half as a range of its texts."""
     if asked.prefix is not None:
         return Span(prefix=head + part_text(asked.prefix))
