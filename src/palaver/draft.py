@@ -108,7 +108,7 @@ class Draft:
         return total
 
     def merge_checks(self) -> None:
-        """A reference check on a record the batch also writes becomes part of that write; the rest become Check ops."""
+        """Make a reference check on a record the batch also writes part of that write, and Check ops of the rest."""
         for at, guards in self.checks.items():
             if at not in self.at:
                 self.write(Check(at, tuple(guards)), "check")
