@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 CHUNK = 256
 """Small: what is encoded at once holds up the event loop, and is to be gone before the garbage collector looks at it twice."""
 CHUNK_BYTES = 512 * 1024
-UNDER_WAY = 16
-"""Chunks handed to the engine at once; it commits several of them together."""
+UNDER_WAY = 32
+"""Chunks handed to the engine at once: those in its commits, and as many made ready meanwhile, or its next commits are small."""
 
 
 async def load(store: Store, entities: Iterable[Entity] | AsyncIterable[Entity]) -> int:

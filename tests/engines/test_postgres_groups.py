@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from palaver import loading
 from palaver.connections.postgres import Pool
 from palaver.connections.postgres_options import PostgresOptions
 from palaver.expr import Append, F, Path
 from palaver.ops import Absent, Add, Address, Alive, Check, Op, Refused, Set, Update, Written
-from palaver.records import postgres_decision, postgres_groups, postgres_looking, postgres_statements, postgres_writes
+from palaver.records import postgres_bulk, postgres_decision, postgres_groups, postgres_looking, postgres_statements, postgres_writes
 from palaver.records.postgres import PostgresRecords
 from palaver.records.postgres_sending import Senders
 from palaver.testing.records.base import (
@@ -309,3 +310,11 @@ async def test_callers_of_one_commit_go_on_in_two_groups(engine: PostgresRecords
 
 async def test_a_few_callers_share_one_commit(engine: PostgresRecords, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ([6, 6], 1) == await grouped(engine, monkeypatch, 6)
+
+
+# --- loads ----------------------------------------------------------------------------------------------------------
+
+
+def test_while_all_copies_are_under_way_as_many_rows_are_made_ready() -> None:
+    """With half as many chunks at once every third commit held one of them, and a load of 20,000 took 20 commits instead of 12."""
+    assert loading.UNDER_WAY * loading.CHUNK >= 2 * postgres_bulk.COPIES * postgres_bulk.MOST_ROWS
