@@ -142,11 +142,22 @@ async def test_a_part_another_wrote_meanwhile_is_gone_on_from(store: Store, monk
     assert {*range(1, 1_200), 5_000} == {row["n"] async for row in archive.records(DAY, Counter)}
 
 
-async def test_a_day_that_is_removed_does_not_come_back_by_a_rewriting(store: Store) -> None:
+async def test_a_day_that_is_removed_does_not_come_back_by_a_rewriting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     await write_both(store)
     archive = Archive(store, about=ABOUT)
     await archive.run(DAY)
-    await asyncio.gather(erase(store, DOOMED, policy=ALL, archive=archive), archive.prune(DAY + timedelta(days=1)))
+    lines, pruning = Archive.lines, list[asyncio.Task[int]]()
+
+    async def meanwhile(self: Archive, part: Any) -> Any:
+        found = await lines(self, part)
+        if not pruning:
+            pruning.append(asyncio.create_task(archive.prune(DAY + timedelta(days=1))))
+            await asyncio.wait(pruning, timeout=0.3)
+        return found
+
+    monkeypatch.setattr(Archive, "lines", meanwhile)
+    await archive.rewrite([DOOMED], ALL)
+    assert [1] == await asyncio.gather(*pruning)
     assert [] == [info.key async for info in store.core.blobs.list(archive.folder(DAY))]
 
 
