@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from palaver.clock import us_of
 from palaver.entity import Entity
-from palaver.errors import ConfigError, PalaverError, SettleTimeout, Trimmed
+from palaver.errors import ConfigError, PalaverError, SettleTimeout, Trimmed, Unavailable
 from palaver.ops import Absent, Address, Change, ChangePage, Delete, Put, Read, Unchanged, Update, WriteSet, Written
 from palaver.ports import ReadsLog, RecordEngine, Wakes
 from palaver.system import SYSTEM
@@ -33,6 +33,8 @@ SLOWEST_RETRY_S = 2.0
 PATIENCE_S = 10.0
 """How long a listener may take, and how long it may fail before it is told to start anew."""
 STOPPED_S = 60.0
+HELD_BACK_S = 60.0
+"""How long a transaction of others may keep the end of the feed from being read."""
 NOTED_EVERY_S = 1.0
 SLOW_S = 0.25
 """A page of the feed that takes longer waits for something."""
@@ -405,6 +407,24 @@ async def settled_head(records: RecordEngine) -> int | None:
     except Trimmed:
         return head
     return head if page.last >= head else None
+
+
+async def settled(records: RecordEngine) -> int:
+    """Return what `settled_head` does, once there is one. Raises Unavailable where a transaction keeps it back for a minute."""
+    until = _now() + HELD_BACK_S
+    while (head := await settled_head(records)) is None:
+        if _now() > until:
+            raise held_back()
+        await asyncio.sleep(RETRY_S)
+    return head
+
+
+def held_back() -> Unavailable:
+    """Return the error for a feed whose end cannot be read for a minute."""
+    return Unavailable(
+        "A transaction on the server has not ended for a minute; what was committed after it began cannot be put in order yet.",
+        hint="End it, such as one that is idle in pg_stat_activity, and run this again.",
+    )
 
 
 def _stored(writes: WriteSet, written: Written) -> list[tuple[Put | Update | Delete, int | None]]:

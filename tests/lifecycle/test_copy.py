@@ -285,9 +285,14 @@ async def test_a_finished_copy_is_brought_up_to_date_until_it_is_used(two: Two) 
 
 
 async def test_two_copiers_at_once_are_one_too_many(files: Two) -> None:
-    stop = asyncio.Event()
-    first = asyncio.create_task(files.copy(follow=True, stop=stop))
-    await asyncio.sleep(0.3)
+    stop, begun = asyncio.Event(), asyncio.Event()
+
+    class Begun(Watch):
+        def records(self, table: str, count: int) -> None:
+            begun.set()
+
+    first = asyncio.create_task(files.copy(follow=True, stop=stop, watch=Begun()))
+    await begun.wait()
     with pytest.raises(Conflict, match="Another process"):
         await files.copy()
     stop.set()
@@ -518,6 +523,47 @@ async def test_the_lag_is_told(files: Two) -> None:
 
     await files.copy(follow=True, until_caught_up=True, watch=Told())
     assert 0 == seen[-1]
+
+
+async def test_a_source_that_was_made_anew_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    """The URL is the same; what was copied of the one before would stay for ever."""
+    stop = asyncio.Event()
+    stop.set()
+    async with opened(sqlite(tmp_path, "a")) as source, opened(sqlite(tmp_path, "b")) as target:
+        await fill(Store(source.core), 10)
+        await Copy(source, target).run(follow=True, stop=stop)
+        await fill(Store(source.core), 2, seed=2)
+        await Copy(source, target).run(follow=True, until_caught_up=True)
+    for end in ("", "-wal", "-shm"):
+        (tmp_path / f"a.db{end}").unlink(missing_ok=True)
+    async with opened(sqlite(tmp_path, "a")) as source, opened(sqlite(tmp_path, "b")) as target:
+        await fill(Store(source.core), 2, seed=9)
+        with pytest.raises(Conflict, match="made anew"):
+            await Copy(source, target).run()
+        # It is no less another one where it has grown past the one before.
+        await fill(Store(source.core), 12, seed=8)
+        with pytest.raises(Conflict, match="made anew"):
+            await Copy(source, target).run()
+
+
+async def test_a_source_that_lost_its_end_while_it_is_followed_is_noticed(files: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a failover to a server that was behind."""
+    engine: Any = files.source.records
+    changes, lost = engine.changes, 0
+
+    async def shorter(after: int | None, limit: int) -> Any:
+        page = await changes(after, limit)
+        return page._replace(head=page.head - lost) if after is None else page
+
+    monkeypatch.setattr(engine, "changes", shorter)
+
+    class Losing(Watch):
+        def lag(self, positions: int, seconds: float) -> None:
+            nonlocal lost
+            lost = 1
+
+    with pytest.raises(Conflict, match="lost what it had last"):
+        await files.copy(follow=True, watch=Losing())
 
 
 # --- into what is there -----------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ import palaver
 from palaver.errors import ConfigError, Conflict, Duplicate, NotProvisioned, PalaverError, Unavailable
 from palaver.lifecycle import copy_follow, copy_pace
 from palaver.lifecycle.copy import Copy, Watch
-from palaver.lifecycle.copy_ends import identity
+from palaver.lifecycle.copy_ends import End, identity
 from palaver.lifecycle.copy_promote import Promoted, in_words, promote
+from palaver.lifecycle.erase import erase
 from palaver.ops import MARK, REVISION, Address, ChangePage
 from palaver.store import Store
 from palaver.testing.faulty import Faults, Faulty
@@ -219,3 +220,27 @@ async def test_a_source_that_stays_away_names_the_way_out(files: Two, monkeypatc
         await asyncio.wait_for(Copy(files.source, files.target, watch=Gone()).run(follow=True), 60)
     assert "--promote" in error.value.hint
     assert isinstance(error.value.__cause__, PalaverError)
+
+
+async def test_that_somebody_was_erased_meanwhile_is_told_because_images_of_theirs_may_be_here(tmp_path: Path) -> None:
+    source, stop = sqlite(tmp_path, "a"), asyncio.Event()
+
+    class Once(Watch):
+        def lag(self, positions: int, seconds: float) -> None:
+            if not positions:
+                stop.set()
+
+    async with palaver.open(source, schema=SCHEMA, migrate=True, maintain=False) as store:
+        for user in ("ann", "bob"):
+            await store.create(User(user_id=user, email=f"{user}@example.org", name="n"))
+        async with End.open(source, SCHEMA) as one, opened(sqlite(tmp_path, "b")) as other:
+            await Copy(one, other, watch=Once()).run(follow=True, stop=stop)
+            await erase(store, "ann")
+            stop.clear()
+            await Copy(one, other, watch=Once()).run(follow=True, stop=stop)
+            report = await promote(other, one.name)
+            assert report.erased
+            assert "to erase again" in "\n".join(in_words(report))
+            copied = Store(other.core)
+            assert await copied.find(User.at("ann")) is None
+            assert {"User": 1} == (await erase(copied, "ann", scrub=False)).images

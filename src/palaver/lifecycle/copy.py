@@ -84,7 +84,7 @@ class Copy:
         """Copy, or go on with a copy that was cut off. With `follow` it keeps up with the source until `stop` is set, and is then
         not finished: the next run goes on. With `until_caught_up` it ends, finished, when nothing is left to follow.
 
-        Raises Conflict (a target that is not empty, another copier, a source migrated meanwhile), NotProvisioned (schemas that
+        Raises Conflict (a target that is not empty, another copier, a source migrated or restored meanwhile), NotProvisioned (schemas that
         differ), ConfigError (one database on both ends), Unavailable where a side cannot be reached for a minute.
         """
         progress = await self._begin()
@@ -112,6 +112,8 @@ class Copy:
             await self._refuse_itself(progress)
             await follower.begin()
             await progress.save()
+        else:
+            await follower.refuse_another()
         begun = await schema_kept(self._source)
         if progress.state == "copying":
             await copy_known_keys(self._source, self._target)
@@ -220,9 +222,9 @@ class Copy:
         for _ in range(ROUNDS):
             # Read before the rows they stand for: a position too early counts nothing twice, one too late would miss something.
             positions = await follower.positions()
-            await follower.catch_up()
+            await follower.catch_up_whole()
             await follower.settle()
-            late = await follower.catch_up()
+            late = await follower.catch_up_whole()
             await self._objects(objects)
             if not late:
                 break

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from palaver.clock import to_ms
 from palaver.errors import Conflict, Trimmed
 from palaver.feed import Projection, Runner
+from palaver.following import HELD_BACK_S, held_back, settled_head
 from palaver.lifecycle.copy_blobs import Objects
 from palaver.lifecycle.copy_ends import End, copy_known_keys, in_order, is_followed, schema_kept
 from palaver.lifecycle.copy_progress import Progress
 from palaver.lifecycle.copy_sums import differences, got, sums
+from palaver.lifecycle.ledger import ERASE
 from palaver.ops import Address, Change, Put, WriteSet, revision_of
 from palaver.ports import Wakes
 from palaver.searching import SearchProjection
@@ -27,6 +30,7 @@ from palaver.values import KeyPart, Record
 
 CHANGES = 2_000
 IDLE_S = 1.0
+AGAIN_S = 0.1
 
 
 class Follower:
@@ -44,15 +48,28 @@ class Follower:
 
     async def begin(self) -> None:
         """Note where the feed stands before anything is read, and from where on the target's own has to reach."""
+        # Not the newest that is seen: what is committed later at a position before it would be taken for copied.
+        head = await self._settled()
         page = await self._source.ask(lambda: self._source.records.changes(None, 1))
         oldest = page.changes[0].position - 1 if page.changes else page.last
         positions = [each for name, each in (await self.positions()).items() if name != SearchProjection.name]
-        begins = min([page.head, *(oldest if each is None else max(each, oldest) for each in positions)])
+        begins = min([head, *(oldest if each is None else max(each, oldest) for each in positions)])
         progress = self._progress
-        progress.head, progress.begins, progress.seen = page.head, begins, begins
+        progress.head, progress.begins, progress.seen = head, begins, begins
         progress.began_ms = self._heard(0)
         if not progress.into_existing:
             await self._target.ask(lambda: self._engine.continue_feed((), begins, gap=True))
+
+    async def refuse_another(self) -> None:
+        """Stop where the source is no longer what this copy was begun from: made anew under its URL, restored, or failed over."""
+        progress, source = self._progress, self._source
+        if (await source.ask(lambda: source.records.changes(None, 0))).head < max(progress.seen, progress.head):
+            raise another()
+        if progress.newest:
+            with suppress(Trimmed):
+                page = await source.ask(lambda: source.records.changes(progress.newest - 1, 1))
+                if page.changes and (page.changes[0].position, page.changes[0].revision) != (progress.newest, progress.newest_us):
+                    raise another()
 
     async def positions(self) -> dict[str, int | None]:
         """Return how far each projection of the source has come; None for one that never ran."""
@@ -62,7 +79,7 @@ class Follower:
         return {name: body.get("position") for name, body in zip(names, bodies, strict=True)}
 
     async def catch_up(self, until: Callable[[], bool] = lambda: False) -> int:
-        """Apply changes until the feed's end is reached; return how many there were."""
+        """Apply changes until the feed's end is reached, or what a running transaction keeps back; return how many there were."""
         moved = 0
         while not until():
             try:
@@ -79,6 +96,26 @@ class Follower:
             if not page.changes or page.last >= page.head:
                 return moved
         return moved
+
+    async def catch_up_whole(self) -> int:
+        """Apply every change that is there now. Raises Unavailable where a transaction keeps them back for a minute."""
+        head = (await self._source.ask(lambda: self._source.records.changes(None, 0))).head
+        until = asyncio.get_running_loop().time() + HELD_BACK_S
+        moved = await self.catch_up()
+        while self._progress.seen < head:
+            if asyncio.get_running_loop().time() > until:
+                raise held_back()
+            moved += await self.catch_up()
+        return moved
+
+    async def _settled(self) -> int:
+        """Return the feed's end, once nothing is committed before it any more."""
+        until = asyncio.get_running_loop().time() + HELD_BACK_S
+        while (head := await self._source.ask(lambda: settled_head(self._source.records))) is None:
+            if asyncio.get_running_loop().time() > until:
+                raise held_back()
+            await asyncio.sleep(AGAIN_S)
+        return head
 
     async def _append(self, changes: Sequence[Change], last: int) -> None:
         if not self._progress.into_existing:
@@ -98,7 +135,9 @@ class Follower:
     async def lag(self) -> tuple[int, float]:
         """Return how many positions the target is behind, and how many seconds the newest change it has is old."""
         head = (await self._source.ask(lambda: self._source.records.changes(None, 0))).head
-        behind = max(0, head - self._progress.seen)
+        if head < self._progress.seen:
+            raise another()
+        behind = head - self._progress.seen
         now_us, newest_us = self._heard(behind) * 1_000, self._progress.newest_us
         return behind, max(0, now_us - newest_us) / 1_000_000 if behind and newest_us else 0.0
 
@@ -109,7 +148,9 @@ class Follower:
 
     async def _apply(self, changes: Sequence[Change]) -> None:
         """Bring over what changes name, as it is now. What the first pass still had before it needs no second reading."""
-        self._progress.newest_us = changes[-1].revision
+        self._progress.newest, self._progress.newest_us = changes[-1].position, changes[-1].revision
+        # Their images go after their records, and no feed shows that.
+        self._progress.erased |= any(change.cause.actor == ERASE.actor for change in changes)
         named = (change for change in changes if change.position > self._progress.head and change.table in self._source.tables)
         addresses = list(dict.fromkeys(Address(change.table, change.key) for change in named))
         records = await got(self._source, addresses)
@@ -174,7 +215,7 @@ class Follower:
 
     async def _leap(self) -> int:
         """The feed no longer reaches back: compare everything, and go on from the head noted before that."""
-        head = (await self._source.ask(lambda: self._source.records.changes(None, 0))).head
+        head = await self._settled()
         for table in self._levels:
             await self.reconcile(table)
         self._progress.missed, self._progress.searchable = head, False
@@ -253,3 +294,11 @@ class Follower:
         """Stop where somebody migrated the source meanwhile: what is copied would be neither the old nor the new."""
         if await schema_kept(self._source) != begun:
             raise Conflict("The schema of the source changed while it was being copied.", hint="Empty the target and copy again.")
+
+
+def another() -> Conflict:
+    """Return the error for a source whose feed is not the one that was followed."""
+    return Conflict(
+        "The source is not as this copy left it: it was made anew, restored from a backup, or lost what it had last.",
+        hint="Empty the target and copy again; `palaver copy FROM TO --promote` opens the target with what it has.",
+    )

@@ -54,8 +54,10 @@ class Progress:
     began_ms: int = 0
     heard_ms: int = 0
     ahead: int = 0
+    newest: int = 0
     newest_us: int = 0
     promoted_ms: int = 0
+    erased: bool = False
     tables: dict[str, list[Segment]] = field(default_factory=dict)
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: bool = False
@@ -78,7 +80,7 @@ class Progress:
             name: [Segment(None if after is None else key_from_plain(after), done, records) for after, done, records in segments]
             for name, segments in body["tables"].items()
         }
-        plain = {name: body[name] for name in _PLAIN}
+        plain = {name: body[name] for name in _PLAIN if name in body}
         found = cls(target, tables=tables, **plain)
         found._revision, found.resumed = revision_of(record), True
         if found._is_held(body["holder"]):
@@ -200,7 +202,7 @@ class Progress:
 
 _PLAIN = (
     *("source", "state", "schema", "into_existing", "nonce", "searchable", "target_head"),
-    *("begins", "head", "seen", "missed", "began_ms", "heard_ms", "ahead", "newest_us", "promoted_ms"),
+    *("begins", "head", "seen", "missed", "began_ms", "heard_ms", "ahead", "newest", "newest_us", "promoted_ms", "erased"),
 )
 
 

@@ -33,7 +33,8 @@ class Promoted:
     """What a target holds whose source is lost. Instants are milliseconds.
 
     `whole_to_ms`: every write the source had committed by then is there, None where the first pass never ended. `behind` is how many
-    positions the source was ahead when it was last heard of. Images of history, tokens and jobs are whole only to `others_to_ms`.
+    positions the source was ahead when it was last heard of. Images of history, tokens and jobs are whole only to `others_to_ms`;
+    where persons were `erased` at the source after that, images of theirs may be here.
     """
 
     whole_to_ms: int | None = None
@@ -44,6 +45,7 @@ class Promoted:
     objects_missing: int = 0
     shared_values: Mapping[str, int] = field(default_factory=dict)
     cascades_resumed: int = 0
+    erased: bool = False
 
 
 async def promote(target: End, source: str, *, allow: Collection[str] = ()) -> Promoted:
@@ -62,6 +64,7 @@ async def promote(target: End, source: str, *, allow: Collection[str] = ()) -> P
             behind=progress.ahead,
             others_to_ms=progress.began_ms,
             incomplete=tuple(incomplete),
+            erased=progress.erased,
         )
         report.shared_values = await settle_claims(target)
         for name in target.tables:
@@ -166,6 +169,8 @@ def in_words(report: Promoted) -> list[str]:
         ahead = f"; it was {report.behind:,} positions ahead then" if report.behind else ""
         lines.append(f"missing: what was written since. The source was last heard of at {_instant(report.heard_ms)}{ahead}")
     lines.append(f"missing: images of history and tokens of writes after {_instant(report.others_to_ms)}, when the copy began")
+    if report.erased:
+        lines.append(f"to erase again: who was erased at the source after {_instant(report.others_to_ms)}; images of theirs may be here")
     if report.objects_missing:
         lines.append(f"missing: {report.objects_missing:,} objects that records refer to")
     for unique, count in report.shared_values.items():

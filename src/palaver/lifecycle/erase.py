@@ -20,7 +20,7 @@ from palaver.codec import blob_ref
 from palaver.declared import Declared
 from palaver.errors import ConditionFailed, Conflict, ReferenceBroken, Validation
 from palaver.lifecycle.archive import Archive
-from palaver.lifecycle.ledger import Erasure, Ledger
+from palaver.lifecycle.ledger import ERASE, Erasure, Ledger
 from palaver.lifecycle.personal import (
     Mask,
     Mention,
@@ -34,7 +34,7 @@ from palaver.lifecycle.personal import (
     tenant_of,
     through,
 )
-from palaver.ops import MARK, REVISION, Address, Cause, Delete, Read, WriteSet, is_live
+from palaver.ops import MARK, REVISION, Address, Delete, Read, WriteSet, is_live
 from palaver.ports import KeepsDeleted, Scrubs
 from palaver.query import At
 from palaver.searching import document_id
@@ -368,7 +368,7 @@ class _Run:
         return archived
 
     async def _write(self, ops: list[Any]) -> None:
-        await self._records.write(WriteSet(ops, self._core.now_us(), Cause("erase")))
+        await self._records.write(WriteSet(ops, self._core.now_us(), ERASE))
 
     async def _remove(self, declared: Declared) -> int:
         moved = 0

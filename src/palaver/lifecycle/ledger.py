@@ -19,6 +19,7 @@ from palaver.system import SYSTEM, system
 from palaver.values import KeyPart
 
 SCOPE = "erased"
+ERASE = Cause("erase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Ledger:
         # Both kinds are kept of one person: an erasure must not be forgotten for a later purge, which does less.
         name = f"{entry.kind}-{entry.who}"
         put = Put(system(self._scope, name), {"scope": self._scope, "name": name, "body": body})
-        await self._core.records.write(WriteSet((put,), self._core.now_us(), Cause("erase")))
+        await self._core.records.write(WriteSet((put,), self._core.now_us(), ERASE))
         await self._core.blobs.put(f"{_folder(self._store)}{name}.json", orjson.dumps(body))
 
     async def entries(self) -> list[Erasure]:

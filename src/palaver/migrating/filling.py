@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -11,6 +12,7 @@ from palaver.codec import EntityCodec
 from palaver.declared import FieldSpec, shadow_values, shard_of
 from palaver.errors import Conflict, Trimmed
 from palaver.expr import Path
+from palaver.following import HELD_BACK_S, held_back, settled
 from palaver.known_keys import before_ops
 from palaver.markers import Backfill
 from palaver.ops import (
@@ -115,7 +117,7 @@ class Sweep:
     ) -> None:
         """Visit from where `state` says; what `visit` does is done again for some records after a crash."""
         if "feed" not in state:
-            state = {"after": None, "feed": (await self._records.changes(None, 0)).head, "scanned": False}
+            state = {"after": None, "feed": await settled(self._records), "scanned": False}
             await keep(state)
         while not state["scanned"]:
             after: tuple[KeyPart, ...] | None = None if state["after"] is None else key_from_plain(state["after"])
@@ -128,6 +130,8 @@ class Sweep:
         await self._catch_up(words, state, keep, visit)
 
     async def _catch_up(self, words: str, state: dict[str, Any], keep: Keep, visit: Visit) -> None:
+        loop, head = asyncio.get_running_loop(), (await self._records.changes(None, 0)).head
+        until = loop.time() + HELD_BACK_S
         while True:
             try:
                 page = await self._records.changes(state["feed"], CHANGES)
@@ -141,8 +145,11 @@ class Sweep:
                 await visit(some, await self._records.get(some))
             state = {**state, "feed": page.last}
             await keep(state)
-            if not page.changes:
+            if not page.changes and page.last >= head:
                 return None
+            # A transaction that still runs may have written what the scan was too early for.
+            if not page.changes and loop.time() > until:
+                raise held_back()
 
 
 async def fill(
