@@ -73,8 +73,8 @@ async def test_a_cursor_that_was_changed_is_refused(store: Store) -> None:
     cursor = (await store.page(Left.key(1), limit=3)).cursor
     assert cursor is not None
     raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    assert b"1,2]" in raw
-    forged = base64.urlsafe_b64encode(raw.replace(b"1,2]", b"1,7]")).decode().rstrip("=")
-    with pytest.raises(BadCursor):
-        await store.page(Left.key(1), limit=3, cursor=forged)
+    for place in range(len(raw)):
+        changed = raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]
+        with pytest.raises(BadCursor):
+            await store.page(Left.key(1), limit=3, cursor=base64.urlsafe_b64encode(changed).decode().rstrip("="))
     assert [3, 4, 5] == [left.number for left in await store.page(Left.key(1), limit=3, cursor=cursor)]
