@@ -57,6 +57,18 @@ def test_the_most_particular_holds(layers: set[int], ann: bool, web: bool, insid
     assert {"user": "target", "channel": "target", "Hello": "default"}.get(expected, expected) == found.reason
 
 
+def test_an_older_record_takes_no_newer_ones_place() -> None:
+    newer = snapshot(entry("greeting", "everybody", value="new", revision=2))
+    assert "new" == newer.with_entry(entry("greeting", "everybody", value="old")).evaluate(GREETING, {}).value
+    assert "newest" == newer.with_entry(entry("greeting", "everybody", value="newest", revision=3)).evaluate(GREETING, {}).value
+
+
+def test_another_share_of_the_same_value_is_a_change() -> None:
+    few, many = (snapshot(entry("greeting", "rollout", value="Hi", share=share)) for share in (100, 5_000))
+    assert {"greeting"} == many.differing(few)
+    assert not many.differing(many)
+
+
 def test_what_was_taken_back_is_not_set() -> None:
     assert ("Hello", "default") == (lambda found: (found.value, found.reason))(
         snapshot(entry("greeting", "everybody")).evaluate(GREETING, {})
