@@ -206,3 +206,17 @@ async def test_who_talks_in_many_places_continues_each_conversation(baller: Ball
     newest = max(begun, key=lambda place: begun[place])
     async with baller.turn(user_id="u", channel_id=newest, content="?"):
         assert [3] == limits
+
+
+async def test_what_is_shown_says_why_and_what_failed_and_where_it_ran(opened: Opened) -> None:
+    async with opened(settings=Settings("development", "development")) as baller:
+        async with baller.turn(user_id="u", content="?", conversation_id="c") as turn:
+            await turn.relevance(is_relevant=False, explanation="Not about football.")
+            async with turn.llm_call(provider="p", model="m", purpose="main_response"):
+                pass
+        [said] = [said async for said in baller.transcript("u", "c")]
+        relevance, call = said.steps
+        assert "Not about football." == relevance.detail["explanation"]
+        assert (False, "NoResponse") == (call.success, call.error)
+        [chat] = (await baller.chats()).items
+        assert {"app_mode": "development", "environment": "development"} == chat.labels
