@@ -18,6 +18,7 @@ from palaver.clock import check_day
 from palaver.entity import Entity
 from palaver.errors import Conflict, SchemaError, Validation
 from palaver.expr import Path, parse_path
+from palaver.following import settled
 from palaver.ops import REVISION, Address, Cause, Change, Delete, Guard, Op, Origin, Put, Refused, Unchanged, WriteSet, is_live
 from palaver.query import At
 from palaver.store import Store
@@ -187,7 +188,7 @@ class Tally(ABC, Generic[D]):
         Writers may go on: what is created meanwhile is left to the feed. Facts deleted since are no longer counted.
         """
         await self._records.write(WriteSet((Put(self._flag, {"scope": "counting", "name": self.name}),), self._core.now_us()))
-        head = (await self._records.changes(None, 0)).head
+        head = await settled(self._records)
         rows: dict[tuple[str | None, tuple[Any, ...]], list[D]] = {}
         marks = _Pending[D]()
         follower = _Follower(self._records, head, set(self._sources))
