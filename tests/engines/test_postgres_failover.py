@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -167,6 +169,9 @@ async def test_what_is_remembered_of_a_commit_the_server_lost_is_not_written_ove
         mine = await opened(server.url())
         await written(mine, put(COUNTERS, {"name": "a", "data": {"list": ["first"]}}))
         await mine.pool.execute("CHECKPOINT")
+        # What would bring the log to the disk by itself, whenever it wakes.
+        for (pid,) in await mine.pool.fetch("SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer')"):
+            os.kill(pid, signal.SIGSTOP)
         await mine.write(WriteSet((appending("a", "lost"),), NOW + 1_000))
         _, lost = (await mine._looks.find([at]))[at]
         server.kill_9()
