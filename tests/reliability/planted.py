@@ -134,7 +134,7 @@ def object_fsync_missing(handle: int) -> int:
     return os.fstat(handle).st_ctime_ns
 
 
-@replaces(upkeep.Upkeep, "uploaded")
+@replaces(upkeep.Upkeep, "_uploaded")
 async def object_written_after_the_commit(self: Any, plan: Plan) -> WriteSet:
     async def upload() -> None:
         await asyncio.sleep(0.02)
@@ -145,7 +145,7 @@ async def object_written_after_the_commit(self: Any, plan: Plan) -> WriteSet:
     return plan.writes
 
 
-@replaces(upkeep.Upkeep, "uploaded")
+@replaces(upkeep.Upkeep, "_uploaded")
 async def upload_without_a_guard(self: Any, plan: Plan) -> WriteSet:
     for key, data in plan.uploads:
         await self._core.blobs.put(key, data)

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Which records a report is made of: those of the first entity that has these fields. `counted`: which rows hold it per day."""
+    """Which records a report is made of: those of the first entity that has these fields.
+
+    `timed`: a field and the value it has in the records whose latency counts. `counted`: which rows hold the report per day.
+    """
 
     fields: tuple[str, ...]
     by: tuple[str, ...]
     at: str = "timestamp"
     latency: str | None = "latency"
+    timed: tuple[str, str] | None = None
     only: tuple[tuple[str, tuple[str, ...]], ...] = ()
     counted: FromMetrics | Literal["usage"] | None = None
 
@@ -95,7 +99,8 @@ def _add(line: Line, entity: Any, source: Source, at: datetime, price: _Prices) 
     from palaver.insight.tally import reach
 
     line.count += 1
-    if source.latency is not None and (latency := reach(entity, source.latency)) is not None:
+    timed = source.timed is None or getattr(entity, source.timed[0]) == source.timed[1]
+    if timed and source.latency is not None and (latency := reach(entity, source.latency)) is not None:
         line.latencies.append(float(latency))
     line.failures += failed(entity)
     rating = getattr(entity, "rating", None)

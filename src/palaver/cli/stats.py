@@ -51,6 +51,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source(
             ("status", "last_step", "stopped_at", "latency"),
             ("channel_type",),
+            timed=("status", "answered"),
             only=(("status", ("answered", "unanswered", "failed")),),
             counted=FromMetrics("latency", "success", "reply", "reply"),
         ),

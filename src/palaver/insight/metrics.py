@@ -216,14 +216,15 @@ class Metrics:
         first = month.replace(day=1)
         last = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
         points = await self.read(first, last, by="month")
+        whose = {} if self._row.tenant is None else {self._row.tenant.name: self._store.tenant}
         written = 0
         for point in points:
-            row: Any = fresh_row(self._row.entity, point.period, point.mode, point.category, point.name)
+            fresh: Any = fresh_row(self._row.entity, point.period, point.mode, point.category, point.name)
+            row = fresh.model_copy(update=whose)
             old: Any = await self._store.find(row.address)
             if old is not None and old.count >= point.values.count:
                 continue
-            whose = {} if self._row.tenant is None else {self._row.tenant.name: self._store.tenant}
-            await self._store.put(row.model_copy(update={**fields_of(point.values), **whose}))
+            await self._store.put(row.model_copy(update=fields_of(point.values)))
             written += 1
         return written
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
@@ -283,7 +283,7 @@ class Tally(ABC, Generic[D]):
 
     def _address(self, tenant: str | None, row: tuple[Any, ...]) -> Address:
         where: At[Any] = self.fresh(row).address
-        return self._planner.address(where, tenant)
+        return self._planner.address(replace(where, tenant=tenant), tenant)
 
     def _decoded(self, old: Record | None, row: tuple[Any, ...]) -> Any:
         return self.fresh(row) if old is None else self._planner.codec(self._row.entity).decode(old)
