@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from palaver.evolve import Take, migration
+from palaver.lifecycle.copy import Copy
 from palaver.lifecycle.copy_ends import End
 from palaver.lifecycle.copy_verify import verify
 from palaver.store import Store
@@ -57,6 +59,18 @@ async def test_a_copy_killed_at_random_points_ends_equal_byte_for_byte(tmp_path:
         assert (await verify(one, other)).same
         assert (await one.records.changes(None, 100_000)).changes == (await other.records.changes(None, 100_000)).changes
         await Store(other.core).settle(30)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_a_copy_cut_off_while_it_made_its_target_goes_on(tmp_path: Path, kind: str) -> None:
+    source, target = sqlite(tmp_path, "a"), url_of(kind, tmp_path, "b")
+    async with opened(source) as one, End.open(target, SCHEMA) as other:
+        await fill(Store(one.core), 20)
+        steps = [each.step for each in migration(other.core.planner, await other.records.describe()).actions if isinstance(each, Take)]
+        for step in steps[: len(steps) // 2]:
+            await other.records.apply(step)
+        assert (await Copy(one, other).run()).finished
+        assert await dump(one) == await dump(other)
 
 
 async def test_writers_that_go_on_while_it_is_killed_lose_nothing(tmp_path: Path) -> None:

@@ -177,7 +177,16 @@ async def test_writes_and_collection_at_once_never_lose_an_object(store: Store, 
 
     async def flicker() -> None:
         for n in range(30):
-            await store.patch(made, set={"context": big("ab"[n % 2])})
+            await patched(big("ab"[n % 2]))
+
+    async def patched(context: Any) -> None:
+        while True:
+            try:
+                await store.patch(made, set={"context": context})
+            except Conflict:
+                # The other came in between each time; the caller is told to try again.
+                continue
+            return
 
     async def collect() -> None:
         for _ in range(30):

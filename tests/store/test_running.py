@@ -163,9 +163,12 @@ async def test_a_failing_projection_is_tried_at_leisure(world: World) -> None:
 
     counting.apply = apply  # type: ignore[method-assign]
     await store.create(Team(id="t"))
+    async with asyncio.timeout(30):
+        while not tries:  # noqa: ASYNC110 - the runner tries when it comes to it
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.5)
 
-    assert 1 <= tries <= 5
+    assert tries <= 5
 
 
 async def test_a_hanging_projection_does_not_hold_settle_beyond_its_time(world: World) -> None:

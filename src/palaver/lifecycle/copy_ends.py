@@ -43,8 +43,8 @@ INTO = system("copy", "into")
 
 # What belongs to one database and its processes, not to what it holds: leases, positions, copies.
 OWN = ("projection", "copy", "archive")
-# What opening an empty database leaves in it.
-FRESH = (*OWN, "schema", "key")
+# What opening an empty database leaves in it, or migrating it.
+FRESH = (*OWN, "schema", "key", "migration")
 NAMES_A_DATABASE = ("schema", "endpoint")
 SCAN = 500
 
@@ -150,7 +150,9 @@ async def exists_as_declared(end: End, *, provision: bool, what: str) -> None:
     lacks = 0 if empty else len((await end.ask(partial(migrator.pending, parts=what == "target"))).actions)
     if lacks and kept and kept["version"] != end.core.schema.version:
         raise _other_version(end, kept, what)
-    if lacks and not provision:
+    # What is there without a word of its schema was being made when a copy was cut off.
+    unfinished = what == "target" and not kept
+    if lacks and not provision and not unfinished:
         raise NotProvisioned(
             f"The {what} lacks {lacks} of the tables, columns and indexes of the schema.",
             hint="Run `palaver migrate apply` there" + (", or copy with --migrate." if what == "target" else "."),
