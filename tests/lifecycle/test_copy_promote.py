@@ -142,17 +142,20 @@ async def test_how_far_ahead_the_source_was_when_it_was_last_heard_of_is_told(fi
     for n in range(3):
         await files.store.create(Note(note_id=f"late {n}", user_id="u", text="t"))
 
+    class Chunk(int):
+        """What a follower asks for; others ask for one change as well."""
+
     class Goes(Faulty):
         left = 1
 
         async def changes(self, after: int | None, limit: int) -> ChangePage:
-            if limit == 1:
+            if isinstance(limit, Chunk):
                 self.left -= 1
                 if self.left < 0:
                     raise Lost
             return await super().changes(after, limit)
 
-    monkeypatch.setattr(copy_follow, "CHANGES", 1)
+    monkeypatch.setattr(copy_follow, "CHANGES", Chunk(1))
     files.source.core.records = Goes(files.source.records, 1)
     with pytest.raises(Lost):
         await files.copy(follow=True)
