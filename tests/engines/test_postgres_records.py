@@ -357,12 +357,6 @@ async def test_what_jsonb_would_change_comes_back_as_it_was(engine: PostgresReco
         assert exact(data) == exact(found["data"])
 
 
-async def test_a_float_without_a_sign_is_not_the_one_with_it(engine: PostgresRecords) -> None:
-    await written(engine, put_note("u", "1", data={"x": -0.0}))
-    found: Any = await stored(engine, NOTES, "u", "1")
-    assert "-0.0" == repr(found["data"]["x"])
-
-
 LONG = Table(
     "a-very-long-table-name-that-says-everything-about-what-is-stored-" + "x" * 60,
     "Long",
