@@ -69,6 +69,10 @@ class TestMoto(OnServer, UnorderedRecordEngineTests):
     async def test_a_refused_batch_leaves_its_concurrent_neighbours_alone(self, engine: RecordEngine) -> None:
         raise NotImplementedError
 
+    @pytest.mark.skip(reason="moto writes a transaction item by item, and whoever reads meanwhile in one sees some of them")
+    async def test_readers_see_whole_batches_while_writers_write(self, engine: RecordEngine) -> None:
+        raise NotImplementedError
+
 
 class OneByOne:
     """An engine on a server without transactions: a batch without guards is written op by op, so that tests can prepare what they ask."""

@@ -66,6 +66,10 @@ def appending(name: str, text: str) -> Update:
     return update(COUNTERS, (name,), Set(Path("data.list"), Append(Path("data.list"), (text,))))
 
 
+async def announced(engine: PostgresRecords) -> bool:
+    return engine.feed._announcing is None
+
+
 # --- another server than before -------------------------------------------------------------------------------------
 
 
@@ -174,9 +178,10 @@ async def test_what_is_remembered_of_a_commit_the_server_lost_is_not_written_ove
             os.kill(pid, signal.SIGSTOP)
         await mine.write(WriteSet((appending("a", "lost"),), NOW + 1_000))
         _, lost = (await mine._looks.find([at]))[at]
+        # Nothing else may take a number, as a notice does: what was written is announced before the server dies, not after.
+        await until(lambda: announced(mine))
         server.kill_9()
         server.start()
-        # Nothing else may take a number.
         theirs = PostgresRecords(await Pool.open(server.url(), PostgresOptions(schema="moved", size=2)), (COUNTERS,))
         await theirs.write(WriteSet((appending("a", "theirs"),), NOW + 1_001))
         _, found = (await theirs._looks.find([at]))[at]

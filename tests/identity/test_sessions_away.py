@@ -343,7 +343,8 @@ async def test_reads_of_one_moment_share_a_trip_and_no_ending_is_lost_on_them(tm
             found = await asyncio.gather(*(sessions.read(one.token) for one in started))
             assert list(range(64)) == [session.payload["number"] for session in found if session]
         assert loads == sessions.figures.loads
-        assert len([command for command in sent if b"MGET" in command]) <= 20
+        # Of one key alone is what follows the feed, which may be behind: it asks for the mark.
+        assert len([command for command in sent if b"MGET" in command and not command.startswith(b"*2")]) <= 20
         # In the middle of what others ask for, by a process that shares the cache.
         for ended, one in enumerate(started):
             reading = [asyncio.ensure_future(sessions.read(each.token)) for each in started]
