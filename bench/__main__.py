@@ -160,7 +160,7 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
         "An open store looks at what the database says of its schema twice a second, in one statement: while a hundred reads are",
         "counted, that may be one more. A SQLite commit with `synchronous=FULL` takes one fsync, and the log has to be copied into",
         "the file now and then, which takes two or three: exactly 1.00 a pair cannot be reached with one caller. The log is copied",
-        "every 4,000 pages, which leaves 4 in 1,000; with SQLite's own 1,000 pages it is 10 in 1,000, which is what the raw loop has.",
+        "every 3,000 pages, which leaves 5 in 1,000; with SQLite's own 1,000 pages it is 10 in 1,000, which is what the raw loop has.",
         "",
         *musts.table(rows),
         "",

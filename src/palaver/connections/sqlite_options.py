@@ -29,4 +29,4 @@ class SqliteOptions:
     page_size: int = 4096
     cache_bytes: int = 32 * 1024 * 1024
     mmap_bytes: int = 0
-    checkpoint_pages: int = 4_000
+    checkpoint_pages: int = 3_000
