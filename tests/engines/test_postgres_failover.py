@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -24,19 +24,6 @@ from palaver.records.postgres_names import identifier
 from palaver.testing.records.base import COUNTERS, NOTES, NOW, address, all_changes, exact, put, put_note, stored, update, written
 from tests import servers
 from tests.engines.redis_servers import until
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    server = servers.postgres18()
-    name = server.create_database()
-    yield name
-    server.drop_database(name)
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    return servers.postgres18().url(database)
 
 
 async def opened(url: str, **options: Any) -> PostgresRecords:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -54,19 +54,6 @@ def newer() -> Any:
         key = Key("name")
 
     return Tally
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    server = servers.postgres18()
-    name = server.create_database()
-    yield name
-    server.drop_database(name)
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    return servers.postgres18().url(database)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -63,20 +63,6 @@ from palaver.testing.records.base import (
     update,
     written,
 )
-from tests import servers
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    server = servers.postgres18()
-    name = server.create_database()
-    yield name
-    server.drop_database(name)
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    return servers.postgres18().url(database)
 
 
 @pytest.fixture
