@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Subject,
         Tenant,
     )
+    from palaver.migrations import migrate, migration, migration_status
     from palaver.query import At, Query
     from palaver.schema import Schema, Search, Source
     from palaver.store import Page, Store
@@ -58,6 +59,7 @@ _HOMES = {
         "Backfill Blob Expires Expiry InstantMs InstantText Json Personal RenamedFrom"
         " Searchable Secret Sentinel Snowflake Stored Subject Tenant"
     ),
+    "palaver.migrations": "migrate migration migration_status",
     "palaver.query": "At Query",
     "palaver.schema": "Schema Search Source",
     "palaver.store": "Page Store",
@@ -105,6 +107,9 @@ __all__ = [
     "Unique",
     "days",
     "hours",
+    "migrate",
+    "migration",
+    "migration_status",
     "new_id",
     "now",
     "open",

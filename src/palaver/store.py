@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,6 @@ from palaver.upkeep import Swept, Upkeep
 from palaver.values import MAX_PARTITION, KeyPart, Record, check_name
 
 if TYPE_CHECKING:
-    from palaver.evolve import Migration
     from palaver.explain import Explanation
 
 E = TypeVar("E", bound=Entity)
@@ -55,7 +54,6 @@ PAUSE_S = 0.001
 STREAMED = Need((LargeObject,), "a large object", "Give the field of a record that was read.")
 BATCH = Need((Batch,), "a batch", "Begin with Batch() and add to it; store.bulk() takes many records.")
 ASKED = Need((Query, Batch), "a query or a batch", "Write Message.key(…), or begin with Batch() and add to it.")
-LOSSES = Need((list, tuple, Set), "a list of what may be lost", 'Write allow_data_loss=["Message.title"].')
 NAME = Need((str,), "the name of a search index", "It is declared as Search(…) in the schema.")
 DECIDED = (Validation, ConditionFailed, TransactionCancelled, Conflict)
 """Errors after which it is certain that nothing was written now, so that an earlier request may be the answer."""
@@ -395,22 +393,6 @@ class Store:
         return explain_batch(
             self._core, premises, self._planner.plan(what, seen, self._core.now_us(), tenant=self._tenant, actor=self._actor)
         )
-
-    async def migrate(self, *, dry_run: bool = False, allow_data_loss: Collection[str] = ()) -> Migration:
-        """Bring the database up to the schema and return the migration: its actions in order, and what it keeps.
-
-        Raises NotProvisioned, before anything is changed, where stored data would be stranded or does not fulfil what is
-        declared; `allow_data_loss` names what may be dropped, as `Entity.field` or `Entity`.
-        """
-        from palaver.migrating import Migrator
-
-        self._here()
-        check(LOSSES, allow_data_loss)
-        migrator = Migrator(self._planner, self._records, self._core.clock)
-        plan = await migrator.pending(allow_data_loss)
-        if plan.actions and not dry_run:
-            await migrator.apply(plan)
-        return plan
 
     async def settle(self, timeout: float = 10.0) -> None:
         """Return when every projection has seen everything written before this call, whichever process runs them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ from palaver.store import Store
 from palaver.upkeep import Swept
 
 if TYPE_CHECKING:
-    from palaver.evolve import Migration
     from palaver.explain import Explanation
 
 T = TypeVar("T")
@@ -180,9 +179,6 @@ class SyncStore:
 
     def explain(self, what: Query[Any] | Batch) -> Explanation:
         return self.run(self._store.explain(what))
-
-    def migrate(self, *, dry_run: bool = False, allow_data_loss: Collection[str] = ()) -> Migration:
-        return self.run(self._store.migrate(dry_run=dry_run, allow_data_loss=allow_data_loss))
 
     def settle(self, timeout: float = 10.0) -> None:
         self.run(self._store.settle(timeout))

@@ -187,6 +187,33 @@ def test_a_plan_file_is_as_it_was(palaver: Palaver, notes: Path, golden: Callabl
     golden("cli/notes.plan.json", Path("plan.json").read_text())
 
 
+def test_a_program_older_than_the_data_is_told_where_things_stand(palaver: Palaver, notes: Path) -> None:
+    assert 0 == palaver(*NEW, "migrate", "apply").code
+    ran = palaver(*OLD, "migrate", "status")
+    assert (7, [], 2) == (ran.code, ran.json["pending"], ran.json["stored_version"])
+    assert [2] == [each["schema_version"] for each in ran.json["applied"]]
+    assert "this program has 1" in ran.json["refused"]
+    told = palaver("--human", *OLD, "migrate", "status").out
+    assert "✓ 1  " in told
+    assert "stored is version 2, fingerprint" in told
+    assert "lead the data back to this one: `palaver migrate undo`" in told
+    assert 7 == palaver(*OLD, "migrate", "plan").code
+    with_nothing_to_do = palaver("--human", *NEW, "migrate", "status")
+    assert (0, False) == (with_nothing_to_do.code, "stored is" in with_nothing_to_do.out)
+
+
+def test_what_cannot_be_migrated_is_told_by_status_as_well(palaver: Palaver, notes: Path) -> None:
+    with (notes.parent / "notes_app.py").open("a") as module:
+        module.write(
+            "\n\nclass Note(Entity, table='notes'):\n    id: int\n    key = Key('id')\n\n\nV3 = Schema('notes', [Note], version=3)\n"
+        )
+    sys.modules.pop("notes_app")
+    ran = palaver("--schema", "notes_app:V3", "-u", "notes.db", "migrate", "status")
+    assert (7, []) == (ran.code, ran.json["pending"])
+    assert "declared as int" in ran.json["refused"]
+    assert ran.json["turn"]
+
+
 def test_the_program_from_before_leads_back(palaver: Palaver, notes: Path) -> None:
     assert 0 == palaver(*NEW, "migrate", "apply").code
     refused = palaver(*OLD, "migrate", "plan")

@@ -66,7 +66,6 @@ VERBS: dict[str, tuple[Verb, set[str]]] = {
     "remove": (lambda store, given: store.patch(Team.at("t"), remove=given), {"text", "None", "dict", "batch"}),
     "a path": (lambda store, given: store.patch(Team.at("t"), remove=[given]), {"text"}),
     "search": (lambda store, given: store.search(given, "x"), {"text"}),
-    "migrate": (lambda store, given: store.migrate(allow_data_loss=given), {"list"}),
     "settle": (lambda store, given: store.settle(given), {"number"}),
     "health": (lambda store, given: store.health(given), {"number"}),
     "sweep": (lambda store, given: store.sweep(limit=given), {"number", "None"}),

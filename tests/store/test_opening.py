@@ -76,14 +76,16 @@ async def test_a_new_schema_is_applied_at_opening_and_old_records_read_with_defa
     assert ["b"] == [each.id async for each in store.query(thing(new).by_size(3))]
 
 
-async def test_migrate_says_what_it_would_do_and_then_does_it(opened: Opener, path: str) -> None:
+async def test_what_only_adds_is_done_at_opening_and_nothing_is_left(opened: Opener, path: str) -> None:
     store = await opened(first_version(), url=path)
     await store.aclose()
     with pytest.raises(NotProvisioned, match="migrate"):
         await opened(second_version(), url=path, migrate=False)
-    store = await opened(second_version(), url=path)
+    new = second_version()
+    assert (await palaver.migration(path, schema=new)).automatic
+    await opened(new, url=path)
 
-    assert () == (await store.migrate(dry_run=True)).actions
+    assert () == (await palaver.migration(path, schema=new)).actions
 
 
 async def test_migrate_drops_what_was_named_and_nothing_else(opened: Opener, path: str) -> None:
@@ -93,11 +95,11 @@ async def test_migrate_drops_what_was_named_and_nothing_else(opened: Opener, pat
     await store.aclose()
 
     narrower = first_version(version=3)
-    store = await opened(narrower, url=path)
-    assert ("Thing.size", "Thing.extra", "Thing.expires") == (await store.migrate(dry_run=True)).kept
+    assert ("Thing.size", "Thing.extra", "Thing.expires") == (await palaver.migration(path, schema=narrower)).kept
     with pytest.raises(NotProvisioned, match=r"Thing\.other"):
-        await store.migrate(allow_data_loss=["Thing.other"])
-    plan = await store.migrate(allow_data_loss=["Thing.extra"])
+        await palaver.migrate(path, schema=narrower, allow_data_loss=["Thing.other"])
+    plan = await palaver.migrate(path, schema=narrower, allow_data_loss=["Thing.extra"])
+    store = await opened(narrower, url=path)
     assert ("Thing.size", "Thing.expires") == plan.kept
     columns = {column.name for table in (await store.core.records.describe()).tables for column in table.columns if table.name == "things"}
     assert {"id", "name", "size", "expires"} == columns
@@ -247,7 +249,6 @@ async def test_a_closed_store_refuses_every_verb_and_closes_twice(opened: Opener
         lambda: store.sweep(),
         lambda: store.settle(),
         lambda: store.health(),
-        lambda: store.migrate(),
         lambda: store.explain(Team.key("t")),
         lambda: store.rebuild("search"),
         every,

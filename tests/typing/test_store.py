@@ -27,13 +27,19 @@ from palaver import (
     Store,
     Unique,
     days,
+    migrate,
+    migration,
+    migration_status,
     now,
     open_sync,
     unchanged,
 )
+from palaver.errors import NotProvisioned
 from palaver.evolve import Migration
+from palaver.evolve.actions import Effect
 from palaver.explain import Explanation
 from palaver.expr import And, Compare, Exists, In, Not, Or
+from palaver.migrating import MigrationStatus
 from palaver.query import UniqueAt
 from palaver.searching import Results
 from palaver.sync import SyncStore
@@ -75,6 +81,21 @@ def addresses_keep_their_entity(message: Message) -> None:
     assert_type(User.by_email("a@b.c"), UniqueAt[User])
     assert_type(message.revision, int)
     assert_type(message.expires, datetime | None)
+
+
+async def migrations_are_values(schema: Schema) -> None:
+    plan = await migration("bot.db", schema=schema)
+    assert_type(plan, Migration)
+    assert_type([(action.words, action.effect) for action in plan.actions], list[tuple[str, Effect]])
+    assert_type((plan.kept, plan.unmet), tuple[tuple[str, ...], tuple[str, ...]])
+    told: list[tuple[str, int]] = []
+    done = migrate(schema=schema, allow_data_loss=plan.kept, progress=lambda words, records: told.append((words, records)))
+    assert_type(await done, Migration)
+    assert_type(await migrate("bot.db", schema=schema, plan=plan), Migration)
+    status = await migration_status("bot.db", schema=schema)
+    assert_type(status, MigrationStatus)
+    assert_type(status.refused, NotProvisioned | None)
+    assert_type((status.fits, status.turn, status.applied[0].version), tuple[bool, str, int])
 
 
 def conditions_are_values() -> None:
@@ -151,7 +172,6 @@ def the_blocking_store_keeps_types_too(store: SyncStore, user: User, message: Me
     assert_type(store.stream(value, start=1), Iterator[bytes])
     assert_type(store.search("messages", "goal"), Results)
     assert_type(store.explain(Message.by_user("u")), Explanation)
-    assert_type(store.migrate(dry_run=True), Migration)
     store.settle(1.0)
     assert_type(store.sweep(limit=5), Swept)
     store.rebuild("usage")

@@ -19,7 +19,6 @@ from palaver.cli.problems import Stop
 
 if TYPE_CHECKING:
     from palaver.cli.settings import Setting
-    from palaver.migrating import Migrator
     from palaver.schema import Schema
     from palaver.store import Store
 
@@ -204,35 +203,15 @@ class Context:
             self.out.say("the cache is each process's own memory: what the application keeps there is not seen here (cache=redis://…)")
         return shared
 
-    @asynccontextmanager
-    async def migrator(self, schema: Schema, *, read_only: bool) -> AsyncIterator[Migrator]:
-        """Reach the database without opening a store, which would already change it; nobody is told how far things are."""
-        from palaver import config
-        from palaver.clock import SystemClock
-        from palaver.migrating import Migrator
-        from palaver.migrating.noticing import NOTICE_S
-        from palaver.plan import Planner
-        from palaver.seal_keys import sealer_for
-        from palaver.url import parse_url
-
-        self.out.step(f"looking at the structure of {self.shown}")
-        planner, clock = Planner(schema), SystemClock()
-        parsed = parse_url(self.where)
-        if parsed.scheme == "sqlite":
-            parsed.options.update({"read_only": "true"} if read_only else {"create": "false"})
-        stack = await config.open_stack(parsed, tuple(planner.tables.values()), clock)
-        try:
-            planner.seals_with(await sealer_for(schema, parsed, stack.records, required=not read_only, migrating=True))
-            yield Migrator(planner, stack.records, clock, blobs=stack.blobs, notice_s=0.0 if read_only else NOTICE_S)
-        finally:
-            await stack.aclose()
-
     async def missing(self, schema: Schema) -> list[str]:
         """Return what the database lacks of a schema, in words; nothing where there is no database."""
+        from palaver.migrations import reached
+
         file = self.file
         if file is not None and not file.exists():
             return []
-        async with self.migrator(schema, read_only=True) as migrator:
+        self.out.step(f"looking at the structure of {self.shown}")
+        async with reached(self.where, schema=schema) as migrator:
             return [action.words for action in (await migrator.pending()).actions]
 
     def confirm(self, what: str, name: str) -> None:

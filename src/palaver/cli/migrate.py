@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from palaver.cli.output import Output
     from palaver.cli.progress import Progress
     from palaver.evolve import Migration
-    from palaver.migrating import Applied, Migrator
+    from palaver.migrating import Applied, MigrationStatus
+    from palaver.ops import Physical
 
 app = App(name="migrate", help_format="plaintext", help_formatter="plain", default_parameter=Parameter(negative=(), show_default=False))
 Losses = Annotated[list[str] | None, Parameter(name="--allow-data-loss", consume_multiple=False)]
@@ -54,16 +54,12 @@ async def plan(
     """
     if emit == "cloudformation":
         return await _template(here, output)
-    here.must_exist()
-    schema = await here.schema()
-    async with here.migrator(schema, read_only=True) as migrator:
-        found = await migrator.pending(allow_data_loss or ())
-        unmet = await migrator.unmet(found)
-        if sql or emit == "alembic":
-            await _statements(here, migrator, found, output, down_revision if emit else None, alembic=emit is not None)
-        else:
-            _tell(here, found, unmet, output)
-    return Exit.DRIFT if found.actions or found.drift or unmet else Exit.OK
+    found, physical = await _looked(here, allow_data_loss, undo=False)
+    if sql or emit == "alembic":
+        _statements(here, physical, found, output, down_revision if emit else None, alembic=emit is not None)
+    else:
+        _tell(here, found, output)
+    return Exit.DRIFT if found.actions or found.drift or found.unmet else Exit.OK
 
 
 @app.command
@@ -80,23 +76,10 @@ async def apply(file: Path | None = None, /, *, allow_data_loss: Losses = None, 
     allow_data_loss
         Drop what the schema no longer declares: Entity.field or Entity. Give it once for each.
     """
-    here.must_exist()
-    schema = await here.schema()
     planned = _read(file) if file else None
     if planned and allow_data_loss:
         raise Stop(Exit.USAGE, "plan_file", "A plan file says itself what is lost.", hint="Leave --allow-data-loss away.")
-    async with here.migrator(schema, read_only=False) as migrator:
-        with _Teller(here.out) as teller:
-            migrator.tell = teller
-            found = planned or await migrator.pending(allow_data_loss or ())
-            under_way = await migrator.under_way()
-            if found.actions or found.fingerprint != found.from_fingerprint:
-                await migrator.apply(found)
-    if found.actions:
-        # Opening fills the search indexes that are new or changed.
-        async with here.open():
-            pass
-    _done(here, found, resumed=under_way is not None)
+    await _migrated(here, planned, allow_data_loss, undo=False)
     return Exit.OK
 
 
@@ -127,58 +110,75 @@ async def undo(
     allow_data_loss
         Drop what the program from before does not declare: Entity.field or Entity. Give it once for each.
     """
-    here.must_exist()
-    schema = await here.schema()
-    only_look = dry_run or sql or output is not None
-    async with here.migrator(schema, read_only=only_look) as migrator:
-        with _Teller(here.out) as teller:
-            found = await migrator.undoing(allow_data_loss or ())
-            if sql:
-                await _statements(here, migrator, found, output, None, alembic=False)
-                return Exit.DRIFT
-            if only_look:
-                _tell(here, found, await migrator.unmet(found), output)
-                return Exit.DRIFT
-            migrator.tell = teller
-            under_way = await migrator.under_way()
-            await migrator.apply(found)
-    async with here.open():
-        pass
-    _done(here, found, resumed=under_way is not None)
-    return Exit.OK
+    if not (dry_run or sql or output):
+        await _migrated(here, None, allow_data_loss, undo=True)
+        return Exit.OK
+    found, physical = await _looked(here, allow_data_loss, undo=True)
+    if sql:
+        _statements(here, physical, found, output, None, alembic=False)
+    else:
+        _tell(here, found, output)
+    return Exit.DRIFT
 
 
 @app.command
 @emits("migrate_status")
 async def status(*, here: Here) -> int:
-    """Print the migrations that were applied, what is pending, and what somebody else changed.
+    """Print the migrations that were applied, what is pending, what somebody else changed, and whose turn it is.
 
-    Exits 0 when the database fits its schema, 7 otherwise.
+    Exits 0 when the database fits its schema, 7 otherwise: also where the data is newer than this program.
     """
+    from palaver.migrations import migration_status
+
     here.must_exist()
     schema = await here.schema()
-    async with here.migrator(schema, read_only=True) as migrator:
-        history, under_way = await migrator.applied(), await migrator.under_way()
-        found = await migrator.pending()
-    pending = [action.words for action in found.actions]
-    if under_way is not None:
-        pending = pending[under_way[1] :]
-    body: dict[str, Any] = {
-        "schema": schema.name,
-        "schema_version": schema.version,
-        "fingerprint": schema.fingerprint,
-        "applied": [_plain(each) for each in history],
-        "pending": pending,
-        "under_way": under_way is not None,
-        "kept": list(found.kept),
-        "drift": list(found.drift),
-        "unseen": list(found.unseen),
-    }
+    here.out.step(f"looking at the structure of {here.shown}")
+    found = await migration_status(here.where, schema=schema)
     if here.out.json:
-        here.out.emit("migrate_status", body)
+        here.out.emit("migrate_status", _plain_status(found))
     else:
-        _print_status(here, body)
-    return Exit.DRIFT if pending or found.drift or under_way else Exit.OK
+        _print_status(here, found)
+    return Exit.OK if found.fits else Exit.DRIFT
+
+
+async def _looked(here: Here, allow_data_loss: list[str] | None, *, undo: bool) -> tuple[Migration, Physical]:
+    from palaver.migrations import planned, reached
+
+    here.must_exist()
+    schema = await here.schema()
+    here.out.step(f"looking at the structure of {here.shown}")
+    async with reached(here.where, schema=schema) as migrator:
+        return await planned(migrator, allow_data_loss or (), undo=undo), await migrator.describe()
+
+
+async def _migrated(here: Here, plan: Migration | None, allow_data_loss: list[str] | None, *, undo: bool) -> None:
+    from palaver.migrations import migrate
+
+    here.must_exist()
+    schema = await here.schema()
+    here.out.step(f"migrating {here.shown}")
+    with _Teller(here.out) as teller:
+        found = await migrate(here.where, schema=schema, plan=plan, allow_data_loss=allow_data_loss or (), undo=undo, progress=teller)
+    _done(here, found)
+
+
+def _plain_status(found: MigrationStatus) -> dict[str, Any]:
+    plan = found.plan
+    return {
+        "schema": found.schema,
+        "schema_version": found.version,
+        "fingerprint": found.fingerprint,
+        "stored_version": found.stored_version,
+        "stored_fingerprint": found.stored_fingerprint,
+        "applied": [_plain(each) for each in found.applied],
+        "pending": [action.words for action in found.actions],
+        "refused": found.refused.message if found.refused is not None else None,
+        "under_way": found.under_way,
+        "kept": list(plan.kept) if plan is not None else [],
+        "drift": list(found.drift),
+        "unseen": list(plan.unseen) if plan is not None else [],
+        "turn": found.turn,
+    }
 
 
 def _plain(applied: Applied) -> dict[str, Any]:
@@ -197,34 +197,36 @@ def _instant(ms: int) -> str:
     return from_ms(ms).isoformat(timespec="seconds")
 
 
-def _print_status(here: Here, body: dict[str, Any]) -> None:
-    out = here.out
-    out.print(f"schema {body['schema']}, version {body['schema_version']}, fingerprint {body['fingerprint']}")
-    for each in body["applied"]:
-        out.print(
-            f"✓ {each['number']}  {each['at']}  version {each['schema_version']}  {each['fingerprint']}  {_steps(len(each['steps']))}"
-        )
-    for words in body["pending"]:
-        out.print(f"+ {words}")
-    for words in body["drift"]:
+def _print_status(here: Here, found: MigrationStatus) -> None:
+    out, plan = here.out, found.plan
+    out.print(f"schema {found.schema}, version {found.version}, fingerprint {found.fingerprint}")
+    if found.stored_fingerprint not in ("", found.fingerprint):
+        out.print(f"stored is version {found.stored_version}, fingerprint {found.stored_fingerprint}")
+    for each in found.applied:
+        out.print(f"✓ {each.number}  {_instant(each.at_ms)}  version {each.version}  {each.fingerprint}  {_steps(len(each.actions))}")
+    for action in found.actions:
+        out.print(f"+ {action.words}")
+    for words in found.drift:
         out.print(f"! {words}")
-    for name in body["kept"]:
+    for name in plan.kept if plan is not None else ():
         out.print(f"= {name} is stored and not declared")
-    for words in body["unseen"]:
+    for words in plan.unseen if plan is not None else ():
         out.print(f"? {words}")
-    if body["under_way"]:
-        out.say("A migration was begun and has not ended: `palaver migrate apply` goes on with it.")
-    out.say(f"{len(body['pending'])} pending, {len(body['drift'])} changed by somebody else")
+    if found.refused is not None:
+        out.print(f"✗ {found.refused.message}")
+    if found.turn:
+        out.print(found.turn)
+    out.say(f"{len(found.actions)} pending, {len(found.drift)} changed by somebody else")
 
 
-def _tell(here: Here, found: Migration, unmet: Sequence[str], output: Path | None) -> None:
+def _tell(here: Here, found: Migration, output: Path | None) -> None:
     from palaver.evolve import plan_text
 
     if output is not None:
         output.write_text(plan_text(found), encoding="utf-8")
     steps = [action.words for action in found.actions]
     if here.out.json:
-        shown = {"steps": steps, "applied": False, "kept": list(found.kept), "drift": list(found.drift), "unmet": list(unmet)}
+        shown = {"steps": steps, "applied": False, "kept": list(found.kept), "drift": list(found.drift), "unmet": list(found.unmet)}
         shown["unseen"] = list(found.unseen)
         here.out.emit("migrate", {**shown, "automatic": found.automatic, "file": str(output or "")})
         return
@@ -236,7 +238,7 @@ def _tell(here: Here, found: Migration, unmet: Sequence[str], output: Path | Non
         here.out.print(f"! {words}")
     for words in found.unseen:
         here.out.print(f"? {words} They are left as they are.")
-    for words in unmet:
+    for words in found.unmet:
         here.out.print(f"✗ {words}")
     if found.actions and not found.automatic and found.from_version == found.version:
         here.out.say(
@@ -245,7 +247,8 @@ def _tell(here: Here, found: Migration, unmet: Sequence[str], output: Path | Non
     here.out.say(_steps(len(steps)) + (f", written to {output}" if output else ""))
 
 
-def _done(here: Here, found: Migration, *, resumed: bool) -> None:
+def _done(here: Here, found: Migration) -> None:
+    resumed = found.under_way is not None
     steps = [action.words for action in found.actions]
     if here.out.json:
         here.out.emit("migrate", {"steps": steps, "applied": True, "kept": list(found.kept), "resumed": resumed})
@@ -274,14 +277,13 @@ def _read(file: Path) -> Migration:
         ) from None
 
 
-async def _statements(here: Here, migrator: Migrator, found: Migration, output: Path | None, down: str | None, *, alembic: bool) -> None:
+def _statements(here: Here, physical: Physical, found: Migration, output: Path | None, down: str | None, *, alembic: bool) -> None:
     from palaver.emit.statements import script
     from palaver.url import parse_url
 
     parsed = parse_url(here.where)
     if parsed.scheme not in ("sqlite", "postgresql"):
         raise Stop(Exit.USAGE, "no_sql", f"{parsed.scheme} speaks no SQL.", hint="--emit cloudformation writes its tables out.")
-    physical = await migrator.describe()
     namespace = parsed.options.get("schema", "public")
     if alembic:
         from palaver.emit.alembic import revision

@@ -6,7 +6,7 @@ Every step is also taken in thought, so that the next is derived from what will 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from palaver.declared import Declared
@@ -38,6 +38,10 @@ class Migration:
     drift: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     """What could not be looked at, and is left as it is."""
+    unmet: tuple[str, ...] = field(default=(), compare=False)
+    """What stored records do not fulfil, in words with counts, where that was looked at."""
+    under_way: int | None = field(default=None, compare=False)
+    """How many of its actions were done when it was looked at; None where it had not begun."""
 
     @property
     def automatic(self) -> bool:

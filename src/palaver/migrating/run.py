@@ -113,14 +113,17 @@ class Migrator:
     # --- looking ----------------------------------------------------------------------------------------------------
 
     async def pending(self, allow: Collection[str] = (), *, parts: bool = True) -> Migration:
-        """Return what the database lacks; what is left of it where a migration was cut off. Who only reads needs no `parts`.
+        """Return what the database lacks, or the migration to this schema that was cut off. Who only reads needs no `parts`.
 
-        Raises NotProvisioned where stored data would be stranded, and where a newer program wrote it.
+        Raises NotProvisioned where stored data would be stranded, where a newer program wrote it, and while a migration to
+        another schema has not ended.
         """
         kept, schema = await self.kept(), self._planner.schema
         under_way = await self._stored_run()
-        if under_way is not None and under_way.plan.fingerprint == schema.fingerprint:
-            return under_way.plan
+        if under_way is not None:
+            if under_way.plan.fingerprint == schema.fingerprint:
+                return replace(under_way.plan, under_way=under_way.done)
+            raise _not_ended()
         if kept and kept["name"] == schema.name and kept["version"] > schema.version:
             raise NotProvisioned(
                 f"The data was written with version {kept['version']} of schema {schema.name}; this program has {schema.version}.",
@@ -140,8 +143,8 @@ class Migrator:
         ways = [each for each in history if (each.from_fingerprint, each.fingerprint) == (mine, leaves)]
         if under_way is not None:
             if ways and under_way.plan.fingerprint == mine:
-                return under_way.plan
-            raise NotProvisioned("A migration was begun and has not ended.", hint="End it with its own program: palaver migrate apply.")
+                return replace(under_way.plan, under_way=under_way.done)
+            raise _not_ended()
         if leaves == mine:
             raise NotProvisioned(
                 "The data is what this program declares, so nothing leads away from it.",
@@ -150,7 +153,7 @@ class Migrator:
         if not ways or ways[-1].renamed is None:
             raise NotProvisioned(
                 f"No migration is recorded that led from this program's schema ({mine}) to the one that is stored ({leaves}).",
-                hint=_whose_turn(history, leaves),
+                hint=leads_back(history, leaves),
             )
         return await self._planned(kept, allow, turned_round(ways[-1].renamed), parts=True)
 
@@ -448,7 +451,11 @@ def _is_dead(holder: str) -> bool:
     return False
 
 
-def _whose_turn(history: Sequence[Applied], leaves: str) -> str:
+def _not_ended() -> NotProvisioned:
+    return NotProvisioned("A migration was begun and has not ended.", hint="End it with its own program: palaver migrate apply.")
+
+
+def leads_back(history: Sequence[Applied], leaves: str) -> str:
     """Say which program leads back from a schema: the one of before it was first there, for later it may have been led back to."""
     first = next((each for each in history if each.fingerprint == leaves), None)
     if first is None or first.renamed is None or not first.from_fingerprint:
