@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from palaver.clock import SystemClock
-from palaver.errors import OutcomeUnknown, Trimmed
+from palaver.errors import OutcomeUnknown, Trimmed, Unavailable
 from palaver.expr import F
 from palaver.feed import Runner
-from palaver.ops import Add, Change, CreateTable, Op, Put
+from palaver.ops import REVISION, Add, Cause, Change, CreateTable, Op, Put
+from palaver.records.dynamo_requests import MAX_TRANSACTION
+from palaver.records.dynamo_values import MAX_ITEM, item_size
 from palaver.records.dynamodb import DynamoRecords
+from palaver.records.dynamodb_streams import Batch
 from palaver.system import SYSTEM, system
 from palaver.testing.records.base import COUNTERS, NOTES, NOW, TABLES, all_changes, delete, loaded, put, put_note, update, written
 from palaver.testing.records.feeding import by_record
@@ -118,6 +121,69 @@ async def test_a_copy_that_is_cut_off_loses_nothing_and_doubles_nothing(engine: 
     assert both[0] == both[1]
     assert {f"{n}" for n in range(20)} == {change.key[1] for change in both[0]}
     assert 20 == len(both[0])
+
+
+def long_keys(count: int, length: int = 1_000) -> list[str]:
+    """Return keys that compression makes hardly shorter."""
+    rng = random.Random(length)
+    return ["".join(chr(rng.randrange(33, 127)) for _ in range(length)) for _ in range(count)]
+
+
+def sizes_sent(client: Between) -> list[tuple[int, int]]:
+    """Note of each transaction how large it is, and its largest item."""
+    sent: list[tuple[int, int]] = []
+
+    def measure(operation: str, body: dict[str, Any]) -> None:
+        if operation == "TransactWriteItems":
+            sizes = [item_size(action["Put"]["Item"]) for action in body["TransactItems"]]
+            sent.append((sum(sizes), max(sizes)))
+
+    client.before = measure
+    return sent
+
+
+async def test_what_many_shards_told_of_long_keys_is_stored_in_items_and_transactions_that_fit(engine: DynamoRecords) -> None:
+    copier, client = await beside(engine)
+    await copier.copy_feed()
+    sent = sizes_sent(client)
+    keys = list(zip(long_keys(1_800, 2_000), long_keys(1_800), strict=True))
+    images = [{"owner": {"S": owner}, "id": {"S": id}, REVISION: {"N": "1"}} for owner, id in keys]
+    records = [{"eventName": "INSERT", "dynamodb": {"NewImage": image}} for image in images]
+    await copier._feed._append([Batch(NOTES.name, f"shard-{at}", None, "1", True, records[at : at + 300]) for at in range(0, 1_800, 300)])
+    assert max(most for _, most in sent) <= MAX_ITEM
+    assert 2 <= len(sent)
+    assert max(total for total, _ in sent) <= MAX_TRANSACTION
+    assert keys == [change.key for change in await all_changes(engine)]
+
+
+async def test_a_feed_with_long_keys_is_continued_in_transactions_that_fit(engine: DynamoRecords) -> None:
+    target, client = await beside(engine)
+    sent = sizes_sent(client)
+    changes = [Change(n + 1, NOTES.name, (key, key), NOW, "created", Cause()) for n, key in enumerate(long_keys(5_200))]
+    await target.continue_feed(changes, len(changes) + 7)
+    assert max(most for _, most in sent) <= MAX_ITEM
+    assert max(total for total, _ in sent) <= MAX_TRANSACTION
+    found = await engine._feed.logged(0, 6_000)
+    assert changes == found.changes
+    assert len(changes) + 7 == found.head
+
+
+async def test_a_copy_that_failed_is_made_up_for_by_the_next_question(engine: DynamoRecords) -> None:
+    """However soon it comes: what this process wrote, it finds in its feed."""
+    wrapped = Between(await client_of(ministack().endpoint))
+    writer = DynamoRecords(cast("Any", wrapped), TABLES, prefix=engine.prefix, pace_s=0.2)
+    OTHERS.append(writer)
+
+    def fail(operation: str, body: dict[str, Any]) -> None:
+        if operation == "DescribeStream":
+            raise Unavailable("no stream now")
+
+    await written(writer, put_note("u", "1"))
+    wrapped.before = fail
+    with pytest.raises(Unavailable):
+        await writer.changes(None, 0)
+    wrapped.before = lambda operation, body: None
+    assert 1 == (await writer.changes(None, 0)).head
 
 
 async def test_records_that_left_the_stream_uncopied_are_told_as_trimmed(engine: DynamoRecords) -> None:

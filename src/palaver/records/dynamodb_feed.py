@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,12 +21,11 @@ from palaver.records.dynamo_items import QUIET, address_of, read_cause
 from palaver.records.dynamo_keys import CAUSE, Layout
 from palaver.records.dynamo_read_requests import MAX_GETS
 from palaver.records.dynamo_values import Item
+from palaver.records.dynamodb_segments import MOST, SENT_BYTES, Segment, segments, unpacked
 from palaver.records.dynamodb_streams import Batch, Streams
-from palaver.stored_json import dumps, loads
-from palaver.system import key_from_plain, plain_key
 
-SEGMENT = 500
 AT_ONCE = 5_000
+ACTIONS = 100
 ATTEMPTS = 20
 LOG = "log"
 _HEAD: Item = {"pk": {"S": "feed"}, "sk": {"S": "head"}}
@@ -109,7 +106,7 @@ class Feed:
 
     async def _log(self, after: int, limit: int) -> list[Change]:
         found: list[Change] = []
-        async for _, _, changes in self._segments(after, -(-limit // SEGMENT) + 1):
+        async for _, _, changes in self._segments(after, -(-limit // MOST) + 1):
             found += [change for change in changes if change.position > after]
             if len(found) >= limit:
                 break
@@ -127,7 +124,7 @@ class Feed:
         while True:
             answer = await self._client.call("Query", body)
             for item in answer["Items"]:
-                changes = _unpacked(item["changes"]["B"])
+                changes = unpacked(item["changes"]["B"])
                 yield changes[0].position, int(item["sk"]["S"]), changes
             if "LastEvaluatedKey" not in answer:
                 return
@@ -169,16 +166,22 @@ class Feed:
             self._dirty = False
             self._pulled_at = loop.time()
             names = {table: layout.name for table, layout in self._layouts.items() if layout.table.feed}
-            for attempt in range(ATTEMPTS):
-                try:
-                    await self._copy(names)
-                    return
-                except (TransactionCancelled, ConditionalCheckFailed, Conflict):
-                    # Another copier was faster: go on from where it stands.
-                    self._streams.forget()
-                    await self._sleep(0.002 * attempt)
-            self._dirty = True
-            raise Conflict("Other processes kept copying the feed.", hint="Try again after a random pause.")
+            try:
+                await self._copied(names)
+            except BaseException:
+                # What this process wrote is still not in its feed.
+                self._dirty = True
+                raise
+
+    async def _copied(self, names: Mapping[str, str]) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._copy(names)
+            except (TransactionCancelled, ConditionalCheckFailed, Conflict):
+                # Another copier was faster: go on from where it stands.
+                self._streams.forget()
+                await self._sleep(0.002 * attempt)
+        raise Conflict("Other processes kept copying the feed.", hint="Try again after a random pause.")
 
     async def _copy(self, names: Mapping[str, str]) -> None:
         while batches := await self._streams.read(names):
@@ -213,10 +216,15 @@ class Feed:
                 if change is not None:
                     position += 1
                     changes.append(change._replace(position=position))
+        packed = segments(changes)
+        if len(batches) > 1 and (len(batches) + 1 + len(packed) > ACTIONS or sum(each.size for each in packed) > SENT_BYTES):
+            half = len(batches) // 2
+            await self._append(batches[:half])
+            return await self._append(batches[half:])
         actions = [self._checkpoint(batch) for batch in batches]
         if position > head.position:
             actions.append(self._move_head(head, Head(position, trimmed)))
-            actions += [self._segment(changes[at : at + SEGMENT]) for at in range(0, len(changes), SEGMENT)]
+            actions += map(self._segment, packed)
         await self._transact(actions)
         for batch in batches:
             self._streams.took(batch)
@@ -247,8 +255,8 @@ class Feed:
             body["ExpressionAttributeValues"] = {":0": {"N": str(head.position)}, ":1": {"N": str(head.trimmed)}}
         return {"Put": body}
 
-    def _segment(self, changes: Sequence[Change]) -> dict[str, Any]:
-        item = {"pk": {"S": LOG}, "sk": _place(changes[-1].position), "changes": {"B": _packed(changes)}}
+    def _segment(self, segment: Segment) -> dict[str, Any]:
+        item = {"pk": {"S": LOG}, "sk": _place(segment.last), "changes": {"B": segment.packed}}
         return {"Put": {"TableName": self._own, "Item": item, "ConditionExpression": "attribute_not_exists(pk)"}}
 
     # --- from stream records to changes -----------------------------------------------------------------------------
@@ -301,22 +309,24 @@ class Feed:
 
     async def continue_feed(self, changes: Sequence[Change], last: int, gap: bool) -> None:
         """Append changes at their own positions; a change at or below the head is there already."""
-        for attempt in range(ATTEMPTS):
+        lost = 0
+        while lost < ATTEMPTS:
             head = await self.head()
             new = [change for change in changes if change.position > head.position and change.table in self._layouts]
-            some = new[:AT_ONCE]
-            to = some[-1].position if len(some) < len(new) else max([head.position, last, *(change.position for change in some[-1:])])
+            packed = _within(segments(new[:AT_ONCE]))
+            is_rest = not packed or packed[-1].last == new[-1].position
+            to = max(head.position, last, *(each.last for each in packed)) if is_rest else packed[-1].last
             begins = gap and last >= head.position
             if to == head.position and head.stored and (not begins or head.trimmed == to):
                 return
-            actions = [self._move_head(head, Head(to, to if begins else head.trimmed))]
-            actions += [self._segment(some[at : at + SEGMENT]) for at in range(0, len(some), SEGMENT)]
+            actions = [self._move_head(head, Head(to, to if begins else head.trimmed)), *map(self._segment, packed)]
             try:
                 await self._transact(actions)
             except TransactionCancelled:
-                await self._sleep(0.002 * attempt)
+                await self._sleep(0.002 * lost)
+                lost += 1
                 continue
-            if len(some) == len(new):
+            if is_rest:
                 return
         raise Conflict("Other processes kept writing the feed.", hint="Try again after a random pause.")
 
@@ -350,6 +360,18 @@ class Feed:
             return forgotten
 
 
+def _within(packed: Sequence[Segment]) -> list[Segment]:
+    """Return the first segments, as many as one transaction takes."""
+    out: list[Segment] = []
+    size = 0
+    for segment in packed:
+        size += segment.size
+        if out and (size > SENT_BYTES or len(out) + 1 >= ACTIONS):
+            break
+        out.append(segment)
+    return out
+
+
 def _is_expiry(record: Mapping[str, Any]) -> bool:
     """Say whether DynamoDB itself removed the record, because its time was over."""
     who = record.get("userIdentity") or {}
@@ -358,18 +380,3 @@ def _is_expiry(record: Mapping[str, Any]) -> bool:
 
 def _revision(image: Item) -> int:
     return int(image[REVISION]["N"]) if REVISION in image else 0
-
-
-def _packed(changes: Sequence[Change]) -> str:
-    rows: list[Any] = []
-    for position, table, key, revision, kind, cause, released in changes:
-        rows.append([position, table, plain_key(key), revision, kind, cause.actor, cause.token, list(released)])
-    return b64encode(zlib.compress(dumps(rows).encode(), 6)).decode()
-
-
-def _unpacked(text: str) -> list[Change]:
-    rows = loads(zlib.decompress(b64decode(text)).decode())
-    return [
-        Change(position, table, key_from_plain(key), revision, kind, Cause(actor, token), tuple(released))
-        for position, table, key, revision, kind, actor, token, released in rows
-    ]
