@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal
 from typing import Any, TypeAlias
 
-from palaver.errors import NumberRange
 from palaver.ops import MARK, REVISION, Read, Table
 from palaver.records import sql
 from palaver.records.postgres_names import CASTS, Names, kinds
+from palaver.records.sql_rows import ENCODE, LONG, compiled, encode_text, exact, real, whole
 from palaver.stored_json import dumps, loads, with_exact_floats
 from palaver.values import KeyPart, Record, Value, canonical
 
@@ -21,24 +20,6 @@ Row: TypeAlias = "tuple[Any, ...]"
 PAGE_BYTES = 1024 * 1024
 # JSONB keeps numbers as decimals: 1e16 would come back as an integer, and zero loses its sign.
 _CHANGED_BY_JSONB = re.compile(r"(?:^|[\[:,])-?(?:\d+(?:\.\d+)?e\+\d|0\.0(?=[,\]}]|$))")
-
-
-def whole(value: Any) -> Any:
-    """Return a number as an integer column holds it."""
-    if value is None or type(value) is int:
-        return value
-    if value != int(value):
-        raise NumberRange("An integer field cannot hold a fraction.")
-    return int(value)
-
-
-def real(value: Any) -> Any:
-    # Adding takes the sign from a zero, which not every engine keeps.
-    return value if value is None else float(value) + 0.0
-
-
-def exact(value: Any) -> Decimal | None:
-    return value if value is None else canonical(Decimal(repr(value)) if type(value) is float else Decimal(value))
 
 
 def nested(value: Value) -> str | None:
@@ -51,9 +32,7 @@ def nested(value: Value) -> str | None:
     return text
 
 
-_ENCODE = {"int": "whole", "float": "real", "number": "exact", "json": "nested"}
 _DECODE = {"number": "canonical({})", "json": "loads({})"}
-_LONG = ("text", "bytes", "json")
 _SCOPE = {
     "whole": whole,
     "real": real,
@@ -83,10 +62,10 @@ class Rows:
         self.columns = names.dialect.commas(self.stored)
         self.indexes = frozenset(index.name for index in table.indexes)
         self.select = sql.select(table, names.dialect, (*self.stored, "xmin"))
-        self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
-        self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
-        self.length: Callable[[Row], int] = _compile(_length_text(table))
-        self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
+        self.encode: Callable[[Record, int], Row] = compiled(encode_text(table), _SCOPE)
+        self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = compiled(_page_text(table), _SCOPE)
+        self.length: Callable[[Row], int] = compiled(_length_text(table), _SCOPE)
+        self._encoders = {column.name: _SCOPE[ENCODE[column.kind]] for column in table.columns if column.kind in ENCODE}
         self._pages: dict[Any, sql.PageText] = {}
         self._several: dict[str, str] = {}
 
@@ -178,25 +157,11 @@ class Rows:
         return text + (f" ORDER BY {', '.join(f't.{quote(name)}' for name in key)} {lock} OF t" if lock else "")
 
 
-def _compile(text: str) -> Any:
-    scope: dict[str, Any] = dict(_SCOPE)
-    exec(text, scope)
-    return scope["made"]
-
-
-def _encode_text(table: Table) -> str:
-    parts = []
-    for column in table.columns:
-        value = f"record[{column.name!r}]" if column.name in table.key else f"get({column.name!r})"
-        parts.append(f"{_ENCODE[column.kind]}({value})" if column.kind in _ENCODE and column.name not in table.key else value)
-    return f"def made(record, revision):\n get = record.get\n return ({', '.join(parts)}, revision, get({MARK!r}))\n"
-
-
 def _length_text(table: Table) -> str:
     lengths = [
         f"len(row[{n}]){'' if column.name in table.key else f' if row[{n}] is not None else 0'}"
         for n, column in enumerate(table.columns)
-        if column.kind in _LONG
+        if column.kind in LONG
     ]
     return f"def made(row):\n return {' + '.join(f'({length})' for length in lengths) or '0'}\n"
 
@@ -208,7 +173,7 @@ def _page_text(table: Table) -> str:
     """
     columns = [(column, f"v{n}", _DECODE.get(column.kind, "{}").format(f"v{n}")) for n, column in enumerate(table.columns)]
     there = [each for each in columns if each[0].name in table.key]
-    longs = [value for column, value, _ in there if column.kind in _LONG]
+    longs = [value for column, value, _ in there if column.kind in LONG]
     fixed = str(sum(len(column.name) + 9 for column, _, _ in columns))
     lines = [
         "def made(rows):",
@@ -222,7 +187,7 @@ def _page_text(table: Table) -> str:
     for column, value, text in columns:
         if column.name not in table.key:
             lines += [f"  if {value} is not None:", f"   record[{column.name!r}] = {text}"]
-            lines += [f"   size += len({value})"] if column.kind in _LONG else []
+            lines += [f"   size += len({value})"] if column.kind in LONG else []
     lines += [
         "  if mark is not None:",
         f"   record[{MARK!r}] = mark",

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import apsw
 
-from palaver.errors import NumberRange
 from palaver.ops import MARK, REVISION, Read, Table
 from palaver.records import sql
+from palaver.records.sql_rows import ENCODE, LONG, compiled, encode_text, exact, real, whole
 from palaver.stored_json import dumps, loads
-from palaver.values import KeyPart, Record, Value, canonical, number_text
+from palaver.values import KeyPart, Record, Value, number_text
 
 Row: TypeAlias = "tuple[Any, ...]"
 PAGE_BYTES = 1024 * 1024
@@ -43,32 +43,25 @@ def fetched(connection: apsw.Connection, text: str, parameters: Sequence[Any] = 
     return connection.execute(text, parameters).fetchall()
 
 
-def whole(value: Any) -> Any:
-    """Return a number as an integer column holds it."""
-    if value is None or type(value) is int:
-        return value
-    if value != int(value):
-        raise NumberRange("An integer field cannot hold a fraction.")
-    return int(value)
-
-
-def real(value: Any) -> Any:
-    # Adding takes the sign from a zero, which not every engine keeps.
-    return value if value is None else float(value) + 0.0
-
-
-def exact(value: Any) -> str | None:
-    return value if value is None else number_text(canonical(Decimal(repr(value)) if type(value) is float else Decimal(value)))
+def exact_text(value: Any) -> str | None:
+    number = exact(value)
+    return None if number is None else number_text(number)
 
 
 def nested(value: Value) -> str | None:
     return None if value is None else dumps(value)
 
 
-_ENCODE = {"int": "whole", "float": "real", "number": "exact", "json": "nested"}
 _DECODE = {"bool": "{} == 1", "number": "Decimal({})", "json": "loads({})"}
-_LONG = ("text", "bytes", "json")
-_SCOPE = {"whole": whole, "real": real, "exact": exact, "nested": nested, "Decimal": Decimal, "loads": loads, "READ_BYTES": 2 * PAGE_BYTES}
+_SCOPE = {
+    "whole": whole,
+    "real": real,
+    "exact": exact_text,
+    "nested": nested,
+    "Decimal": Decimal,
+    "loads": loads,
+    "READ_BYTES": 2 * PAGE_BYTES,
+}
 
 
 class Rows:
@@ -90,14 +83,14 @@ class Rows:
         self.delete = sql.delete(table, SQLITE)
         # The feed of a load is written from the rows just inserted, which have the highest numbers; "" where that cannot be.
         self.publish = _publish_text(table)
-        self.encode: Callable[[Record, int], Row] = _compile(_encode_text(table))
-        self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = _compile(_page_text(table))
-        self.weigh: Callable[[Row], int] = _compile(_weigh_text(table))
+        self.encode: Callable[[Record, int], Row] = compiled(encode_text(table), _SCOPE)
+        self.page: Callable[[Iterable[Row]], tuple[list[Record], int, bool]] = compiled(_page_text(table), _SCOPE)
+        self.weigh: Callable[[Row], int] = compiled(_weigh_text(table), _SCOPE)
         #: The key of an encoded row.
-        self.key_of: Callable[[Row], tuple[KeyPart, ...]] = _compile(_key_text(table))
+        self.key_of: Callable[[Row], tuple[KeyPart, ...]] = compiled(_key_text(table), _SCOPE)
         #: How many rows one statement inserts at the most: the driver keeps no longer texts prepared.
         self.most = 1 << min(8, (_LONGEST_KEPT // (3 * len(table.columns) + 10)).bit_length() - 1)
-        self._encoders = {column.name: _SCOPE[_ENCODE[column.kind]] for column in table.columns if column.kind in _ENCODE}
+        self._encoders = {column.name: _SCOPE[ENCODE[column.kind]] for column in table.columns if column.kind in ENCODE}
         self._inserts: dict[int, str] = {}
         self._pages: dict[Any, sql.PageText] = {}
         self._updates: dict[tuple[str, ...], str] = {}
@@ -174,20 +167,6 @@ class Rows:
         return f"(unicode(substr({text}, -1)) * 31 + unicode(substr({text}, -2)) * 7 + unicode(substr({text}, -3)) + length({text}))"
 
 
-def _compile(text: str) -> Any:
-    scope: dict[str, Any] = dict(_SCOPE)
-    exec(text, scope)
-    return scope["made"]
-
-
-def _encode_text(table: Table) -> str:
-    parts = []
-    for column in table.columns:
-        value = f"record[{column.name!r}]" if column.name in table.key else f"get({column.name!r})"
-        parts.append(f"{_ENCODE[column.kind]}({value})" if column.kind in _ENCODE and column.name not in table.key else value)
-    return f"def made(record, revision):\n get = record.get\n return ({', '.join(parts)}, revision, get({MARK!r}))\n"
-
-
 def _page_text(table: Table) -> str:
     """Return the loop from rows to records, written for speed: columns that are there are set at once, the others one by one.
 
@@ -195,7 +174,7 @@ def _page_text(table: Table) -> str:
     """
     columns = [(column, f"v{n}", _DECODE.get(column.kind, "{}").format(f"v{n}")) for n, column in enumerate(table.columns)]
     there = [each for each in columns if sql.is_always_there(table, each[0])]
-    longs = [value for column, value, _ in there if column.kind in _LONG]
+    longs = [value for column, value, _ in there if column.kind in LONG]
     parts = [
         f"{column.name!r}: {value if column.name in table.key else f'None if {value} is None else {text}'}" for column, value, text in there
     ]
@@ -217,7 +196,7 @@ def _page_text(table: Table) -> str:
     for column, value, text in columns:
         if not sql.is_always_there(table, column):
             lines += [f"  if {value} is not None:", f"   record[{column.name!r}] = {text}"]
-            lines += [f"   size += len({value})"] if column.kind in _LONG else []
+            lines += [f"   size += len({value})"] if column.kind in LONG else []
     lines += [
         "  if mark is not None:",
         f"   record[{MARK!r}] = mark",
@@ -248,5 +227,5 @@ def _key_text(table: Table) -> str:
 
 
 def _weigh_text(table: Table) -> str:
-    parts = [f"(0 if row[{n}] is None else len(row[{n}]))" for n, column in enumerate(table.columns) if column.kind in _LONG]
+    parts = [f"(0 if row[{n}] is None else len(row[{n}]))" for n, column in enumerate(table.columns) if column.kind in LONG]
     return f"def made(row):\n return {' + '.join(['200', *parts])}\n"
