@@ -11,13 +11,15 @@ from urllib.parse import quote
 import pytest
 
 import palaver
-from palaver.cache.memory import MemoryCache
+from palaver.cache.hearing import FURTHEST_BEHIND
+from palaver.cache.memory import MemoryCache, MemoryValues
 from palaver.cache.none import NoCache
 from palaver.cache.redis import RedisCache
 from palaver.caching import Heard
 from palaver.connections.redis import encode
 from palaver.errors import Unavailable
 from palaver.flags import Flags, current
+from palaver.flags.snapshot import Snapshot
 from palaver.records.memory import MemoryRecords
 from palaver.store import Store
 from palaver.testing.faulty import Faults, Faulty
@@ -257,6 +259,88 @@ async def test_nonsense_on_the_bus_harms_nothing(store: Store) -> None:
             await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", nonsense)
         await asyncio.sleep(0.1)
         assert ("ok", True) == (flags.health().status, flags.health().hearing)
+    await cache.aclose()
+
+
+async def quiet(following: current.Current) -> None:
+    """Wait until what a beginning or a change set off is over."""
+
+    async def rests() -> bool:
+        looked = following.seen().checked_at
+        await asyncio.sleep(0.2)
+        return following.seen().checked_at == looked
+
+    await until(rests, 30)
+
+
+async def test_after_messages_were_lost_the_records_are_looked_at(store: Store) -> None:
+    """What was lost may have been the news, and the next look by itself may be far away."""
+    cache = MemoryCache()
+    following = current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=600)
+    await following.start()
+    await until(lambda: asyncio.sleep(0, following.seen().hearing), 5)
+    await quiet(following)
+    looked = following.seen().checked_at
+    for _ in range(FURTHEST_BEHIND + 1):
+        await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", b"0")
+    await until(lambda: asyncio.sleep(0, following.seen().checked_at != looked), 10)
+    await following.aclose()
+    await cache.aclose()
+
+
+async def test_a_cache_that_is_behind_what_was_told_is_passed_over(store: Store) -> None:
+    cache = MemoryCache()
+    following = current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=600)
+    await following.start()
+    await until(lambda: asyncio.sleep(0, following.seen().hearing), 5)
+    await quiet(following)
+    assert following.snapshot is not None
+    read = records(store).queries
+    await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", b"%d" % (following.snapshot.version + 1))
+    await until(lambda: asyncio.sleep(0, records(store).queries > read), 10)
+    await following.aclose()
+    await cache.aclose()
+
+
+async def test_health_says_while_nothing_is_heard(tmp_path: Path) -> None:
+    with own() as redis:
+        url = f"{fresh('sqlite', tmp_path)}&cache={quote(redis.url, safe='')}"
+        async with palaver.open(url, schema=SCHEMA, maintain=False) as store, Flags.open(store, FLAGS, FeatureFlag) as flags:
+            await until(lambda: asyncio.sleep(0, flags.health().hearing), 20)
+            redis.kill_9()
+            await until(lambda: asyncio.sleep(0, not flags.health().hearing), 20)
+            redis.start()
+            await until(lambda: asyncio.sleep(0, flags.health().hearing), 20)
+
+
+async def test_what_another_process_read_before_does_not_hide_what_is_set_here(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot is taken from the cache because of a message, a flag is set here, and only then does the cache answer."""
+    monkeypatch.setattr(current, "CACHE_S", 60.0)
+    cache, get = MemoryCache(), MemoryValues.get
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def late(values: MemoryValues, key: str, **options: Any) -> Any:
+        held = await get(values, key, **options)
+        asked.set()
+        await answers.wait()
+        return held
+
+    async with Flags.open(store, FLAGS, FeatureFlag, cache=cache, poll_s=600) as flags:
+        await until(lambda: asyncio.sleep(0, flags.health().hearing), 5)
+        await quiet(flags._current)
+        snapshot = flags._current.snapshot
+        assert snapshot is not None
+        newer = snapshot.version + 1
+        await cache.values(current.KIND).set(FLAGS.name, Snapshot(FLAGS, [], newer).packed(), ttl_s=60, revision=newer)
+        monkeypatch.setattr(MemoryValues, "get", late)
+        await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", b"%d" % newer)
+        await asyncio.wait_for(asked.wait(), 10)
+        looked, served = flags._current.seen().checked_at, []
+        flags.watch(lambda *_: served.append(flags.value(SLASH)))
+        await flags.set(SLASH, True)
+        answers.set()
+        await until(lambda: asyncio.sleep(0, flags._current.seen().checked_at != looked), 10)
+        assert {True} == {*served, flags.value(SLASH)}
     await cache.aclose()
 
 
