@@ -18,7 +18,7 @@ from palaver.entity import Entity
 from palaver.errors import Expression, SchemaError
 from palaver.expr import Condition, evaluate
 from palaver.insight.histogram import Histogram, Number, plus
-from palaver.insight.tally import Fact, Tally, check_days, check_path, days_between, reach, utc_day
+from palaver.insight.tally import Fact, Tally, check_days, check_path, days_between, owned, reach, utc_day
 from palaver.keys import AccessPath, Index, Key, build_query
 from palaver.query import Query
 from palaver.store import Store
@@ -216,11 +216,10 @@ class Metrics:
         first = month.replace(day=1)
         last = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
         points = await self.read(first, last, by="month")
-        whose = {} if self._row.tenant is None else {self._row.tenant.name: self._store.tenant}
         written = 0
         for point in points:
-            fresh: Any = fresh_row(self._row.entity, point.period, point.mode, point.category, point.name)
-            row = fresh.model_copy(update=whose)
+            fresh = fresh_row(self._row.entity, point.period, point.mode, point.category, point.name)
+            row = owned(self._row, fresh, self._store.tenant)
             old: Any = await self._store.find(row.address)
             if old is not None and old.count >= point.values.count:
                 continue

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 from palaver.clock import check_day
+from palaver.declared import Declared
 from palaver.entity import Entity
 from palaver.errors import Conflict, SchemaError, Validation
 from palaver.expr import Path, parse_path
 from palaver.following import settled
 from palaver.ops import REVISION, Address, Cause, Change, Delete, Guard, Op, Origin, Put, Refused, Unchanged, WriteSet, is_live
-from palaver.query import At
 from palaver.store import Store
 from palaver.system import key_text, system
 from palaver.values import KeyPart, Record
 
 D = TypeVar("D")
+E = TypeVar("E", bound=Entity)
 SCAN = 500
 COMMIT = 80
 MARKS_OUTLIVE_S = 90 * 86_400
@@ -157,7 +158,7 @@ class Tally(ABC, Generic[D]):
         addresses = [self._address(tenant, row) for tenant, row in pending.amounts]
         ops: list[Op] = []
         for ((tenant, row), amounts), at, old in zip(pending.amounts.items(), addresses, await self._records.get(addresses), strict=True):
-            entity = self._decoded(old, row)
+            entity = self._decoded(old, tenant, row)
             counted_to = entity.counted_to
             new = [(position, amount) for position, amount in amounts if position is None or position > counted_to]
             if not new:
@@ -174,8 +175,7 @@ class Tally(ABC, Generic[D]):
     def _put(
         self, at: Address, old: Record | None, entity: Any, amounts: Sequence[D], reached: int, now_us: int, tenant: str | None
     ) -> Put:
-        whose = {} if self._row.tenant is None else {self._row.tenant.name: tenant}
-        changed = entity.model_copy(update={**self.added(entity, amounts), **whose, "counted_to": reached})
+        changed = entity.model_copy(update={**self.added(entity, amounts), "counted_to": reached})
         encoded = self._planner.codec(self._row.entity).encode(changed, now_us, tenant)
         seen: Any = old[REVISION] if old is not None else None
         return Put(at, encoded.record, (Guard(Unchanged(seen), Origin(0, "premise")),))
@@ -250,9 +250,9 @@ class Tally(ABC, Generic[D]):
             addresses = [self._address(tenant, row) for (tenant, row), _ in some]
             ops: list[Op] = []
             for ((tenant, row), amounts), at, old in zip(some, addresses, await self._records.get(addresses), strict=True):
-                if self._decoded(old, row).counted_to > head:
+                if self._decoded(old, tenant, row).counted_to > head:
                     raise Conflict(f"Another process counts {self.name} as well.", projection=self.name)
-                ops.append(self._put(at, old, self.fresh(row), amounts, head, now_us, tenant))
+                ops.append(self._put(at, old, self._empty(tenant, row), amounts, head, now_us, tenant))
             await self._commit(ops, now_us)
 
     async def _write_marks(self, marks: _Pending[D]) -> None:
@@ -282,11 +282,13 @@ class Tally(ABC, Generic[D]):
         return str(at.key[0]) if self._sources[at.table].tenant is not None else None
 
     def _address(self, tenant: str | None, row: tuple[Any, ...]) -> Address:
-        where: At[Any] = self.fresh(row).address
-        return self._planner.address(replace(where, tenant=tenant), tenant)
+        return self._planner.address(self._empty(tenant, row).address, tenant)
 
-    def _decoded(self, old: Record | None, row: tuple[Any, ...]) -> Any:
-        return self.fresh(row) if old is None else self._planner.codec(self._row.entity).decode(old)
+    def _empty(self, tenant: str | None, row: tuple[Any, ...]) -> Any:
+        return owned(self._row, self.fresh(row), tenant)
+
+    def _decoded(self, old: Record | None, tenant: str | None, row: tuple[Any, ...]) -> Any:
+        return self._empty(tenant, row) if old is None else self._planner.codec(self._row.entity).decode(old)
 
     def _mark(self, at: Address) -> Address:
         digest = sha256(key_text(at.key).encode()).hexdigest()
@@ -335,6 +337,11 @@ class _Follower:
             self._position = page.last
             if not page.changes or page.last >= page.head:
                 return
+
+
+def owned(declared: Declared, row: E, tenant: str | None) -> E:
+    """Return a row as a tenant's, where its entity has tenants."""
+    return row if declared.tenant is None else row.model_copy(update={declared.tenant.name: tenant})
 
 
 def utc_day(at: datetime) -> date:
