@@ -17,7 +17,7 @@ from palaver.connections.sqlite import Database
 from palaver.connections.sqlite_opening import open_copier
 from palaver.connections.sqlite_options import SqliteOptions
 from palaver.connections.sqlite_writer import _LONGEST
-from tests.engines.test_sqlite_connection import insert, made, rows
+from tests.engines.sqlite_jobs import insert, made, rows
 
 PAGES = 20
 TEXT = "x" * 3_000  # most of a page

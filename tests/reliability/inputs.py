@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 STORE, UNIT, HERE = "tests/store/", "tests/unit/", "tests/reliability/"
-SQLITE = "tests/engines/test_sqlite_connection.py::"
+SQLITE, FILES = "tests/engines/test_sqlite_connection.py::", "tests/engines/test_sqlite_files.py::"
 REAL = "tests/blueprints/baller/test_real_input.py::"
 
 
@@ -93,7 +93,7 @@ BAD = (
         "`ReadOnly` for writes, reads go on; written when it may be again",
         (
             HERE + "test_ways_out.py::test_a_file_opened_for_reading_is_read_and_not_written",
-            SQLITE + "test_a_file_without_write_permission_is_read_only",
+            FILES + "test_a_file_without_write_permission_is_read_only",
         ),
     ),
     Input(
@@ -118,7 +118,7 @@ BAD = (
         "`NotProvisioned` for what could lose something; read and left as it is",
         (
             HERE + "test_ways_out.py::test_a_file_of_a_newer_program_is_read_by_an_older_one_and_left_as_it_is",
-            SQLITE + "test_a_file_of_another_or_a_newer_program_is_refused",
+            FILES + "test_a_file_of_another_or_a_newer_program_is_refused",
         ),
     ),
     Input(
@@ -126,23 +126,23 @@ BAD = (
         "`Conflict` after `timeout`, and then over",
         (
             HERE + "test_ways_out.py::test_a_file_another_process_keeps_locked_is_a_conflict_and_then_over",
-            SQLITE + "test_opening_a_locked_file_is_a_conflict",
+            FILES + "test_opening_a_locked_file_is_a_conflict",
         ),
     ),
     Input(
         "a file that is moved, replaced or deleted while it is open",
         "`Unavailable` for writes: nothing is acknowledged that nobody would find again",
-        (SQLITE + "test_nothing_is_acknowledged_into_a_file_that_is_no_longer_there",),
+        (FILES + "test_nothing_is_acknowledged_into_a_file_that_is_no_longer_there",),
     ),
     Input(
         "a file that has another name, a hard link",
         "`ConfigError`: each name has a log of its own, and two that write would damage the file",
-        (SQLITE + "test_a_file_that_has_two_names_is_written_by_neither",),
+        (FILES + "test_a_file_that_has_two_names_is_written_by_neither",),
     ),
     Input(
         "two processes writing",
         "nothing lost, nothing doubled, one feed in order",
-        (HERE + "test_processes.py::test_two_processes_race_without_losing_or_doubling", SQLITE + "test_two_processes_write_one_file"),
+        (HERE + "test_processes.py::test_two_processes_race_without_losing_or_doubling", FILES + "test_two_processes_write_one_file"),
     ),
     Input(
         "a fork, another event loop",

@@ -15,6 +15,7 @@ import pytest
 import palaver
 from palaver.errors import PalaverError
 from tests.engines import test_sqlite_connection as connection
+from tests.engines.sqlite_jobs import made
 from tests.reliability import (
     test_kill as kill,
     test_objects as objects,
@@ -75,7 +76,7 @@ async def prove(proof: Proof, folder: Path, given: dict[str, Any]) -> None:
             opened = palaver.open(f"sqlite:///{folder}/a.db", schema=SCHEMA, maintain=False)
             given["store"] = await stack.enter_async_context(opened) if empty else await notes_store(stack, folder)
         if "database" in wanted:
-            given["database"] = await connection.made(folder / "a.db")
+            given["database"] = await made(folder / "a.db")
             stack.push_async_callback(given["database"].aclose)
         if "monkeypatch" in wanted:
             given["monkeypatch"] = stack.enter_context(pytest.MonkeyPatch.context())
