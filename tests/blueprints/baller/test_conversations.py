@@ -156,15 +156,17 @@ async def test_all_conversations_are_listed_once_page_by_page(baller: Baller) ->
     for number in range(7):
         mode = ("production", "beta", "development")[number % 3]
         await ask(baller, user_id=f"u{number}", app_mode=mode)
-    listed, cursor = [], None
-    for _ in range(20):
-        page = await baller.chats(limit=2, cursor=cursor)
-        assert len(page) <= 2
-        listed += [chat.user_id for chat in page.items]
-        cursor = page.cursor
-        if cursor is None:
-            break
-    assert [f"u{number}" for number in range(7)] == sorted(listed)
+    # With 1, 3 and 5 a page ends where a mode does.
+    for limit in (1, 2, 3, 5, 7):
+        listed, cursor = [], None
+        for _ in range(20):
+            page = await baller.chats(limit=limit, cursor=cursor)
+            assert len(page) <= limit
+            listed += [chat.user_id for chat in page.items]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert [f"u{number}" for number in range(7)] == sorted(listed)
     [chat] = (await baller.chats(user_id="u4")).items
     assert (2, 0, "s1", "beta") == (chat.messages, chat.errors, chat.place, chat.labels["app_mode"])
 
