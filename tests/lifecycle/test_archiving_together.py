@@ -211,3 +211,84 @@ async def test_a_rewriting_whose_lease_ran_out_changes_nothing(store: Store, clo
         await archive.rewrite([DOOMED], ALL)
     assert before == await archive.manifest(DAY)
     assert [] == await archive.verify(DAY)
+
+
+def when_put(monkeypatch: pytest.MonkeyPatch, store: Store, ending: str, do: Callable[[], Awaitable[Any]], *, after: bool = False) -> None:
+    """Do something once, before or after an object of an archive is stored."""
+    put, done = type(store.core.blobs).put, list[str]()
+
+    async def stored(self: Any, key: str, data: bytes) -> None:
+        mine = key.startswith("archive/") and key.endswith(ending) and not done
+        done.extend([key] * mine)
+        if mine and not after:
+            await do()
+        await put(self, key, data)
+        if mine and after:
+            await do()
+
+    monkeypatch.setattr(type(store.core.blobs), "put", stored)
+
+
+@pytest.mark.parametrize(("ending", "after"), [(".gz", False), (".gz", True), ("manifest-000000.json", True)])
+async def test_who_stores_longer_than_the_lease_lasts_keeps_nobody_who_was_erased_meanwhile(
+    store: Store, clock: ManualClock, folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str, after: bool
+) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+
+    async def erased() -> None:
+        clock.advance(timedelta(milliseconds=archive_lock.LEASE_MS))
+        await erase(store, DOOMED, policy=ALL, archive=archive)
+
+    with monkeypatch.context() as patched, pytest.raises(Conflict, match="taken over"):
+        when_put(patched, store, ending, erased, after=after)
+        await archive.run(DAY)
+    manifest = await archive.run(DAY)
+    assert {} == found_in(folder)
+    assert [] == await archive.verify(DAY)
+    assert 12 == manifest.entities["Message"].records
+
+
+@pytest.mark.parametrize("ending", [".gz", "manifest-000001.json"])
+async def test_a_rewriting_that_was_overtaken_brings_nobody_back(
+    store: Store, clock: ManualClock, folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+    await archive.run(DAY)
+
+    async def overtaken() -> None:
+        clock.advance(timedelta(milliseconds=archive_lock.LEASE_MS))
+        await archive.rewrite([DOOMED], ALL)
+
+    with monkeypatch.context() as patched, pytest.raises(Conflict, match="taken over"):
+        when_put(patched, store, ending, overtaken, after=True)
+        await archive.rewrite([OTHER], ALL)
+    await archive.rewrite([OTHER], ALL)
+    assert [] == await archive.verify(DAY)
+    assert [] == [row async for row in archive.records(DAY, User)]
+
+
+async def test_who_was_overtaken_while_removing_a_day_leaves_what_others_stored(
+    store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_both(store)
+    archive = Archive(store, about=ABOUT)
+    await archive.run(DAY)
+    listed = type(store.core.blobs).list
+    done: list[str] = []
+
+    async def listing(self: Any, prefix: str = "") -> Any:
+        async for info in listed(self, prefix):
+            yield info
+        if prefix == archive.folder(DAY) and not done:
+            done.append(prefix)
+            clock.advance(timedelta(milliseconds=archive_lock.LEASE_MS))
+            await archive.rewrite([DOOMED], ALL)
+
+    with monkeypatch.context() as patched, pytest.raises(Conflict, match="taken over"):
+        patched.setattr(type(store.core.blobs), "list", listing)
+        await archive.prune(DAY + timedelta(days=1))
+    assert [] == await archive.verify(DAY)
+    assert 1 == await archive.prune(DAY + timedelta(days=1))
+    assert [] == [info.key async for info in store.core.blobs.list(archive.folder(DAY))]

@@ -79,7 +79,7 @@ class Archive:
         schema = self._store.schema
         manifest = Manifest(day, schema.name, schema.fingerprint, to_us(self._store.clock.now()), done)
         await self.save(manifest)
-        await self.tidy(manifest)
+        await self.tidy(manifest, lock)
         return manifest
 
     async def _entity(self, day: date, declared: Declared) -> None:
@@ -102,19 +102,19 @@ class Archive:
             writing, last = await self._read(day, declared, after)
             async with ArchiveLock(self._store).held() as lock:
                 if known == lock.count:
-                    return await self._stored(day, declared, number, writing, last)
+                    return await self._stored(day, declared, number, writing, last, lock)
         async with ArchiveLock(self._store).held() as lock:
             writing, last = await self._read(day, declared, after)
             await lock.renew()
-            return await self._stored(day, declared, number, writing, last)
+            return await self._stored(day, declared, number, writing, last, lock)
 
     async def _stored(
-        self, day: date, declared: Declared, number: int, writing: PartWriter, last: tuple[KeyPart, ...] | None
+        self, day: date, declared: Declared, number: int, writing: PartWriter, last: tuple[KeyPart, ...] | None, lock: ArchiveLock
     ) -> Part | None:
         if await self.manifest(day) is not None:
             return None
         found = next((part for part in await self.attempted(day, declared) if part.number == number), None)
-        return found or await self.store_part(day, declared.name, number, writing, after=None if last is None else plain_key(last))
+        return found or await self.store_part(day, declared.name, number, writing, lock, after=None if last is None else plain_key(last))
 
     async def _read(
         self, day: date, declared: Declared, after: tuple[KeyPart, ...] | None
@@ -176,14 +176,24 @@ class Archive:
         return {whom(value) for name in self.fields(declared) if (value := getattr(entity, name)) is not None}
 
     async def store_part(
-        self, day: date, entity: str, number: int, writing: PartWriter, *, after: Sequence[Any] | None = None, replaces: str = ""
+        self,
+        day: date,
+        entity: str,
+        number: int,
+        writing: PartWriter,
+        lock: ArchiveLock,
+        *,
+        after: Sequence[Any] | None = None,
+        replaces: str = "",
     ) -> Part:
-        """Store a part and then its note, which says that the part is whole."""
+        """Store a part and then its note, which says that the part is whole. Raises Conflict where the lease ran out meanwhile."""
         data = writing.finish()
         digest = sha256(data).hexdigest()
         key = f"{self.folder(day)}{entity}-{number:05d}-{digest[:16]}.jsonl.gz"
         part = Part(key, number, writing.records, len(data), digest, sorted(writing.whom), after, sorted(writing.objects), replaces)
         await self._blobs.put(key, data)
+        # Storing a part may take long; a part without a note is nobody's.
+        await lock.renew()
         await self._blobs.put(part.note, orjson.dumps(asdict(part)))
         return part
 
@@ -198,18 +208,20 @@ class Archive:
         body = {**asdict(manifest), "day": manifest.day.isoformat(), "format": FORMAT}
         await self._blobs.put(f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json", orjson.dumps(body))
 
-    async def tidy(self, manifest: Manifest) -> None:
+    async def tidy(self, manifest: Manifest, lock: ArchiveLock) -> None:
         """Remove what the manifest of a day does not name: earlier manifests, replaced parts, parts of cut-off attempts, objects."""
         parts = [part for archived in manifest.entities.values() for part in archived.parts]
-        await self.keep_only(manifest.day, parts, f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json")
+        await self.keep_only(manifest.day, parts, lock, f"{self.folder(manifest.day)}manifest-{manifest.generation:06d}.json")
 
-    async def keep_only(self, day: date, parts: Iterable[Part], *others: str) -> None:
+    async def keep_only(self, day: date, parts: Iterable[Part], lock: ArchiveLock, *others: str) -> None:
         """Remove from the folder of a day what is none of these parts, and none of their notes and objects."""
         folder, kept = self.folder(day), set(others)
         for part in parts:
             kept |= {part.key, part.note, *(f"{folder}{OBJECTS}{digest}" for digest in part.objects)}
         old = [info.key async for info in self._blobs.list(folder) if info.key not in kept]
         if old:
+            # Who was overtaken before this does not know what others stored.
+            await lock.renew()
             await self._blobs.delete(old)
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -301,10 +313,11 @@ class Archive:
         """Remove the archives of days before a day; return how many days."""
         old = [day for day in await self.days() if day < before]
         for day in old:
-            async with ArchiveLock(self._store).held():
+            async with ArchiveLock(self._store).held() as lock:
                 # The manifest last: until then the day is listed, and pruned when asked again.
                 keys = [info.key async for info in self._blobs.list(self.folder(day))]
                 for wanted in (False, True):
+                    await lock.renew()
                     await self._blobs.delete([key for key in keys if ("/manifest-" in key) is wanted])
         return len(old)
 

@@ -69,7 +69,7 @@ class Rewriter:
                     changed += hit
                 left.append(part)
         if not dry_run:
-            await self._archive.keep_only(day, left)
+            await self._archive.keep_only(day, left, self._lock)
         return changed
 
     def _is_asked(self, made_us: int) -> bool:
@@ -93,9 +93,10 @@ class Rewriter:
         if not dry_run:
             if changed:
                 manifest = replace(manifest, entities=entities, generation=manifest.generation + 1)
+                await self._lock.renew()
                 await self._archive.save(manifest)
             # Also when nothing changed: an attempt that was cut off may have left the old parts.
-            await self._archive.tidy(manifest)
+            await self._archive.tidy(manifest, self._lock)
         return changed
 
     def _may_hold(self, declared: Declared, archived: Archived, part: Part) -> bool:
@@ -124,11 +125,11 @@ class Rewriter:
         await self._lock.renew()
         if attempt:
             # Also when nothing is left in it: its note says where to go on.
-            new = await self._archive.store_part(day, declared.name, part.number, writing, after=part.after, replaces=part.key)
+            new = await self._archive.store_part(day, declared.name, part.number, writing, self._lock, after=part.after, replaces=part.key)
             return hit, removed, new
         if not writing.records:
             return hit, removed, replace(part, records=0)
-        return hit, removed, await self._archive.store_part(day, declared.name, part.number, writing)
+        return hit, removed, await self._archive.store_part(day, declared.name, part.number, writing, self._lock)
 
     def _names(self, declared: Declared, record: dict[str, Any]) -> bool:
         return declared.subject is not None and str(record.get(_name(declared, declared.subject.name))) in self._subjects
