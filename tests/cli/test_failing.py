@@ -94,6 +94,27 @@ def test_what_is_like_nothing_there_is_answered_with_what_there_is(
     assert named in ran.problem["hint"]
 
 
+@pytest.mark.parametrize("asked", [("--help",), ("-h",), ("--describe",), ()])
+@pytest.mark.parametrize(
+    ("tokens", "detail", "hint"),
+    [
+        (("unknowncommand",), "There is no command unknowncommand.", "There are: demo, show, "),
+        (("-u", "x.db", "migrat"), "There is no command migrat.", "Did you mean migrate?"),
+        (("forget",), "There is no command forget.", "Did you mean purge?"),
+        (("migrate", "stats"), "There is no command migrate stats.", "Did you mean migrate status?"),
+        (("flags", "delete"), "There is no command flags delete.", "There are: flags "),
+    ],
+)
+def test_a_command_that_is_not_there_has_no_help(
+    palaver: Palaver, elsewhere: Path, tokens: tuple[str, ...], detail: str, hint: str, asked: tuple[str, ...]
+) -> None:
+    ran = palaver(*tokens, *asked)
+
+    assert (Exit.USAGE, "usage", detail, "") == (ran.code, ran.problem["code"], ran.problem["detail"], ran.out)
+    assert ran.problem["hint"].startswith(hint)
+    assert ran.err == palaver(*asked, *tokens).err
+
+
 def test_a_database_that_is_not_there_is_not_made(palaver: Palaver, elsewhere: Path) -> None:
     for command in (("health",), ("query", "Message"), ("sweep",), ("work", "--once"), ("show", "x"), ("purge", "x")):
         ran = palaver(*command)
@@ -131,9 +152,11 @@ def test_data_of_a_newer_program_is_read_and_never_migrated_back(palaver: Palave
     database.close()
 
     assert Exit.OK == palaver("query", "Message", "--limit", 1).code
-    for command in ("plan", "apply", "status"):
+    for command in ("plan", "apply"):
         ran = palaver("migrate", command)
         assert (Exit.DRIFT, "not_provisioned") == (ran.code, ran.problem["code"]), command
+    told = palaver("migrate", "status")
+    assert (Exit.DRIFT, 99, []) == (told.code, told.json["stored_version"], told.json["pending"])
 
 
 def test_a_file_of_a_newer_form_is_refused(palaver: Palaver, demo: Path) -> None:

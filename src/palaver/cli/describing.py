@@ -21,9 +21,9 @@ def described(app: App, tokens: Sequence[str]) -> dict[str, Any]:
     """Return every command, or those that the tokens name, with what they take, what they give and how they end."""
     path, names = list(tokens), [name for name, _, _ in COMMANDS]
     chosen = app
-    for name in path:
+    for depth, name in enumerate(path):
         if name.startswith("-") or name not in list(_names(chosen)):
-            raise UnknownCommandError(unused_tokens=[name])
+            raise UnknownCommandError(unused_tokens=[name], command_chain=path[:depth], app=chosen)
         chosen = chosen[name]
     found = [_command(app, chosen, path)] if _runs(chosen) else list(_below(app, chosen, path))
     return {

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
 from palaver import __version__
 from palaver.cli.commands import ABOUT, COMMANDS, FAMILIES, FLAGS, GLOBAL, KEEP, LOOK, OPTIONS, TEND
@@ -110,12 +110,18 @@ def call(tokens: Sequence[str]) -> int:
 
 
 def _tell_in_full(tokens: Sequence[str]) -> None:
-    """Have the help of a command be all it says of itself: the line it is listed by was told before it was imported."""
+    """Have the help of a command be all it says of itself: the line it is listed by was told before it was imported.
+
+    Raises UnknownCommandError where there is no such command: the parser would tell the help of what it is looked for in.
+    """
     from palaver.cli.describing import about
 
-    command = app.parse_commands(tokens)[1][-1]
+    path, found, rest = app.parse_commands(tokens)
+    command = found[-1]
     if command.default_command is not None:
         command.help = about(command.default_command)
+    elif rest and not rest[0].startswith("-"):
+        raise UnknownCommandError(unused_tokens=rest[:1], command_chain=path, app=command)
 
 
 def _problems_as_json(json: bool, human: bool) -> bool:

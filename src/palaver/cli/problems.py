@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 
-from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError
+from cyclopts import App, CycloptsError, UnknownCommandError, UnknownOptionError
 
 from palaver.cli.exits import Exit, exit_of
 from palaver.cli.output import CONTRACT, harmless
@@ -116,7 +116,9 @@ def usage(error: CycloptsError, commands: Sequence[str], options: Sequence[str])
     if isinstance(error, UnknownCommandError):
         # Its own text would import every command to name those that exist.
         given = (error.unused_tokens or [""])[0]
-        return _no_option(given.partition("=")[0], options) if given.startswith("-") else _no_command(given, commands)
+        if given.startswith("-"):
+            return _no_option(given.partition("=")[0], options)
+        return _no_command_of(error.app, error.command_chain, given) if error.app and error.command_chain else _no_command(given, commands)
     if isinstance(error, UnknownOptionError):
         given = (error.token.keyword or error.token.value).partition("=")[0]
         return Stop(Exit.USAGE, "usage", f"There is no option {given[:40]}.", hint=_nearest_option(error, given, options))
@@ -127,6 +129,14 @@ def _no_command(given: str, commands: Sequence[str]) -> Stop:
     near = [_CALLED_OTHERWISE[given]] if given in _CALLED_OTHERWISE else get_close_matches(given, commands, n=1, cutoff=0.61)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(commands)}."
     return Stop(Exit.USAGE, "usage", f"There is no command {given[:40]}.", hint=hint)
+
+
+def _no_command_of(family: App, path: Sequence[str], given: str) -> Stop:
+    within = " ".join(path)
+    known = [name for name in family if not name.startswith("-")]
+    near = get_close_matches(given, known, n=1, cutoff=0.61)
+    hint = f"Did you mean {within} {near[0]}?" if near else f"There are: {', '.join(f'{within} {name}' for name in known)}."
+    return Stop(Exit.USAGE, "usage", f"There is no command {within} {given[:40]}.", hint=hint)
 
 
 def _no_option(given: str, options: Sequence[str]) -> Stop:
