@@ -20,8 +20,9 @@ from palaver.context.rebuilding import Flight, Rebuilding
 from palaver.context.trust import Trust
 from palaver.context.window import ContextWindow
 from palaver.errors import PalaverError
-from tests.context import test_faults, test_window
+from tests.context import test_faults, test_window, test_window_many
 from tests.context.app import CHAT, START
+from tests.context.queries import Queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,15 @@ def in_decimal(part: Any) -> str:
 PLANTED = [
     Planted(
         "joining a rebuild that has looked",
-        test_window.test_who_asks_while_the_records_are_read_gets_what_was_stored_before_he_asked,
+        test_window_many.test_who_asks_while_the_records_are_read_gets_what_was_stored_before_he_asked,
         Rebuilding,
         "_fly",
         joins_what_has_looked_already,
     ),
-    Planted("a stampede", test_window.test_many_who_ask_at_once_cause_one_query, Rebuilding, "joined", each_for_himself),
-    Planted("no bound on rebuilds", test_window.test_no_more_rebuilds_run_at_once_than_allowed, Rebuilding, "_fly", any_number_at_once),
+    Planted("a stampede", test_window_many.test_many_who_ask_at_once_cause_one_query, Rebuilding, "joined", each_for_himself),
+    Planted(
+        "no bound on rebuilds", test_window_many.test_no_more_rebuilds_run_at_once_than_allowed, Rebuilding, "_fly", any_number_at_once
+    ),
     Planted(
         "a failed push forgotten",
         test_faults.test_what_the_cache_could_not_be_told_is_told_when_it_is_back,
@@ -142,7 +145,7 @@ async def run(test: Callable[..., Awaitable[None]], folder: Path, monkeypatch: p
     async with palaver.open("memory:", schema=CHAT, clock=clock, maintain=False, migrate=True) as store:
         given: dict[str, Any] = {"store": store, "clock": clock, "cache": "memory", "tmp_path": folder}
         if "queries" in inspect.signature(test).parameters:
-            given["queries"] = test_window.Queries(store, monkeypatch)
+            given["queries"] = Queries(store, monkeypatch)
         await test(**{name: given[name] for name in inspect.signature(test).parameters})
 
 

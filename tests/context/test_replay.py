@@ -15,8 +15,8 @@ from palaver.cache.redis import RedisCache
 from palaver.connections.redis import encode
 from palaver.context import ContextWindow, estimated_tokens
 from tests.context.app import Message
+from tests.context.queries import Queries
 from tests.context.test_faults import process, store_of
-from tests.context.test_window import Queries
 from tests.engines.redis_servers import opened, own
 
 DIALOGUES, AT_ONCE, BUDGET = 300, 100, 300
