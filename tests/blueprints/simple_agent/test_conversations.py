@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -90,9 +91,33 @@ async def test_a_pause_ends_a_conversation_where_one_is_set(opened: Opened, cloc
         first = await ask(agent)
         clock.advance(palaver.hours(0.9))
         assert first.conversation_id == (await ask(agent)).conversation_id
-        clock.advance(palaver.hours(1))
+        clock.advance(palaver.hours(1.1))
         assert first.conversation_id != (await ask(agent)).conversation_id
         assert 1 == len(await found(agent, patterns.active_conversations()))
+
+
+async def test_silence_no_longer_than_the_pause_ends_no_conversation(opened: Opened, clock: palaver.ManualClock) -> None:
+    """The last activity that is stored is up to a step of `touch` behind what was said last, in conversations of all paces."""
+    for pause, touch, silences in ((60, 10, (9, 60, 9, 60)), (2, 10, (1, 2, 1, 2, 1, 2, 1, 2))):
+        settings = Settings(pause=timedelta(minutes=pause), touch=timedelta(minutes=touch))
+        async with opened(settings=settings) as agent:
+            begun = await ask(agent, who=f"{pause}")
+            for silence in silences:
+                clock.advance(timedelta(minutes=silence))
+                assert begun.conversation_id == (await ask(agent, who=f"{pause}")).conversation_id
+            clock.advance(timedelta(minutes=pause + touch))
+            assert begun.conversation_id != (await ask(agent, who=f"{pause}")).conversation_id
+
+
+async def test_a_conversation_in_which_something_was_said_since_is_not_stale(agent: SimpleAgent, clock: palaver.ManualClock) -> None:
+    turn = await ask(agent)
+    clock.advance(timedelta(minutes=0.5))
+    asked = clock.now()
+    clock.advance(timedelta(minutes=0.25))
+    await ask(agent)
+    assert 0 == await agent.end_stale(asked)
+    assert (await agent.conversation(turn.conversation_id)).is_active
+    assert 1 == await agent.end_stale(clock.now() + timedelta(minutes=1.25))
 
 
 async def test_stale_conversations_are_ended_and_others_are_not(agent: SimpleAgent, clock: palaver.ManualClock) -> None:

@@ -123,8 +123,9 @@ class Directory:
 
     def _is_over(self, conversation: Conversation) -> bool:
         """Say whether the next message begins another conversation: after a pause, or one that is long enough."""
-        pause, running = self._settings.pause, self._running
-        if pause is not None and self._store.clock.now() - conversation.last_activity >= pause:
+        pause, touch, running = self._settings.pause, self._settings.touch, self._running
+        # What was said last may be up to a step later than the activity that is stored.
+        if pause is not None and self._store.clock.now() - conversation.last_activity >= pause + touch:
             return True
         if running is None:
             return False

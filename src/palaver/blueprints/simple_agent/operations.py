@@ -220,7 +220,8 @@ class SimpleAgent(Reading):
     async def end_stale(self, before: datetime) -> int:
         """End the conversations in which nothing was said since an instant; return how many."""
         # All are found before any is changed, because a change moves its record within the index that is read.
-        stale = [found async for found in self.store.query(patterns.stale_conversations(before).filter(self._ours))]
+        query = patterns.stale_conversations(before - self.settings.touch).filter(self._ours)
+        stale = [found async for found in self.store.query(query)]
         ended = 0
         for found in stale:
             try:

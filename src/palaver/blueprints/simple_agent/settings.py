@@ -16,7 +16,8 @@ class Settings:
 
     `tenant`: whose people and conversations the agent sees; what is another tenant's is not there for it.
     `touch`, `seen`: the last activity and the day somebody was seen are sort parts of indexes, and moving them with
-    each message would rewrite the entry each time. `pause`: silence after which a message begins a new conversation.
+    each message would rewrite the entry each time. `pause`: silence up to which a message continues its conversation; after
+    `touch` more it begins a new one for sure.
     `default_model`: what answers where neither conversation, user nor channel says. `variants`: models by the variant of
     the experiment "model_selection".
     """
