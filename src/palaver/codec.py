@@ -169,7 +169,7 @@ class EntityCodec:
         if self._expires is not None:
             added += self._expire(entity, record, now_us)
         if self._shadowed:
-            shadows = shadow_values(declared, record, entity)
+            shadows = shadow_values(declared, entity)
             record.update(shadows)
             added += sum(len(name) + (len(part) if type(part) is str else 8) for name, part in shadows.items())
         self._check_parts(record)

@@ -91,8 +91,8 @@ def reached(instance: Any, steps: tuple[str | int, ...]) -> Any:
     return value
 
 
-def shadow_values(declared: Declared, record: Mapping[str, Any], instance: Any) -> dict[str, KeyPart]:
-    """Return the shadow columns of a record: encoded index parts, missing where a part is missing or a sentinel."""
+def shadow_values(declared: Declared, instance: Any) -> dict[str, KeyPart]:
+    """Return the shadow columns of an instance: encoded index parts, missing where a part is missing or a sentinel."""
     out: dict[str, KeyPart] = {}
     for column, shadow in declared.shadows:
         value = reached(instance, shadow.steps)

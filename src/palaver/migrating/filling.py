@@ -52,7 +52,7 @@ def computed(codec: EntityCodec, record: Record) -> Record:
     declared = codec.declared
     if not (declared.shadows or declared.sharded):
         return {}
-    out: Record = dict(shadow_values(declared, record, codec.decode_sealed({REVISION: 0, **record})))
+    out: Record = dict(shadow_values(declared, codec.decode_sealed({REVISION: 0, **record})))
     key: Any = tuple(record[name] for name in declared.table.key)
     for path in declared.sharded:
         out[path.shard_column] = shard_of(key, path.shards)
