@@ -19,6 +19,7 @@ from palaver.lifecycle.ledger import Ledger
 from palaver.lifecycle.personal import Mention, Policy, children_first, mask_of
 from palaver.lifecycle.purge import purge_inactive
 from palaver.markers import Personal, Snowflake, Subject
+from palaver.query import Query
 from palaver.schema import Schema
 from palaver.store import Store
 from palaver.system import SYSTEM
@@ -28,6 +29,17 @@ from tests.lifecycle.people import CANARY, DOOMED, OTHER, canary, found_in, writ
 
 MENTIONS = (Mention(Feedback, "by_owner", ("snapshot", "owner_id")),)
 ALL = Policy(mentions=MENTIONS)
+
+
+def long_unseen(clock: ManualClock) -> Query[Activity]:
+    return Activity.by_last_seen().before(clock.now() - timedelta(days=90))
+
+
+async def write_both_one_away(store: Store, clock: ManualClock) -> Query[Activity]:
+    """Store both persons, one of whom was not seen for long; return the query that finds that one."""
+    await write_both(store)
+    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
+    return long_unseen(clock)
 
 
 async def everything(store: Store) -> dict[str, Any]:
@@ -91,14 +103,12 @@ async def test_no_canary_is_left_in_any_file(opened: Opened, stack: str, folder:
 
 async def test_no_canary_is_left_after_a_purge_that_masks(opened: Opened, folder: Path, clock: ManualClock) -> None:
     store = await opened()
-    await write_both(store)
-    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
+    inactive = await write_both_one_away(store, clock)
     await store.put(Activity(user_id=OTHER, last_seen=clock.now()))
     archive = Archive(store, about={Feedback: ("owner_id",)})
     await archive.run(clock.now().date())
     await store.settle(10)
     policy = Policy({Message: "delete", Conversation: "delete"}, otherwise="mask", mentions=MENTIONS)
-    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
     dry = await purge_inactive(store, inactive, policy=policy, archive=archive, dry_run=True)
     purged = await purge_inactive(store, inactive, policy=policy, archive=archive)
     assert dry == purged
@@ -123,7 +133,7 @@ async def test_a_purge_writes_each_archive_once_and_not_once_a_person(opened: Op
     archive = Archive(store, about={Feedback: ("owner_id",)})
     day = clock.now().date()
     await archive.run(day)
-    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
+    inactive = long_unseen(clock)
     dry = await purge_inactive(store, inactive, policy=ALL, archive=archive, dry_run=True)
     purged = await purge_inactive(store, inactive, policy=ALL, archive=archive)
     assert dry == purged
@@ -142,11 +152,9 @@ async def test_a_purge_that_is_cut_off_is_finished_by_asking_again(
     opened: Opened, folder: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await opened()
-    await write_both(store)
-    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
+    inactive = await write_both_one_away(store, clock)
     archive = Archive(store, about={Feedback: ("owner_id",)})
     await archive.run(clock.now().date())
-    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
     for part in ("rewrite", "save", "tidy"):
         with monkeypatch.context() as patched, pytest.raises(TimeoutError):
             patched.setattr(Archive, part, _fail)
@@ -164,10 +172,8 @@ async def test_who_is_archived_while_a_purge_runs_is_taken_out_of_that_archive_t
     opened: Opened, folder: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await opened()
-    await write_both(store)
-    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
+    inactive = await write_both_one_away(store, clock)
     archive = Archive(store, about={Feedback: ("owner_id",)})
-    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
     first, runs = Archive.rewrite, 0
 
     async def meanwhile(self: Archive, *given: Any, **more: Any) -> int:
@@ -186,9 +192,7 @@ async def test_who_is_archived_while_a_purge_runs_is_taken_out_of_that_archive_t
 
 
 async def test_who_was_seen_meanwhile_is_not_purged(store: Store, clock: ManualClock) -> None:
-    await write_both(store)
-    await store.put(Activity(user_id=DOOMED, last_seen=clock.now() - timedelta(days=100)))
-    inactive = Activity.by_last_seen().before(clock.now() - timedelta(days=90))
+    inactive = await write_both_one_away(store, clock)
     stale = [found async for found in store.query(inactive)]
     await store.patch(Activity.at(DOOMED), set={"last_seen": clock.now()})
 
