@@ -80,7 +80,7 @@ class Path:
         return Compare(self, "starts_with", prefix)
 
     def contains(self, value: object) -> Compare:
-        """A text holds a part; a list or set holds an element."""
+        """Ask whether a text holds a part, or a list or set an element."""
         return Compare(self, "contains", value)
 
     def exists(self) -> Exists:
@@ -90,11 +90,11 @@ class Path:
         return Not(Exists(self))
 
     def if_absent(self, default: object) -> IfAbsent:
-        """As an operand: the stored value, or the default where there is none."""
+        """Use the stored value as an operand, or the default where there is none."""
         return IfAbsent(self, default)  # type: ignore[arg-type]
 
     def append(self, *items: object) -> Append:
-        """As an operand: the stored list with items added at its end."""
+        """Use the stored list as an operand, with items added at its end."""
         return Append(self, items)  # type: ignore[arg-type]
 
 

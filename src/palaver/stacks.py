@@ -55,7 +55,7 @@ def _one_of(url: Url, name: str, known: tuple[T, ...]) -> T:
 
 
 async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
-    """Everything in this process, gone when it ends: tests and experiments."""
+    """Keep everything in this process, gone when it ends: tests and experiments."""
     from palaver.blobs.opening import open_blobs
     from palaver.records.memory import MemoryRecords
     from palaver.search.memory import MemorySearch
@@ -64,7 +64,7 @@ async def memory(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
 
 
 async def sqlite(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
-    """One SQLite file for records and search, and a folder beside it for objects."""
+    """Open one SQLite file for records and search, and a folder beside it for objects."""
     from palaver.blobs.opening import open_blobs
     from palaver.records.sqlite import SqliteRecords
     from palaver.search.sqlite import SqliteSearch
@@ -91,7 +91,7 @@ async def _sqlite_file(url: Url) -> SqliteDatabase:
 
 
 async def postgresql(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
-    """One schema of a PostgreSQL database for records and search; objects where `blobs` says."""
+    """Open one schema of a PostgreSQL database for records and search; objects where `blobs` says."""
     from palaver.blobs.opening import open_blobs
     from palaver.records.postgres import PostgresRecords
     from palaver.search.postgres import PostgresSearch
@@ -130,7 +130,7 @@ async def _postgres_pool(url: Url, tables: Sequence[Table]) -> Pool:
 
 
 async def dynamodb(url: Url, tables: Sequence[Table], clock: Clock) -> Stack:
-    """Tables with one prefix in one region for records; search and objects where `search` and `blobs` say."""
+    """Open the tables with one prefix in one region for records; search and objects where `search` and `blobs` say."""
     from palaver.blobs.opening import open_blobs
     from palaver.connections.dynamodb import DynamoClient
     from palaver.records.dynamo_tables import TableOptions

@@ -39,16 +39,16 @@ class Watch:
     """What is told while a copy runs; override what you want to hear."""
 
     def records(self, table: str, count: int) -> None:
-        """So many more records of a table are in the target."""
+        """Hear that so many more records of a table are in the target."""
 
     def objects(self, count: int) -> None:
-        """So many more objects are."""
+        """Hear that so many more objects are."""
 
     def clash(self, clash: Clash) -> None:
-        """Two records would hold one unique value; nothing is copied."""
+        """Hear of two records that would hold one unique value; nothing is copied."""
 
     def lag(self, positions: int, seconds: float) -> None:
-        """The target is so many feed positions behind; the newest change it has is so old."""
+        """Hear that the target is so many feed positions behind, and how old the newest change it has is."""
 
 
 @dataclass
