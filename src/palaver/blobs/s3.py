@@ -276,6 +276,7 @@ class S3Blobs(ObjectBlobs):
         told = {
             "x-amz-server-side-encryption": at.sse,
             "x-amz-server-side-encryption-aws-kms-key-id": at.kms_key,
+            "x-amz-server-side-encryption-bucket-key-enabled": "true" if at.bucket_keys else None,
             "x-amz-storage-class": at.storage_class,
         }
         return {name: value for name, value in told.items() if value}

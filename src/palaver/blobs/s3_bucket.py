@@ -161,8 +161,7 @@ def _encryption(bucket: Bucket) -> str:
     at = bucket.place
     key = f"<KMSMasterKeyID>{escape(at.kms_key)}</KMSMasterKeyID>" if at.kms_key else ""
     default = f"<SSEAlgorithm>{at.sse or 'AES256'}</SSEAlgorithm>{key}"
-    # One data key serves many objects, so that KMS is not asked, and paid, for each.
-    keys = "<BucketKeyEnabled>true</BucketKeyEnabled>" if at.sse == "aws:kms" else ""
+    keys = "<BucketKeyEnabled>true</BucketKeyEnabled>" if at.bucket_keys else ""
     rule = f"<Rule><ApplyServerSideEncryptionByDefault>{default}</ApplyServerSideEncryptionByDefault>{keys}</Rule>"
     return f"<ServerSideEncryptionConfiguration {_SPACE}>{rule}</ServerSideEncryptionConfiguration>"
 

@@ -152,7 +152,7 @@ class Bucket:
         settings = {
             "server_side_encryption": at.sse,
             "sse_kms_key_id": at.kms_key,
-            "sse_bucket_key_enabled": True if at.kms_key else None,
+            "sse_bucket_key_enabled": True if at.bucket_keys else None,
             # Without a source of ours obstore looks for web identity, containers and instances by itself.
             "credential_provider": self._credentials if self._source is not None else None,
         }

@@ -43,6 +43,11 @@ class Place:
     def path(self) -> str:
         return "/" if self.virtual_host else f"/{self.bucket}/"
 
+    @property
+    def bucket_keys(self) -> bool:
+        """Whether one data key serves many objects, so that KMS is not asked, and paid, for each. Two layers take none."""
+        return self.sse == "aws:kms"
+
     def key_path(self, path: str) -> str:
         """Return the path of a request for an object, encoded as S3 signs it."""
         return self.path + quote(f"{self.prefix}/{path}" if self.prefix else path, safe="/-_.~")

@@ -1,0 +1,84 @@
+"""What an object is stored with, as the requests say it: in one, in parts, and by an address for somebody else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from palaver.blobs.pieces import PART
+from palaver.blobs.s3 import S3Blobs
+from palaver.connections.aws_credentials import Credentials
+from palaver.testing.blob_streams import given
+
+Sent = list[tuple[str, dict[str, str]]]
+SSE = "x-amz-server-side-encryption"
+KEYS = f"{SSE}-bucket-key-enabled"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, Sent]]:
+    """A server that takes everything, and what it was sent: how, and with which headers of S3."""
+    sent: Sent = []
+
+    class Bucket(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.take("part" if "partNumber=" in self.path else "whole")
+
+        def do_POST(self) -> None:
+            begins = "uploads" in self.path
+            self.take("begin" if begins else "end", b"<R><UploadId>u</UploadId></R>" if begins else b"<R></R>")
+
+        def take(self, how: str, body: bytes = b"") -> None:
+            self.rfile.read(int(self.headers["content-length"] or 0))
+            sent.append((how, {name.lower(): value for name, value in self.headers.items() if name.lower().startswith(SSE)}))
+            self.send_response(200)
+            self.send_header("etag", '"e"')
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    serving = threading.Thread(target=listening.serve_forever)
+    serving.start()
+    yield f"http://127.0.0.1:{listening.server_port}", sent
+    listening.shutdown()
+    serving.join()
+    listening.server_close()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("sse=kms&kms_key=k", {SSE: "aws:kms", f"{SSE}-aws-kms-key-id": "k", KEYS: "true"}),
+        ("sse=kms", {SSE: "aws:kms", KEYS: "true"}),
+        # Two layers take no key of the bucket.
+        ("sse=kms-dsse&kms_key=k", {SSE: "aws:kms:dsse", f"{SSE}-aws-kms-key-id": "k"}),
+        ("sse=s3", {SSE: "AES256"}),
+        ("storage_class=STANDARD_IA", {}),
+    ],
+)
+async def test_every_way_to_store_an_object_says_the_same_of_its_encryption(
+    server: tuple[str, Sent], options: str, expected: dict[str, str]
+) -> None:
+    url, sent = server
+    blobs = S3Blobs(f"s3://bucket?region=eu-central-1&endpoint={url}&{options}", credentials=Credentials("key", "secret"), environ={})
+    large = bytes(PART + 1)
+
+    await blobs.put("k", b"x")
+    assert await blobs.create("k", b"x")
+    await blobs.put_stream("k", given([b"x"]), 1)
+    assert [("whole", expected)] * 3 == sent
+    for each in (lambda: blobs.put("k", large), lambda: blobs.put_stream("k", given([large]), len(large))):
+        sent.clear()
+        await each()
+        # A part takes no word of it: S3 refuses one that has.
+        assert [("begin", expected), ("part", {}), ("part", {}), ("end", {})] == sent
+    address = await blobs.presign("k", method="PUT")
+    assert expected == {name: value for name, value in address.headers.items() if name.startswith(SSE)}
+    await blobs.aclose()
