@@ -1,4 +1,4 @@
-"""What tests of copying share: two ends, something of everything stored, and a dump that tells any difference."""
+"""What tests of copying share: two ends and what opens them, something of everything stored, a dump that tells any difference."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from palaver.batch import Batch
+from palaver.lifecycle.copy import Copied, Copy
 from palaver.lifecycle.copy_ends import End, copied, exists_as_declared, pages
 from palaver.lifecycle.copy_sums import encoded
+from palaver.lifecycle.copy_verify import verify
 from palaver.ops import position
 from palaver.schema import Schema
 from palaver.store import Store
@@ -21,6 +26,7 @@ from tests import servers
 from tests.lifecycle.app import SCHEMA, Conversation, Feedback, Message, Note, User
 
 BASE = 201_000_000_000_000_000
+KINDS = [("memory", "sqlite"), ("sqlite", "memory"), ("sqlite", "postgres"), ("postgres", "dynamodb"), ("dynamodb", "sqlite")]
 
 
 @asynccontextmanager
@@ -109,3 +115,57 @@ def url_of(kind: str, folder: Path, name: str) -> str:
             address = servers.ministack().endpoint.url
             return f"dynamodb://eu-central-1/{secrets.token_hex(4)}-?endpoint={address}&{beside}&search=sqlite:///{folder}/{name}-search.db"
     raise ValueError(kind)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls an emulator needs some."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+class Two:
+    """A source with something of everything, and an empty target."""
+
+    def __init__(self, source: End, target: End) -> None:
+        # Two memory stacks have one name.
+        self.source = replace(source, name=f"from {source.name}")
+        self.target = replace(target, name=f"to {target.name}")
+        self.store = Store(source.core)
+
+    async def copy(self, **options: Any) -> Copied:
+        running = {name: options.pop(name) for name in ("follow", "until_caught_up", "stop") if name in options}
+        return await Copy(self.source, self.target, **options).run(**running)
+
+    async def same(self) -> None:
+        mine, theirs = await dump(self.source), await dump(self.target)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            assert mine[name] == theirs[name], name
+        assert (await verify(self.source, self.target)).same
+
+
+@pytest.fixture
+async def stack() -> Any:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
+async def two(request: pytest.FixtureRequest, tmp_path: Path, stack: AsyncExitStack) -> Two:
+    kinds = request.param
+    made = Two(
+        await stack.enter_async_context(opened(url_of(kinds[0], tmp_path, "a"))),
+        await stack.enter_async_context(opened(url_of(kinds[1], tmp_path, "b"))),
+    )
+    await fill(made.store)
+    return made
+
+
+@pytest.fixture
+async def files(tmp_path: Path, stack: AsyncExitStack) -> Two:
+    made = Two(
+        await stack.enter_async_context(opened(sqlite(tmp_path, "a"))), await stack.enter_async_context(opened(sqlite(tmp_path, "b")))
+    )
+    await fill(made.store)
+    return made

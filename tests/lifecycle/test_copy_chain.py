@@ -22,17 +22,13 @@ from tests import servers
 from tests.blueprints.baller.test_real_input import record, rows, side_by_side
 from tests.engines.s3 import TestBucket
 from tests.lifecycle.app import SCHEMA as EVERYTHING
-from tests.lifecycle.copying import dump, fill, opened, sqlite, url_of
+from tests.lifecycle.copying import credentials, dump, fill, opened, sqlite, url_of
 from tests.lifecycle.test_tenants import SCHEMA as TENANTS, Letter, write
 from tests.stacks import SEAL_KEYS
 
+__all__ = ["credentials"]
+
 CHAIN = ("postgres", "dynamodb", "sqlite")
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
 
 async def round_trip(source: End, folder: Path, stack: AsyncExitStack, schema: Any, projections: Any = ()) -> tuple[End, list[Copied]]:

@@ -21,8 +21,7 @@ from palaver.ops import MARK, REVISION, Address, ChangePage
 from palaver.store import Store
 from palaver.testing.faulty import Faults, Faulty
 from tests.lifecycle.app import SCHEMA, Conversation, Message, Note, User
-from tests.lifecycle.copying import BASE, dump, fill, message_of, opened, sqlite
-from tests.lifecycle.test_copy import Two, credentials, files, stack, two
+from tests.lifecycle.copying import BASE, Two, credentials, dump, files, fill, message_of, opened, sqlite, stack, two
 
 __all__ = ["credentials", "files", "stack", "two"]
 
