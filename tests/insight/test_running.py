@@ -6,7 +6,6 @@ import asyncio
 from datetime import date
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 import palaver
@@ -14,6 +13,7 @@ from palaver.clock import ManualClock
 from palaver.insight.metrics import Metrics, metrics
 from tests.insight.app import MEASURES, SCHEMA, Metric, call
 from tests.stacks import fresh
+from tests.under_way import under_way
 
 
 async def test_what_was_drawn_before_a_rebuild_and_committed_after_its_reading_is_counted(
@@ -23,23 +23,13 @@ async def test_what_was_drawn_before_a_rebuild_and_committed_after_its_reading_i
     monkeypatch.setattr("palaver.records.postgres_feed._FENCE_WAIT_S", 0.02)
     url = fresh("postgresql", tmp_path, {}, named_plainly=True)
     async with palaver.open(url, schema=SCHEMA, clock=clock, projections=[metrics(Metric, MEASURES)], maintain=False) as store:
-        await store.create(call(0, clock.now(), latency=1.0))
+        first = await store.create(call(0, clock.now(), latency=1.0))
         await store.settle(20)
-        other = await asyncpg.connect(url.partition("?")[0])
-        try:
-            async with other.transaction():
-                await other.execute("CREATE TEMP TABLE late ON COMMIT DROP AS SELECT * FROM calls")
-                await other.execute("UPDATE late SET call_id = 'late'")
-                await other.execute("CREATE TEMP TABLE told ON COMMIT DROP AS SELECT * FROM palaver_changes WHERE kind = 0 LIMIT 1")
-                await other.execute("UPDATE told SET key = ARRAY['late'], position = nextval('palaver_positions')")
-                await other.execute("INSERT INTO calls SELECT * FROM late")
-                await other.execute("INSERT INTO palaver_changes SELECT * FROM told")
-                # It has the position after, and is there already.
-                await store.create(call(1, clock.now(), latency=1.0))
-                rebuilding = asyncio.create_task(store.core.runner.projections["metrics"].rebuild())  # type: ignore[union-attr]
-                await asyncio.sleep(1.0)
-        finally:
-            await other.close()
+        async with under_way(url.partition("?")[0], "calls", "call_id", first.call_id):
+            # It has the position after, and is there already.
+            await store.create(call(1, clock.now(), latency=1.0))
+            rebuilding = asyncio.create_task(store.core.runner.projections["metrics"].rebuild())  # type: ignore[union-attr]
+            await asyncio.sleep(1.0)
         await rebuilding
         await store.settle(20)
         points = await Metrics(store, Metric).read(date(2026, 3, 10), date(2026, 3, 10))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from palaver.errors import Unavailable
@@ -17,6 +15,7 @@ from palaver.lifecycle.copy_verify import verify
 from palaver.store import Store
 from tests.lifecycle.app import Note
 from tests.lifecycle.copying import opened, sqlite, url_of
+from tests.under_way import under_way
 
 
 @pytest.fixture
@@ -29,26 +28,9 @@ async def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield source, target, url.partition("?")[0]
 
 
-@asynccontextmanager
-async def under_way(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A transaction that has drawn its position in the feed and written a note; it commits at the end."""
-    connection = await asyncpg.connect(url)
-    try:
-        async with connection.transaction():
-            await connection.execute("CREATE TEMP TABLE late ON COMMIT DROP AS SELECT * FROM notes WHERE note_id = 'first'")
-            await connection.execute("UPDATE late SET note_id = 'late'")
-            await connection.execute("CREATE TEMP TABLE told ON COMMIT DROP AS SELECT * FROM palaver_changes WHERE key = ARRAY['first']")
-            await connection.execute("UPDATE told SET key = ARRAY['late'], position = nextval('palaver_positions')")
-            await connection.execute("INSERT INTO notes SELECT * FROM late")
-            await connection.execute("INSERT INTO palaver_changes SELECT * FROM told")
-            yield connection
-    finally:
-        await connection.close()
-
-
 async def test_what_was_drawn_before_the_copy_began_and_committed_after_its_first_pass_arrives(ends: tuple[End, End, str]) -> None:
     source, target, url = ends
-    async with under_way(url):
+    async with under_way(url, "notes", "note_id", "first"):
         # It has the position after, and is there already.
         await Store(source.core).create(Note(note_id="second", user_id="u", text="t"))
         copying = asyncio.create_task(Copy(source, target).run())
@@ -63,7 +45,7 @@ async def test_a_copy_does_not_end_before_what_a_running_transaction_keeps_back(
     stop = asyncio.Event()
     stop.set()
     await Copy(source, target).run(follow=True, stop=stop)
-    async with under_way(url):
+    async with under_way(url, "notes", "note_id", "first"):
         await Store(source.core).create(Note(note_id="second", user_id="u", text="t"))
         copying = asyncio.create_task(Copy(source, target).run())
         await asyncio.sleep(1.5)
@@ -77,7 +59,7 @@ async def test_a_transaction_that_does_not_end_is_named_and_the_copy_goes_on_lat
 ) -> None:
     source, target, url = ends
     monkeypatch.setattr("palaver.lifecycle.copy_follow.HELD_BACK_S", 0.1)
-    async with under_way(url):
+    async with under_way(url, "notes", "note_id", "first"):
         await Store(source.core).create(Note(note_id="second", user_id="u", text="t"))
         with pytest.raises(Unavailable, match="transaction"):
             await Copy(source, target).run()
