@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 import palaver
 from palaver.blueprints.simple_agent import SimpleAgent, patterns
@@ -63,8 +64,8 @@ async def test_a_transcript_shows_every_field_of_every_step(agent: SimpleAgent, 
     none = dict.fromkeys(tokens, 0)
     for said in await transcripts(agent, turn):
         question, asked, answered, failed, reply = said
-        relevance = {"is_relevant": False, "confidence": 0.25, "explanation": "Small talk.", "latency": 10}
-        intent = {"name": "chat", "confidence": 0.75, "api_resource": "/x", "api_params": {"a": 1}}
+        relevance: dict[str, JsonValue] = {"is_relevant": False, "confidence": 0.25, "explanation": "Small talk.", "latency": 10}
+        intent: dict[str, JsonValue] = {"name": "chat", "confidence": 0.75, "api_resource": "/x", "api_params": {"a": 1}}
         assert [
             Shown("relevance", "relevance", latency=10.0, detail=relevance),
             Shown("intent", "chat", latency=20.0, detail={**intent, "entities": [{"name": "today"}], "latency": 20}),
