@@ -355,24 +355,37 @@ class Upkeep:
         now_us = self._core.now_us()
         due = [job async for job in self._jobs("blob", now_us // 1000) if not _is_held(job, now_us)]
         for start in range(0, len(due), BATCH):
-            taken = await self._unmoved([_taken(job, now_us) for job in due[start : start + BATCH]], self._core.now_us())
-            keys = []
-            for op in taken:
-                body: Any = op.record["body"]
-                if not await self._referred(str(body["table"]), key_from_plain(body["key"]), str(body["blob"])):
-                    keys.append(str(body["blob"]))
+            taken_us = self._core.now_us()
+            taken = await self._unmoved([_taken(job, taken_us) for job in due[start : start + BATCH]], taken_us)
+            keys = await self._unreferred(taken)
+            if self._core.now_us() - taken_us >= HELD_US // 2:
+                # Deleting takes a while too, and another process may soon take these.
+                continue
             try:
                 await self._core.blobs.delete(keys)
             except Exception:
                 # Whoever asks next need not wait: nobody works on these any more.
-                await self._records.write(WriteSet([_free(op) for op in taken], self._core.now_us()))
+                await self._done(taken, removed=False)
                 raise
             await self._done(taken)
             gone += len(keys)
         return gone
 
-    async def _done(self, taken: Sequence[Put]) -> None:
-        """End finished jobs; one whose object was released once more meanwhile waits for its turn again.
+    async def _unreferred(self, taken: Sequence[Put]) -> list[str]:
+        """Return the objects of jobs that the record they were released by does not refer to, or not any more."""
+        bodies: list[Any] = [op.record["body"] for op in taken]
+        owners = [Address(str(body["table"]), key_from_plain(body["key"])) for body in bodies]
+        known = list(dict.fromkeys(at for at in owners if at.table in self._core.schema.tables))
+        records = dict(zip(known, await self._records.get(known), strict=True)) if known else {}
+        return [
+            str(body["blob"]) for body, at in zip(bodies, owners, strict=True) if not self._refers(at, records.get(at), str(body["blob"]))
+        ]
+
+    def _refers(self, at: Address, record: Record | None, blob: str) -> bool:
+        return record is not None and blob in self._planner.codec(self._core.schema.tables[at.table].entity).references(record)
+
+    async def _done(self, taken: Sequence[Put], *, removed: bool = True) -> None:
+        """End jobs, or let go of what is not removed; one whose object was released once more meanwhile waits for its turn again.
 
         What is left of a job for an hour tells a write that uploaded the object before it was removed: it had seen no job.
         """
@@ -382,18 +395,11 @@ class Upkeep:
             body: Any = job["body"] if job else {}
             if job is not None and body.get("taken") == op.record["body"]["taken"]:  # type: ignore[call-overload, index]
                 ending = _free(op._replace(record=_bare(job)))
-                if not body.get("again"):
+                if removed and not body.get("again"):
                     # Nothing of the object or of whose it was stays, only that there was a job.
                     left: Record = {"scope": job["scope"], "name": job["name"], "body": {}}
                     ending = ending._replace(record={**left, "expires": now_us // 1_000_000 + REMEMBERED_S})
                 await self._unmoved([ending._replace(guards=(premise(0, job),))], now_us)
-
-    async def _referred(self, table: str, key: tuple[KeyPart, ...], blob: str) -> bool:
-        declared = self._core.schema.tables.get(table)
-        if declared is None:
-            return False
-        record = (await self._records.get((Address(table, key),)))[0]
-        return record is not None and blob in self._planner.codec(declared.entity).references(record)
 
     async def _jobs(self, scope: str, until_ms: int | None = None) -> AsyncIterator[Record]:
         """Yield the jobs that are due, or all; those added meanwhile may be among them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -17,6 +18,7 @@ from palaver.errors import (
     ItemTooLarge,
     PalaverError,
     TransactionCancelled,
+    Unavailable,
     Validation,
 )
 from tests.store.conftest import Opener
@@ -147,6 +149,77 @@ async def test_an_object_released_once_more_while_it_is_removed_stays_closed_to_
     await store.patch(made, set={"context": big("a")})
     assert 1 == len(await cleared(store))
     assert big("a") == (await store.get(made.address)).context
+
+
+async def test_who_held_released_objects_too_long_removes_none_another_may_have(
+    store: Store, parent: Conversation, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await store.create(message(context=big("a")))
+    await store.patch(made, set={"context": big("b")})
+    await store.settle()
+    get, slept = type(store.core.records).get, list[str]()
+
+    async def slow(self: Any, addresses: Any) -> Any:
+        found = await get(self, addresses)
+        if not slept and any(at.table == store.schema.of(Message).table.name for at in addresses):
+            slept.append("")
+            clock.advance(timedelta(seconds=61))
+            assert 1 == await store.core_upkeep().collect()
+            await store.patch(made, set={"context": big("a")})
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.core.records), "get", slow)
+        assert 0 == await store.core_upkeep().collect()
+
+    assert slept
+    assert big("a") == (await store.get(made.address)).context
+    assert 1 == len(await cleared(store))
+
+
+async def test_released_objects_are_held_from_when_their_turn_comes(
+    store: Store, parent: Conversation, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long those before them took."""
+    for number in range(2):
+        await store.create(message(number, context=big()))
+        await store.put(message(number))
+    await store.settle()
+    blobs = store.core.blobs
+    delete, seen = blobs.delete, list[int]()
+
+    async def slow(keys: Any) -> None:
+        if len(seen) < 3:
+            seen.append(len(keys))
+            seen.append(await store.core_upkeep().collect() if len(seen) > 1 else 0)
+            clock.advance(timedelta(seconds=61))
+        await delete(keys)
+
+    monkeypatch.setattr("palaver.upkeep.BATCH", 1)
+    blobs.delete = slow  # type: ignore[method-assign]
+    await store.core_upkeep().collect()
+    assert [1, 0, 1, 0] == seen
+    blobs.delete = delete  # type: ignore[method-assign]
+    assert [] == await cleared(store)
+
+
+async def test_a_removal_that_fails_lets_go_of_its_own_only(store: Store, parent: Conversation, clock: ManualClock) -> None:
+    await store.create(message(context=big()))
+    await store.put(message())
+    await store.settle()
+    blobs = store.core.blobs
+    delete = blobs.delete
+
+    async def fails(keys: Any) -> None:
+        blobs.delete = delete  # type: ignore[method-assign]
+        clock.advance(timedelta(seconds=61))
+        assert 1 == await store.core_upkeep().collect()
+        raise Unavailable("The objects are away.")
+
+    blobs.delete = fails  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await store.core_upkeep().collect()
+    assert {"cascade": 0, "blob": 0} == (await store.health())["waiting"]
 
 
 async def test_an_object_removed_between_its_upload_and_the_commit_is_uploaded_again(store: Store, parent: Conversation) -> None:
