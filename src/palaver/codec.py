@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 from palaver.clock import from_us
 from palaver.declared import Declared, FieldSpec, shadow_values, shard_of
 from palaver.entity import E, Entity
-from palaver.errors import ConfigError, ItemTooLarge, KeyTooLong, NumberRange, Validation
+from palaver.errors import ConfigError, ItemTooLarge, KeyTooLong, Validation
 from palaver.fields import LARGE, NEW, SET_EXTRA, SET_NAMES, SET_PRIVATE, SET_VALUES, build
 from palaver.large_object import LargeObject
 from palaver.markers import Blob, Expires
 from palaver.ops import REVISION, Change_, Set
-from palaver.record_writing import FAULTS, compile_check, compile_key, compile_writer, types_of
+from palaver.record_writing import FAULTS, compile_check, compile_key, compile_writer, scalar_size, types_of, unencodable, unfit
 from palaver.sealing import VARIABLE, Sealed, Sealer, place_of
 from palaver.stored_json import loads, packed, settled
-from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, record_size, size
+from palaver.values import MAX_ENTRY, MAX_INT, MAX_RECORD, MIN_INT, KeyPart, Record, Value, record_size
 
 NO_ELEMENTS: frozenset[str] = frozenset()
 BLOB_MARK = "$blob"
@@ -65,7 +65,7 @@ class EntityCodec:
         self.sealer: Sealer | None = None
         self.large = [spec for spec in declared.blobs if spec.kind is LARGE]
         apart = {spec.name for spec in (*declared.blobs, *declared.secrets)}
-        self._put_fields = compile_writer(self, [spec for spec in declared.fields.values() if spec.name not in apart])
+        self._put_fields = compile_writer(declared.name, [spec for spec in declared.fields.values() if spec.name not in apart])
         self._values, build_plain = _readers(declared, set(declared.fields))
         #: Returns the instance a record stands for. Raises Unsealable for a secret that cannot be opened.
         self.decode: Callable[[Mapping[str, Any]], Any] = self._decode if build_plain is None else build_plain
@@ -137,30 +137,7 @@ class EntityCodec:
         try:
             return encode(value)
         except FAULTS:
-            raise self.unencodable(name, value) from None
-
-    def unencodable(self, name: str, value: object) -> Validation:
-        """Return the error for a value that its field's encoder does not take."""
-        return Validation(
-            f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.",
-            hint="model_copy() does not validate; use patch, or build the instance anew.",
-            entity=self.name,
-            field=name,
-        )
-
-    def unfit(self, name: str, value: object) -> Validation:
-        """Return the error for a value that is of no type its field may have."""
-        return Validation(
-            f"{self.name}.{name} holds a {type(value).__name__} that its declaration does not allow.", entity=self.name, field=name
-        )
-
-    def scalar_size(self, name: str, value: Any) -> int:
-        """Return a bound on the size of a field's scalar. Raises NumberRange for an integer of over 64 bits."""
-        if type(value) is int:
-            raise NumberRange(
-                f"{self.name}.{name} does not fit a 64-bit integer.", hint="Declare it as Decimal.", entity=self.name, field=name
-            )
-        return size(value, f"{self.name}.{name}")
+            raise unencodable(self.name, name, value) from None
 
     def _finish(self, entity: Entity, record: Record, now_us: int, tenant: str | None) -> int:
         """Fill in the expiry, the shadows, the shards; check the key."""
@@ -230,7 +207,7 @@ class EntityCodec:
             marker: Blob = spec.marker(Blob)
             if spec.kind is LARGE:
                 if type(value) is not LargeObject:
-                    raise self.unfit(spec.name, value)
+                    raise unfit(self.name, spec.name, value)
                 key = value.key or blob_key(self.declared, marker, entity, value.sha256, tenant)
                 record[spec.stored] = BlobRef(key, value.size, "bytes").stored()
                 if value.key is None:
@@ -273,11 +250,11 @@ class EntityCodec:
             value = self._encoded(spec.name, kind.encode, value)
         types = types_of(kind)
         if types is not None and type(value) not in types:
-            raise self.unfit(spec.name, value)
+            raise unfit(self.name, spec.name, value)
         if kind.column == "json":
             return settled(value, f"{self.name}.{spec.name}")[0]
         if type(value) is not int or not MIN_INT <= value <= MAX_INT:
-            self.scalar_size(spec.name, value)
+            scalar_size(self.name, spec.name, value)
         return value  # type: ignore[no-any-return]
 
     def sealed(self, spec: FieldSpec, bare: Value, record: Mapping[str, Any]) -> bytes:
