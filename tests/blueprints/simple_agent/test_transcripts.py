@@ -95,6 +95,25 @@ async def test_appending_goes_on_with_a_conversation_or_ends_another(agent: Simp
     assert 4 == (await agent.conversation(turn.conversation_id)).message_count
 
 
+async def test_appending_where_the_other_conversation_just_ended_leaves_that_as_it_ended(
+    agent: SimpleAgent, clock: palaver.ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = await ask(agent)
+    look = agent.directory.active
+
+    async def looks(user_id: str) -> Any:
+        found = await look(user_id)
+        if found is not None and found.conversation_id == turn.conversation_id:
+            clock.advance(palaver.hours(1))
+            await agent.end(turn.conversation_id)
+        return found
+
+    monkeypatch.setattr(agent.directory, "active", looks)
+    await agent.append(turn.user_id, "another", "user", "New.")
+    assert ["another"] == [each.conversation_id for each in await found(agent, patterns.active_conversations())]
+    assert clock.now() == (await agent.conversation(turn.conversation_id)).ended_at
+
+
 async def test_a_whole_transcript_is_three_reads_however_long_it_is(agent: SimpleAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(12):
         turn = await ask(agent, f"{n}")

@@ -122,11 +122,12 @@ class Reading:
             active = await self.directory.active(user_id)
             if active is not None and active.conversation_id == conversation_id:
                 return active
-            if active is not None:
-                await self.store.patch(active, set=over(active, now), when=F("is_active") == True)  # noqa: E712 - a condition
             try:
+                if active is not None:
+                    await self.store.patch(active, set=over(active, now), when=F("is_active") == True)  # noqa: E712 - a condition
                 return await self.store.create(wanted)
             except ConditionFailed:
+                # It was ended, or another one was begun, meanwhile.
                 continue
         return await self.store.get(wanted.address)
 

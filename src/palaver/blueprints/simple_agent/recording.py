@@ -151,7 +151,7 @@ class TurnBook:
     async def _allowed(self, user_id: str | None, *, has_come: bool = False) -> None:
         """Raise RateLimited where a limit was reached. `has_come`: the address was asked for already."""
         arrival, running = self._arrival, self._running
-        if running is None or arrival.role != "user":
+        if running is None:
             return
         channel = f"{self._settings.tenant}/{arrival.channel_type}"
         token = f"{channel}/{arrival.delivery_id}" if arrival.delivery_id else ""
