@@ -32,9 +32,9 @@ from palaver.testing.records.base import (
     update,
     written,
 )
-from tests.engines.test_postgres_records import database, engine, other, statements_of, url
+from tests.engines.test_postgres_records import engine, other, statements_of
 
-__all__ = ["database", "engine", "other", "url"]
+__all__ = ["engine", "other"]
 
 
 @pytest.fixture
