@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
@@ -12,6 +12,7 @@ from palaver.connections.postgres import Connection, Pool
 from palaver.connections.postgres_isolation import protect
 from palaver.errors import ConfigError, NotProvisioned
 from palaver.ports import SearchDoc, SearchHit, SearchPage, SearchQuery, SearchSpec
+from palaver.search.chunks import chunks, text_length
 from palaver.search.postgres_layout import Layout, Registry, tail
 from palaver.search.rules import asked, check_spec, dumps, facet, loads, unknown_index, version_of
 
@@ -68,11 +69,11 @@ class PostgresSearch:
     async def put(self, index: str, docs: Sequence[SearchDoc]) -> None:
         """Store documents, a chunk a commit: what came before an error stays, and putting again is harmless."""
         versions = await self._versions(index)
-        for start, end in _chunks(docs):
-            prepared = await _prepared(versions, docs[start:end])
+        for some in chunks(docs, _DOCS, _CHARACTERS):
+            prepared = await _prepared(versions, some)
             while not await self._write(index, versions, [(layout.put, (rows,)) for layout, rows in prepared]):
                 versions = await self._renewed(index)
-                prepared = await _prepared(versions, docs[start:end])
+                prepared = await _prepared(versions, some)
 
     async def delete(self, index: str, ids: Sequence[str]) -> None:
         versions = await self._versions(index)
@@ -177,23 +178,8 @@ class PostgresSearch:
 # --- preparing ------------------------------------------------------------------------------------------------------
 
 
-def _chunks(docs: Sequence[SearchDoc]) -> Iterator[tuple[int, int]]:
-    start = size = 0
-    for end, doc in enumerate(docs):
-        if end > start and (end - start == _DOCS or size + _size(doc) > _CHARACTERS):
-            yield start, end
-            start, size = end, 0
-        size += _size(doc)
-    if docs:
-        yield start, len(docs)
-
-
-def _size(doc: SearchDoc) -> int:
-    return sum(map(len, doc.text.values()))
-
-
 async def _prepared(versions: _Versions, docs: Sequence[SearchDoc]) -> list[tuple[Layout, str]]:
-    if sum(map(_size, docs)) < _PREPARED_INLINE:
+    if text_length(docs) < _PREPARED_INLINE:
         return _prepare(versions, docs)
     return await asyncio.to_thread(_prepare, versions, docs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ import apsw
 from palaver.connections.sqlite import Database
 from palaver.errors import ConfigError
 from palaver.ports import SearchDoc, SearchHit, SearchPage, SearchQuery, SearchSpec
+from palaver.search.chunks import chunks, text_length
 from palaver.search.rules import Asked, asked, check_spec, dumps, facet, loads, unknown_index
 from palaver.search.sqlite_layout import REGISTRY, Layout, Row, Statement
 
@@ -51,20 +52,20 @@ class SqliteSearch:
     async def put(self, index: str, docs: Sequence[SearchDoc]) -> None:
         """Store documents, a chunk a commit: what came before an error stays, and putting again is harmless."""
         versions = await self._versions(index)
-        for start, end in _chunks(docs):
-            prepared = await self._prepared(versions, docs[start:end])
+        for some in chunks(docs, _DOCS, _CHARACTERS):
+            prepared = await self._prepared(versions, some)
             while prepared[0][1]:
                 done = await self._database.write(_putting(index, prepared), cost=sum(row.size for _, rows in prepared for row in rows))
                 if done is None:  # another version was made or activated meanwhile
                     versions = await self._versions(index)
-                    prepared = await self._prepared(versions, docs[start:end])
+                    prepared = await self._prepared(versions, some)
                     continue
                 prepared = [(layout, rows[done:]) for layout, rows in prepared]
             for layout, _ in prepared:
                 await self._merge_now_and_then(index, layout)
 
     async def _prepared(self, versions: Sequence[_Version], docs: Sequence[SearchDoc]) -> _Prepared:
-        if sum(map(_size, docs)) < _PREPARED_INLINE:
+        if text_length(docs) < _PREPARED_INLINE:
             return _prepare(versions, docs)
         return await asyncio.to_thread(_prepare, versions, docs)
 
@@ -145,21 +146,6 @@ class SqliteSearch:
 
 
 # --- preparing ------------------------------------------------------------------------------------------------------
-
-
-def _size(doc: SearchDoc) -> int:
-    return sum(map(len, doc.text.values()))
-
-
-def _chunks(docs: Sequence[SearchDoc]) -> Iterator[tuple[int, int]]:
-    start = size = 0
-    for end, doc in enumerate(docs):
-        if end > start and (end - start == _DOCS or size + _size(doc) > _CHARACTERS):
-            yield start, end
-            start, size = end, 0
-        size += _size(doc)
-    if docs:
-        yield start, len(docs)
 
 
 def _prepare(versions: Sequence[_Version], docs: Sequence[SearchDoc]) -> _Prepared:
