@@ -59,6 +59,31 @@ async def test_each_member_is_active_in_each_channel_by_itself(cache: Cache, clo
     assert None is await presence.last_seen("cleo", "discord")
 
 
+async def test_where_no_touch_is_spared_every_one_is_sent(cache: Cache, clock: ManualClock) -> None:
+    presence = Presence(cache, ttl_s=300, every_s=0, clock=clock)
+    for _ in range(3):
+        await presence.touch("ann", "discord")
+    assert (3, 0) == (presence.figures.sent, presence.figures.spared)
+
+
+async def test_a_channel_is_listed_once_whoever_is_touched_in_it(clock: ManualClock) -> None:
+    cache = MemoryCache(clock=clock)
+    presence, touched, touch = Presence(cache, ttl_s=300, clock=clock), [], MemoryPresence.touch
+
+    async def noted(port: MemoryPresence, member: str, channels: Any, *, ttl_s: float) -> None:
+        touched.append(member)
+        await touch(port, member, channels, ttl_s=ttl_s)
+
+    with patch.object(MemoryPresence, "touch", noted):
+        for member in ("ann", "ben", "cleo"):
+            await presence.touch(member, "discord")
+        forward(clock, 30)
+        await presence.touch("ann", "discord")
+    assert ["ann", "discord", "ben", "cleo", "ann", "discord"] == touched
+    assert ["discord"] == await presence.channels()
+    await cache.aclose()
+
+
 async def test_a_member_that_was_touched_a_moment_ago_costs_no_command(cache: Cache, clock: ManualClock) -> None:
     presence = Presence(cache, ttl_s=300, clock=clock)
     await asyncio.gather(*(presence.touch("ann", "discord") for _ in range(50)))
