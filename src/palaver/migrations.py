@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from palaver.clock import Clock, SystemClock
-from palaver.config import open as open_store, open_stack
+from palaver.config import open as open_store, open_stack, refuse_incomplete
 from palaver.environment import value_of
 from palaver.errors import ConfigError
 from palaver.evolve import Migration
@@ -23,6 +23,8 @@ from palaver.seal_keys import sealer_for
 from palaver.url import parse_url
 
 Progress = Callable[[str, int], None]
+SCHEMA = Need((Schema,), "a schema", "Give the Schema(…) that the program declares.")
+PLAN = Need((Migration,), "a plan", "Take one of palaver.migration(), or of a file: palaver.evolve.plan_of(json.loads(text)).")
 LOSSES = Need((list, tuple, Set), "a list of what may be lost", 'Write allow_data_loss=["Message.title"].')
 
 
@@ -58,6 +60,8 @@ async def migrate(
     database is no longer what was planned against; Conflict while another process migrates it.
     """
     check(LOSSES, allow_data_loss)
+    if plan is not None:
+        check(PLAN, plan)
     if plan is not None and (allow_data_loss or undo):
         raise ConfigError("A plan says itself what is lost, and where it leads.", hint="Leave allow_data_loss and undo away.")
     async with reached(url, schema=schema, clock=clock, changing=True) as migrator:
@@ -92,6 +96,7 @@ async def _found(migrator: Migrator, allow_data_loss: Collection[str], *, undo: 
 @asynccontextmanager
 async def reached(url: str | None = None, *, schema: Schema, clock: Clock | None = None, changing: bool = False) -> AsyncIterator[Migrator]:
     """Reach a database to look at its structure, or to change it; no file is made."""
+    check(SCHEMA, schema)
     parsed, clock = parse_url(url or value_of("PALAVER_URL")), clock or SystemClock()
     if parsed.scheme == "memory":
         raise ConfigError("What is in memory is gone when it is closed, so there is nothing to migrate.", hint="Name another stack.")
@@ -100,6 +105,9 @@ async def reached(url: str | None = None, *, schema: Schema, clock: Clock | None
     planner = Planner(schema)
     stack = await open_stack(parsed, tuple(planner.tables.values()), clock)
     try:
+        if changing:
+            # A store could not be opened afterwards, to fill what the migration made.
+            refuse_incomplete(schema, stack, parsed)
         planner.seals_with(await sealer_for(schema, parsed, stack.records, required=changing, migrating=True))
         yield Migrator(planner, stack.records, clock, blobs=stack.blobs, notice_s=NOTICE_S if changing else 0.0)
     finally:

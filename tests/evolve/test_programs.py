@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from pydantic import JsonValue
 
 import palaver
-from palaver import RenamedFrom, Schema, Unique
+from palaver import Blob, RenamedFrom, Schema, Unique
 from palaver.clock import from_ms
 from palaver.errors import ConfigError, NotProvisioned, Unavailable, Validation
 from palaver.evolve import plan_of, plan_text
@@ -148,6 +149,27 @@ def test_no_database_is_made_and_what_is_not_there_is_said(tmp_path: Path, ask: 
     with pytest.raises(ConfigError, match="in memory"):
         asyncio.run(ask("memory:", schema=FIRST))
     assert [] == list(tmp_path.iterdir())
+
+
+async def test_what_is_no_schema_or_no_plan_is_named_by_its_type() -> None:
+    wrong: Any = palaver
+    with pytest.raises(Validation, match=r"a schema, not module\. Give the Schema"):
+        await palaver.migration("no.db", schema=wrong)
+    wrong = "plan.json"
+    with pytest.raises(Validation, match=r"a plan, not str\. .*plan_of"):
+        await palaver.migrate("no.db", schema=FIRST, plan=wrong)
+
+
+async def test_a_url_without_what_the_schema_needs_is_refused_before_anything_is_changed(
+    tmp_path: Path,
+) -> None:
+    url = fresh("postgresql", tmp_path, {}).partition("&blobs=")[0]
+    schema = Schema("s", [entity("Thing", {"body": Annotated[JsonValue, Blob("things/{id}")]})])
+    with pytest.raises(ConfigError, match="needs the option blobs"):
+        await palaver.migrate(url, schema=schema)
+    status = await palaver.migration_status(url, schema=schema)
+    assert ((), None) == (status.applied, status.stored_version)
+    assert "table things" in words(status)
 
 
 @pytest.mark.parametrize("ask", [palaver.migration, palaver.migrate])
