@@ -34,7 +34,8 @@ from palaver.plan import Planner
 from palaver.records.postgres import PostgresRecords
 from palaver.records.sqlite import SqliteRecords
 from tests import servers
-from tests.evolve.cases import CASES, NOW, Case
+from tests.evolve.all_cases import CASES
+from tests.evolve.cases import NOW, Case
 from tests.evolve.test_interrupted import MUCH
 
 _NUMBERS = count()

@@ -18,7 +18,8 @@ from palaver.migrating import Migrator
 from palaver.ops import Step, Table, WriteSet
 from palaver.plan import Planner
 from palaver.records.sqlite import SqliteRecords
-from tests.evolve.cases import CASES, NOW
+from tests.evolve.all_cases import CASES
+from tests.evolve.cases import NOW
 
 
 class Killed(SqliteRecords):

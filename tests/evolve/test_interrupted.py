@@ -9,20 +9,22 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from palaver import ManualClock
-from palaver.errors import Conflict, Duplicate, NotProvisioned, OutcomeUnknown
+from palaver.clock import us_of
+from palaver.errors import Conflict, Duplicate, Fenced, NotProvisioned, OutcomeUnknown
 from palaver.migrating import Migrator
 from palaver.migrating.run import CURRENT
-from palaver.ops import Put, Step, WriteSet
+from palaver.ops import Put, Step, Update, WriteSet
 from palaver.plan import Planner
 from palaver.ports import RecordEngine
 from tests.engines.redis_servers import until
-from tests.evolve.beds import ENGINES, Bed, bed, planner_of
-from tests.evolve.cases import CASES, NOW, Case, entity, thing
+from tests.evolve.all_cases import CASES
+from tests.evolve.beds import Bed, bed, planner_of
+from tests.evolve.cases import NOW, Case, entity, thing
 from tests.evolve.test_migrated import filled, kept_columns, reads
 
 BY_NAME = {case.name: case for case in CASES}
@@ -56,12 +58,6 @@ class Dying:
     async def apply(self, step: Step) -> None:
         self._call()
         await self._records.apply(step)
-
-
-@pytest.fixture(params=ENGINES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bed]:
-    async with bed(str(request.param), tmp_path, ManualClock(NOW)) as made:
-        yield made
 
 
 @pytest.fixture
@@ -174,6 +170,49 @@ async def test_two_processes_do_not_migrate_at_once(memory: Bed) -> None:
         await other.apply(await other.pending())
     with pytest.raises(NotProvisioned, match="has not ended"):
         await memory.store(MUCH.new, changing=True)
+
+
+class Overtaken:
+    """An engine beside which another process takes the migration over: at the first record that is filled."""
+
+    def __init__(self, records: RecordEngine) -> None:
+        self._records = records
+        self.limits = records.limits
+        self.migrator: Migrator | None = None
+        self.filled = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+    async def write(self, writes: WriteSet) -> Any:
+        if isinstance(writes.ops[0], Update):
+            self.filled += 1
+            if self.filled == 1:
+                await self._take_over()
+        return await self._records.write(writes)
+
+    async def _take_over(self) -> None:
+        (current,) = await self._records.get((CURRENT,))
+        assert current is not None
+        body: Any = {**cast("dict[str, Any]", current["body"]), "holder": "elsewhere/1/x"}
+        mine: Any = {"scope": current["scope"], "name": current["name"], "body": body}
+        await self._records.write(WriteSet([Put(CURRENT, mine)], us_of(ManualClock(NOW + timedelta(days=1)))))
+        # The lease is not renewed any more, and whoever had it hears of that.
+        await until(lambda: self.migrator is not None and self.migrator._lost)
+
+
+async def test_who_lost_the_lease_of_a_migration_writes_nothing_more(memory: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(memory, MUCH.old, "Thing", MUCH.stored)
+    monkeypatch.setattr("palaver.migrating.filling.AT_ONCE", 1)
+    monkeypatch.setattr("palaver.migrating.run.LEASE_MS", 30)
+    planner = planner_of(MUCH.new)
+    records = Overtaken(await memory.open(tuple(planner.tables.values())))
+    records.migrator = Migrator(planner, cast("Any", records), memory.clock)
+    with pytest.raises(Fenced):
+        await records.migrator.apply(await records.migrator.pending(MUCH.allow))
+    assert 1 == records.filled
+    (current,) = await records.get((CURRENT,))
+    assert "elsewhere/1/x" == current["body"]["holder"]
 
 
 async def test_a_plan_for_a_database_that_changed_since_is_refused(place: Bed) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from palaver import Batch, F, Index, ManualClock, Schema
+from palaver import Batch, F, Index, Schema
 from palaver.errors import NotProvisioned
-from tests.evolve.beds import ENGINES, Bed, bed
-from tests.evolve.cases import NOW, entity
+from tests.evolve.beds import Bed
+from tests.evolve.cases import entity
 
 FIELDS: dict[str, Any] = {"a": str, "b": str, "n": int}
 
@@ -22,12 +18,6 @@ def schema(version: int, **more: Any) -> Schema:
 
 
 PLAIN, JOINED, PLAIN_AGAIN = schema(1), schema(2, by_both=Index("a", "b", sort=("n", "b"))), schema(3)
-
-
-@pytest.fixture(params=ENGINES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bed]:
-    async with bed(request.param, tmp_path, ManualClock(NOW)) as made:
-        yield made
 
 
 async def test_records_that_an_index_left_are_written_as_any(place: Bed) -> None:

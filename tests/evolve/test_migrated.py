@@ -13,13 +13,9 @@ from palaver import Index, ManualClock, Schema, Store
 from palaver.errors import NotProvisioned
 from palaver.evolve import plan_of, plan_text
 from palaver.query import Query
-from tests.evolve.beds import ENGINES, Bed, bed
-from tests.evolve.cases import CASES, NOW, Case, TenantThing, thing
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+from tests.evolve.all_cases import CASES
+from tests.evolve.beds import Bed, bed
+from tests.evolve.cases import NOW, Case, TenantThing, thing
 
 
 @pytest.fixture

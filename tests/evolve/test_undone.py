@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pytest
 
-from palaver import Backfill, Index, ManualClock, RenamedFrom, Schema, Unique
+from palaver import Backfill, Index, RenamedFrom, Schema, Unique
 from palaver.errors import NotProvisioned
-from tests.evolve.beds import ENGINES, Bed, bed
-from tests.evolve.cases import CASES, NAMED, NOW, Case, thing
+from tests.evolve.all_cases import CASES
+from tests.evolve.beds import Bed
+from tests.evolve.cases import NAMED, Case, thing
 
 REFUSED: Mapping[str, str] = {
     "integers of a unique set become Decimals": "stored as number and declared as int",
@@ -25,17 +25,6 @@ REFUSED: Mapping[str, str] = {
 """What nobody can lead back, and why."""
 FILLED = {"a field in an index that old records may lack becomes required", "a missing value that gets a default"}
 """Where nobody can tell what was filled from what was there."""
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-async def place(engine: str, tmp_path: Path) -> AsyncIterator[Bed]:
-    async with bed(engine, tmp_path, ManualClock(NOW)) as made:
-        yield made
 
 
 def version_2(schema: Schema) -> Schema:
