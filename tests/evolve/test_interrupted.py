@@ -198,7 +198,10 @@ class Overtaken:
         mine: Any = {"scope": current["scope"], "name": current["name"], "body": body}
         await self._records.write(WriteSet([Put(CURRENT, mine)], us_of(ManualClock(NOW + timedelta(days=1)))))
         # The lease is not renewed any more, and whoever had it hears of that.
-        await until(lambda: self.migrator is not None and self.migrator._lost)
+        await until(self._is_heard)
+
+    async def _is_heard(self) -> bool:
+        return self.migrator is not None and self.migrator._lost
 
 
 async def test_who_lost_the_lease_of_a_migration_writes_nothing_more(memory: Bed, monkeypatch: pytest.MonkeyPatch) -> None:

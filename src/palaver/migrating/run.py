@@ -109,6 +109,7 @@ class Migrator:
         self._last_us = 0
         self._saving = asyncio.Lock()
         self._ready = False
+        self._lost = False
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -270,6 +271,7 @@ class Migrator:
 
     async def _begin(self, plan: Migration) -> _Run:
         """Take the lease: of the migration that is under way, or of a new one once it is known to be possible."""
+        self._lost = False
         found = await self._stored_run(take=True)
         if found is not None:
             if plain_plan(found.plan)["digest"] != plain_plan(plan)["digest"]:
@@ -307,6 +309,7 @@ class Migrator:
         planner, schema = self._planner, self._planner.schema
         match action:
             case Take(step):
+                self._now_us()  # raises where the lease is lost
                 await self._records.apply(step)
             case Fill(table, columns):
                 codec = planner.codec(schema.tables[table].entity)
@@ -410,7 +413,8 @@ class Migrator:
                 try:
                     await self._save(run)
                 except Fenced:
-                    # The next action to be noted says so.
+                    # Whatever is written next says so.
+                    self._lost = True
                     return
                 except PalaverError as error:
                     log.warning("the lease of a migration was not renewed: %s", error.code)
@@ -433,6 +437,9 @@ class Migrator:
         return self._ready
 
     def _now_us(self) -> int:
+        """Return the instant of a write. Raises Fenced where another process has the lease: every write asks here first."""
+        if self._lost:
+            raise Fenced("Another process took the migration over.")
         self._last_us = max(us_of(self._clock), self._last_us + 1)
         return self._last_us
 
