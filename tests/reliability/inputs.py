@@ -101,6 +101,7 @@ BAD = (
         "each batch is tried alone: `StorageFull` for those that do not fit; writing goes on when there is room",
         (
             SQLITE + "test_when_the_file_is_full_each_batch_of_the_group_is_tried_alone",
+            HERE + "test_no_room.py::test_a_disk_full_at_any_write_of_it_leaves_nothing_half_done",
             HERE + "test_disk_failures.py::test_calls_that_fail_lose_nothing_acknowledged",
         ),
     ),
