@@ -182,10 +182,12 @@ def _same_version(end: End, kept: Mapping[str, Any], what: str) -> None:
 
 def _other_version(end: End, kept: Mapping[str, Any], what: str) -> NotProvisioned:
     schema = end.core.schema
+    newer = kept["name"] == schema.name and kept["version"] > schema.version
+    bring = "Bring both databases to one version with `palaver migrate apply` first."
     return NotProvisioned(
         f"The {what} was written with version {kept['version']} of schema {kept['name']};"
         f" this program has version {schema.version} of {schema.name}.",
-        hint="Bring both databases to one version with `palaver migrate apply` first.",
+        hint=f"Copy with the program of version {kept['version']}." if newer else bring,
     )
 
 
