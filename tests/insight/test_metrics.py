@@ -14,7 +14,7 @@ from palaver.clock import ManualClock
 from palaver.entity import Entity
 from palaver.errors import Conflict, Expression, SchemaError, Validation
 from palaver.insight.histogram import Histogram, bucket
-from palaver.insight.metrics import Measure, MetricRow, Metrics, MetricsProjection, metrics
+from palaver.insight.metrics import Measure, MetricRow, Metrics, MetricsProjection, Period, metrics
 from palaver.keys import Key
 from palaver.ops import Refused
 from palaver.schema import Schema
@@ -251,6 +251,31 @@ async def test_a_closed_month_answers_when_its_days_are_gone(opened: Opened) -> 
     assert before == await numbers(store, by="month")
     assert 0 == await reader.close_month(TODAY)
     assert {} == await numbers(store)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"category": "intent"}, {"name": "llm"}, {"mode": "development"}, {"category": "latency", "mode": "production"}, {"name": "none"}],
+)
+async def test_a_read_is_narrowed_also_where_a_month_is_closed(opened: Opened, wanted: dict[str, str]) -> None:
+    store = await opened(metrics(Metric, MEASURES))
+    await write_some(store)
+    await store.create(call(1_000, NOON, app_mode="development", latency=1.0))
+    await store.settle(5)
+    reader = Metrics(store, Metric)
+    await reader.close_month(TODAY)
+
+    async def is_narrowed(by: Period) -> bool:
+        whole = await numbers(store, by=by)
+        asked = (wanted.get("mode"), wanted.get("category"), wanted.get("name"))
+        part = {key: values for key, values in whole.items() if all(want in (None, got) for want, got in zip(asked, key[1:], strict=True))}
+        return bool(whole) and await numbers(store, by=by, **wanted) == part
+
+    assert await is_narrowed("day")
+    assert await is_narrowed("month")
+    for point in await reader.read(FIRST, LAST):
+        await store.delete(Metric.at(point.period, f"{point.mode}:{point.category}:{point.name}"))
+    assert await is_narrowed("month")
 
 
 async def test_counting_beside_another_counting_process_is_refused(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,15 @@ async def test_when_one_rule_says_no_none_is_charged(limits: Limits) -> None:
     assert 5 == (await limits.show("message", user="user 4", account="acme"))[0].remaining
 
 
+async def test_of_two_rules_that_say_no_the_one_to_wait_for_longest_is_named(cache: Cache) -> None:
+    short, long = Rule(Limit("short", 1, per_s=60), by="user"), Rule(Limit("long", 1, per_s=3_600, kind="window"), by="user")
+    limits = Limits(cache, {"asked": [short, long]})
+    assert await limits.check("asked", user="ann")
+    decision = await limits.check("asked", user="ann")
+    assert (False, "long") == (decision.allowed, decision.rule)
+    assert decision.retry_after_s > 60
+
+
 async def test_each_subject_and_each_combination_counts_by_itself(limits: Limits) -> None:
     assert 2 == await passed(limits, 3, "call", user="ann", endpoint="/a")
     assert 2 == await passed(limits, 3, "call", user="ann", endpoint="/b")
@@ -92,6 +101,8 @@ async def test_each_subject_and_each_combination_counts_by_itself(limits: Limits
 async def test_subjects_that_read_alike_together_are_not_the_same(limits: Limits) -> None:
     assert 2 == await passed(limits, 3, "call", user="a", endpoint="b\0c")
     assert 2 == await passed(limits, 3, "call", user="a\0b", endpoint="c")
+    assert 2 == await passed(limits, 3, "call", user="x", endpoint="yendpointz")
+    assert 2 == await passed(limits, 3, "call", user="xendpointy", endpoint="z")
     assert 2 == await passed(limits, 3, "call", user="b\0endpoint\0001\0c", endpoint="c" * 5_000)
 
 
