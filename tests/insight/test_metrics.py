@@ -246,6 +246,8 @@ async def test_a_closed_month_answers_when_its_days_are_gone(opened: Opened) -> 
     before = await numbers(store, by="month")
     assert 4 == await reader.close_month(TODAY)
     assert 0 == await reader.close_month(TODAY)
+    today = [point.values for point in await reader.read(TODAY, TODAY)]
+    assert today == [point.values for point in await reader.read(TODAY, TODAY, by="month")], "a part of a month is the sum of its days"
     for point in await reader.read(FIRST, LAST):
         await store.delete(Metric.at(point.period, f"{point.mode}:{point.category}:{point.name}"))
     assert before == await numbers(store, by="month")
