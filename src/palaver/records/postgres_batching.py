@@ -16,6 +16,7 @@ from palaver.connections.postgres import Pool
 from palaver.errors import Throttled
 from palaver.ops import Refused, WriteSet, Written
 from palaver.records.postgres_feed import Feed, more
+from palaver.records.postgres_lists import parameter
 from palaver.records.postgres_looking import Remembered
 from palaver.records.postgres_rows import Row, Rows
 from palaver.records.postgres_sending import Senders
@@ -133,12 +134,11 @@ class SharedCommits:
         about = any(kept is not None for _, mores in by_table.values() for kept in mores)
         marked = any(row[-1] is not None for made, _ in by_table.values() for row in made)
         arguments: list[Any] = []
-        for made, mores in by_table.values():
-            columns = list(zip(*made, strict=True))
-            # The driver looks at each element of each array, and a new record has no mark.
-            arguments += columns if marked else columns[:-1]
+        for rows, (made, mores) in by_table.items():
+            given = rows.stored if marked else rows.stored[:-1]
+            arguments += [parameter(rows.kinds[name], column) for name, column in zip(given, zip(*made, strict=True), strict=False)]
             if about:
-                arguments.append(mores)
+                arguments.append(parameter("json", mores))
         text = creates(tuple(by_table), about=about, marked=marked)
         ((version,),) = await self._pool.fetch_raw(text, *arguments)
         for creation in group:

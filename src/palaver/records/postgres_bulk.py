@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import count
 
 import asyncpg
 
@@ -12,6 +12,7 @@ from palaver.connections.postgres import Pool
 from palaver.connections.postgres_errors import translate
 from palaver.ops import REVISION, Address, Cause, Put, WriteSet, Written, position
 from palaver.records.postgres_feed import CREATED, Feed, key_text, more
+from palaver.records.postgres_lists import parameter, source
 from palaver.records.postgres_names import short
 from palaver.records.postgres_rows import Row, Rows
 from palaver.records.postgres_sending import Senders
@@ -114,12 +115,13 @@ class Bulk:
                     short(rows.name), schema_name=rows.names.schema, columns=list(map(short, rows.stored)), records=made
                 )
                 if rows.table.feed:
-                    places = [rows.stored.index(name) for name in rows.table.key]
-                    arrays = [[row[place] for row in made] for place in (*places, rows.stored.index(REVISION))]
+                    names = (*rows.table.key, REVISION)
+                    columns = [[row[place] for row in made] for place in map(rows.stored.index, names)]
+                    lists = [parameter(rows.kinds[name], column) for name, column in zip(names, columns, strict=True)]
                     about = any(load.kept is not None for load in group)
                     if about:
-                        arrays.append([kept for load in group for kept in [load.kept] * len(load.made)])
-                    await connection.execute(_published(rows, about=about), *arrays)
+                        lists.append(parameter("json", [kept for load in group for kept in [load.kept] * len(load.made)]))
+                    await connection.execute(_published(rows, about=about), *lists)
         except asyncpg.UniqueViolationError:
             return False
         except asyncpg.PostgresError as error:
@@ -139,8 +141,9 @@ class Bulk:
                 assert isinstance(done, Written), "an unguarded op cannot be refused"
                 revisions += [revision or 0 for revision in done.revisions]
                 continue
-            arrays: list[Any] = [list(column) for column in zip(*made[start:end], strict=True)]
-            found = await self._writes.retried(creates((rows,), over=True), *arrays, [kept] * (end - start))
+            columns = zip(rows.stored, zip(*made[start:end], strict=True), strict=True)
+            lists = [parameter(rows.kinds[name], column) for name, column in columns]
+            found = await self._writes.retried(creates((rows,), over=True), *lists, parameter("json", [kept] * (end - start)))
             at = {tuple(key): revision for _, key, revision, _ in found}
             revisions += [at[tuple(map(key_text, key))] for key in keys[start:end]]
         self._feed.written()
@@ -157,14 +160,12 @@ def _end(load: Load, outcome: bool | Exception) -> None:
 
 
 def _published(rows: Rows, *, about: bool) -> str:
-    """Parameters: an array for each key column, the revisions, and, with `about`, what changes keep beside the key."""
+    """Parameters: a list for each key column, the revisions, and, with `about`, what changes keep beside the key."""
     quote, key = rows.names.dialect.quoted, rows.table.key
-    arrays = ", ".join(f"${n + 1}::{rows.cast(name)}[]" for n, name in enumerate(key))
-    last = len(key) + 1
-    more = f", ${last + 1}::jsonb[]" if about else ""
+    kinds = [*(rows.kinds[name] for name in (*key, REVISION)), *(["json"] if about else [])]
     return (
         f"INSERT INTO {rows.names.changes} (position, entity, kind, revision, key, more) SELECT {rows.names.position}, {rows.id},"
-        f" {CREATED}, s.r, {rows.key_texts('s.')}, {'s.more' if about else 'NULL'} FROM unnest({arrays}, ${last}::bigint[]{more})"
+        f" {CREATED}, s.r, {rows.key_texts('s.')}, {'s.more' if about else 'NULL'} FROM {source(zip(kinds, count(1)))}"
         f" AS s({', '.join(map(quote, key))}, r{', more' if about else ''})"
     )
 

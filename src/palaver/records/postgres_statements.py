@@ -1,6 +1,6 @@
 """What is written to PostgreSQL in one statement, its change rows included: one commit, one round trip.
 
-Three forms. `creates`: new records of any number of callers, as arrays. `chain`: the ops of one batch whose guards SQL
+Three forms. `creates`: new records of any number of callers, as lists. `chain`: the ops of one batch whose guards SQL
 can judge. `applied`: what was decided in Python, written only where every row is still the version that was looked at.
 The texts depend on shapes alone and are kept by the server as prepared statements.
 """
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from palaver.ops import MARK, REVISION
 from palaver.records import sql
 from palaver.records.postgres_feed import CREATED, DELETED, EXPIRED, UPDATED
+from palaver.records.postgres_lists import source
 from palaver.records.postgres_rows import Rows
 from palaver.values import MAX_RECORD
 
@@ -25,9 +26,9 @@ VERSION = "pg_current_xact_id()::xid"
 
 @lru_cache(maxsize=1_000)
 def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True, marked: bool = True) -> str:
-    """Parameters: for each table an array for each stored column, and, with `about`, one for what its changes keep beside the key.
+    """Parameters: for each table a list for each stored column, and, with `about`, one for what its changes keep beside the key.
 
-    Not `marked`: none of the records is marked, and the last column has no array.
+    Not `marked`: none of the records is marked, and the last column has no list.
     `over`: records that are there are replaced; then the statement gives each key's place among the tables, its key as the
     feed keeps it, its revision, and whether it is new. Without it a record that is there fails the statement.
     """
@@ -36,10 +37,11 @@ def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True,
     number = 1
     for n, rows in enumerate(tables):
         given = rows.stored if marked else rows.stored[:-1]
-        insert = f"INSERT INTO {rows.at} AS t ({rows.names.dialect.commas(given)}) SELECT * FROM {rows.arrays(given, number)}"
+        lists = source((rows.kinds[name], number + n) for n, name in enumerate(given))
+        insert = f"INSERT INTO {rows.at} AS t ({rows.names.dialect.commas(given)}) SELECT * FROM {lists} AS s"
         if about and not rows.table.feed:
             # Every parameter has to be used, and this one is there for the feed alone.
-            insert += f" WHERE ${number + len(given)}::jsonb[] IS NOT NULL"
+            insert += f" WHERE ${number + len(given)}::json IS NOT NULL"
         gives = f"RETURNING {rows.key_texts('t.')} AS key, t.{rows.names.dialect.quoted(REVISION)} AS revision"
         gives += ", (t.xmax = 0) AS fresh" if over else ""
         parts.append(f"w{n} AS ({insert} {_replacing(rows) if over else ''} {gives})")
@@ -57,11 +59,11 @@ def creates(tables: tuple[Rows, ...], *, over: bool = False, about: bool = True,
 
 
 def _abouts(rows: Rows, number: int, width: int) -> str:
-    """Return the source that gives what changes keep beside the key, joined to what was written; it stands `width` arrays further."""
+    """Return the source that gives what changes keep beside the key, joined to what was written; it stands `width` lists further."""
     key, stored = rows.table.key, rows.stored
-    keys = ", ".join(f"${number + stored.index(name)}::{rows.cast(name)}[]" for name in key)
+    lists = source([*((rows.kinds[name], number + stored.index(name)) for name in key), ("json", number + width)])
     of = ", ".join(rows.key_text(name, f"s.{rows.names.dialect.quoted(name)}") for name in key)
-    return f"unnest({keys}, ${number + width}::jsonb[]) AS s({rows.names.dialect.commas(key)}, more) ON w.key = ARRAY[{of}]"
+    return f"{lists} AS s({rows.names.dialect.commas(key)}, more) ON w.key = ARRAY[{of}]"
 
 
 def _into(rows: Rows) -> str:
