@@ -116,8 +116,16 @@ class Runner:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        for name in list(self._leases):
-            await self._release(name)
+        await self._release_all()
+
+    async def let_go(self) -> bool:
+        """Release every lease; say whether changes came meanwhile: who found a lease taken has left them to this process."""
+        held = [name for name in self._leases if name not in self._errors]
+        await self._release_all()
+        if not held:
+            return False
+        head, positions = (await self._records.changes(None, 0)).head, await self.positions()
+        return any(positions[name] < head for name in held)
 
     async def _forever(self) -> None:
         while True:
@@ -291,6 +299,10 @@ class Runner:
         if any(failure.op == 0 for failure in result.failures):
             raise Fenced(f"Another process runs the projection {name}.", projection=name)
         raise Conflict(f"What the projection {name} writes was changed by others.", projection=name)
+
+    async def _release_all(self) -> None:
+        for name in list(self._leases):
+            await self._release(name)
 
     async def _release(self, name: str) -> None:
         lease = self._leases.pop(name)

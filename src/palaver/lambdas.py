@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import palaver
 from palaver.config import ProjectionFactory
 from palaver.errors import ConfigError, PalaverError
+from palaver.feed import Runner
 from palaver.ports import CopiesFeed
 from palaver.schema import Schema
 from palaver.store import Store
@@ -62,7 +63,7 @@ def handler(url: str | None = None, *, schema: Schema, projections: Iterable[Pro
     """Return a Lambda function for the streams of a store's tables, and for a schedule.
 
     With records of streams it copies the feed and runs the projections until they have caught up or `spare_s` are left; an event
-    without any, as a schedule sends, also expires records and ends cascades. Where the copy fails, the answer names the first record,
+    without any, as a schedule sends, also expires records and ends cascades. Between events it holds no lease. Where the copy fails, the answer names the first record,
     so that Lambda sends the batch again (ReportBatchItemFailures); a projection that fails is named in the store's health and goes on
     with the next event. The store stays open between invocations.
     """
@@ -77,6 +78,19 @@ async def _open(url: str | None, schema: Schema, projections: Iterable[Projectio
     return store
 
 
+async def _project(runner: Runner, has_time: Callable[[], bool]) -> None:
+    """Run the projections until they have caught up; hold no lease then, for between invocations a function stands still."""
+    looked = False
+    while has_time():
+        if await runner.step():
+            looked = False
+        elif looked or not await runner.let_go():
+            break
+        else:
+            looked = True
+    await runner.let_go()
+
+
 async def _handle(store: Store, event: Mapping[str, Any], context: Context, spare_s: float) -> dict[str, Any]:
     records = list(event.get("Records", ()))
     feed = store.core.records
@@ -87,8 +101,7 @@ async def _handle(store: Store, event: Mapping[str, Any], context: Context, spar
         log.warning("the feed was not copied: %s", error.code)
         first = [record["dynamodb"]["SequenceNumber"] for record in records[:1]]
         return {"batchItemFailures": [{"itemIdentifier": sequence} for sequence in first]}
-    while context.get_remaining_time_in_millis() > spare_s * 1_000 and await store.runner().step():
-        pass
+    await _project(store.runner(), lambda: context.get_remaining_time_in_millis() > spare_s * 1_000)
     if not records:
         await store.core_upkeep().work()
     return {"batchItemFailures": []}

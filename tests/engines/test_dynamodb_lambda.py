@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import palaver
 from palaver import lambdas
 from palaver.errors import ConfigError, Throttled
-from palaver.feed import Projection
+from palaver.feed import Projection, Runner
 from palaver.ops import Change, Op
 from tests.stacks import fresh
 from tests.store.world import CHAT, Conversation, Team
@@ -95,6 +96,50 @@ def test_near_its_deadline_it_leaves_the_projections_for_the_next_event(url: str
         assert [] == seen.changes
         handle(event("1"), Plenty())
         assert 1 == len(seen.changes)
+
+
+def test_two_functions_leave_nothing_to_each_other(url: str) -> None:
+    """Lambda keeps several, and each stands still between its events: a lease that one of them kept would keep the other away."""
+    first, second = Seen(), Seen()
+    with handler(url, first) as one, handler(url, second) as other:
+        write(url, Team(id="a"))
+        one(event("1"), Plenty())
+        write(url, Team(id="b"))
+        other(event("2"), Plenty())
+        assert [("a",)] == [change.key for change in first.changes]
+        assert [("b",)] == [change.key for change in second.changes]
+
+
+def test_what_came_while_a_lease_was_about_to_be_released_is_not_left(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Seen(), Seen()
+    with handler(url, first) as one, ThreadPoolExecutor(1) as thread:
+        let_go, late = Runner.let_go, [Team(id="late")]
+
+        def meanwhile(team: Team) -> None:
+            write(url, team)
+            with handler(url, second) as other:
+                other(event("2"), Plenty())
+
+        async def about_to(self: Runner) -> bool:
+            if self.projections.get("seen") is first and late:
+                await asyncio.get_running_loop().run_in_executor(thread, meanwhile, late.pop())
+            return await let_go(self)
+
+        monkeypatch.setattr(Runner, "let_go", about_to)
+        write(url, Team(id="a"))
+        one(event("1"), Plenty())
+        assert [] == second.changes
+        assert [("a",), ("late",)] == [change.key for change in first.changes]
+
+
+def test_a_projection_that_fails_is_not_waited_for(url: str) -> None:
+    class Failing(Seen):
+        async def apply(self, changes: Any) -> list[Op]:
+            raise ValueError("a mistake of the application")
+
+    write(url, Team(id="a"))
+    with handler(url, Failing()) as handle:
+        assert {"batchItemFailures": []} == handle(event("1"), Plenty())
 
 
 def test_a_copy_that_fails_is_asked_for_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
