@@ -63,9 +63,9 @@ def handler(url: str | None = None, *, schema: Schema, projections: Iterable[Pro
     """Return a Lambda function for the streams of a store's tables, and for a schedule.
 
     With records of streams it copies the feed and runs the projections until they have caught up or `spare_s` are left; an event
-    without any, as a schedule sends, also expires records and ends cascades. Between events it holds no lease. Where the copy fails, the answer names the first record,
-    so that Lambda sends the batch again (ReportBatchItemFailures); a projection that fails is named in the store's health and goes on
-    with the next event. The store stays open between invocations.
+    without any, as a schedule sends, also expires records and ends cascades. Between events it holds no lease. Where the copy fails,
+    the answer names the first record, so that Lambda sends the batch again (ReportBatchItemFailures); a projection that fails is named
+    in the store's health and goes on with the next event. The store stays open between invocations.
     """
     return Handler(url, schema, projections, spare_s)
 
