@@ -31,11 +31,15 @@ class Between:
 
 
 class Splitting(Between):
-    """Shows the one shard an emulator has as a tree: whenever `split` is called, every shard ends and has two children."""
+    """Shows the one shard an emulator has as a tree: whenever `split` is called, every shard ends and has two children.
+
+    Those of the first `gone` levels are no longer listed, as happens to shards a day after they ended.
+    """
 
     def __init__(self, client: DynamoClient) -> None:
         super().__init__(client)
         self.ends: list[int] = []
+        self.gone = 0
         self.records: list[dict[str, Any]] = []
 
     async def split(self) -> None:
@@ -69,7 +73,7 @@ class Splitting(Between):
             # The first shard has two children, each of those one: the other kind of a new shard.
             shards += [{"ShardId": f"{level}{half}", "ParentShardId": "0x" if level == 1 else f"{level - 1}{half}"} for half in "ab"]
         # DynamoDB promises no order of the list.
-        return shards[::-1]
+        return [shard for shard in shards[::-1] if int(shard["ShardId"][:-1]) >= self.gone]
 
     def _page(self, shard: str, after: str) -> dict[str, Any]:
         level, half = int(shard[:-1]), shard[-1]

@@ -58,6 +58,27 @@ async def test_shards_are_read_after_their_parents_and_nothing_is_lost_or_double
         assert sorted(revisions) == revisions
 
 
+async def test_checkpoints_of_shards_that_are_gone_are_removed_when_no_child_needs_them(engine: DynamoRecords) -> None:
+    copier, stream = await beside(engine, Splitting)
+    copier._layouts = copier._feed._layouts = {NOTES.name: engine.layout(NOTES.name)}
+    kept: list[set[int]] = []
+    for n in range(5):
+        for one in "abcd":
+            await written(engine, put_note("u", f"{n}{one}"))
+        await copier.copy_feed()
+        await stream.split()
+        await copier.copy_feed()
+        # Nothing was written since: of the new shards nothing is stored, and that of their parents says that they begin there.
+        stream.gone = n + 1
+        # Another process, which knows only what is stored.
+        copier._feed._streams.forget()
+        await copier.copy_feed()
+        checkpoints = await copier._feed._streams._checkpoints(NOTES.name)
+        kept.append({int(id[:-1]) for shards in checkpoints.values() for id in shards})
+    assert [{0}, {1}, {2}, {3}, {4}] == kept
+    assert 20 == len(await all_changes(copier))
+
+
 async def test_any_number_of_copiers_leave_every_change_once(engine: DynamoRecords) -> None:
     others = [(await beside(engine))[0] for _ in range(3)]
 
@@ -206,6 +227,26 @@ async def test_records_that_left_the_stream_uncopied_are_told_as_trimmed(engine:
     start = await late.changes(None, 10)
     await written(engine, put_note("u", "3"))
     assert "3" in {change.key[1] for change in (await late.changes(start.last, 10)).changes}
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_what_was_written_while_a_table_had_no_stream_is_told_as_trimmed(engine: DynamoRecords, running: bool) -> None:
+    """Who switches a stream off and on again by hand has another one, which begins with what is written from then on."""
+    name = engine.prefix + NOTES.name
+    await written(engine, put_note("u", "before"))
+    at = (await all_changes(engine))[-1].position
+    await engine.client.call("UpdateTable", {"TableName": name, "StreamSpecification": {"StreamEnabled": False}})
+    await written(engine, put_note("u", "untold"))
+    on = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+    await engine.client.call("UpdateTable", {"TableName": name, "StreamSpecification": on})
+    reader = engine if running else (await beside(engine))[0]
+    await written(engine, put_note("u", "after"))
+    with pytest.raises(Trimmed):
+        await reader.changes(at, 10)
+    start = (await reader.changes(None, 0)).head
+    assert ["after"] == [change.key[1] for change in (await reader.changes(None, 10)).changes]
+    await written(engine, put_note("u", "later"))
+    assert ["later"] == [change.key[1] for change in (await reader.changes(start, 10)).changes]
 
 
 async def test_what_is_changed_by_hand_is_a_change_too(engine: DynamoRecords) -> None:

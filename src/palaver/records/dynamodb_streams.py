@@ -17,6 +17,8 @@ from palaver.records.dynamo_values import Item
 
 MOST = 1_000
 CHECKPOINT = "shard"
+_FORGOTTEN = 10
+"""How many checkpoints that nobody needs any more are removed at once: shards come and go every few hours."""
 
 
 class Batch(NamedTuple):
@@ -52,6 +54,8 @@ class _Stream:
     arn: str
     shards: dict[str, _Shard] = field(default_factory=dict)
     fresh: bool = False
+    replaced: bool = False
+    """Whether the table had another stream, and nobody has read this one."""
 
 
 class Streams:
@@ -96,6 +100,12 @@ class Streams:
             stream = self._streams[table] = _Stream(arn)
         if not stream.fresh:
             await self._refresh(table, stream)
+            if stream.shards and all(shard.done for shard in stream.shards.values()):
+                # It may have been switched off, and on again as another one.
+                stream.fresh = False
+                if await self._arn(name) != stream.arn:
+                    self.forget(table)
+                    return await self._read_table(table, name)
         ready = [(id, shard) for id, shard in stream.shards.items() if not shard.done and _is_ready(stream, shard)]
         found = await asyncio.gather(*(self._read_shard(table, stream, id, shard) for id, shard in ready))
         return [batch for batch in found if batch is not None]
@@ -110,8 +120,9 @@ class Streams:
 
     async def _refresh(self, table: str, stream: _Stream) -> None:
         """Bring shards and checkpoints up to date."""
-        listed = await self._listed(stream.arn)
-        checkpoints = await self._checkpoints(table, stream.arn)
+        listed, earlier = await self._listed(stream.arn), await self._checkpoints(table)
+        checkpoints = earlier.pop(stream.arn, {})
+        stream.replaced = bool(earlier) and not checkpoints
         for id in {*listed, *checkpoints}:
             shard = stream.shards.setdefault(id, _Shard(listed.get(id)))
             shard.listed = id in listed
@@ -122,6 +133,12 @@ class Streams:
                     shard.iterator = None
                 shard.sequence, shard.done, shard.known = sequence, done, True
         stream.fresh = True
+        awaited = {parent for id, parent in listed.items() if id not in checkpoints}
+        over = [(stream.arn, id) for id, (_, done) in checkpoints.items() if done and id not in listed and id not in awaited]
+        if checkpoints:
+            over += [(arn, id) for arn, shards in earlier.items() for id in shards]
+        for arn, id in over[:_FORGOTTEN]:
+            await self._client.call("DeleteItem", {"TableName": self._own, "Key": _place(table, arn, id)})
 
     async def _listed(self, arn: str) -> dict[str, str | None]:
         shards: dict[str, str | None] = {}
@@ -134,26 +151,28 @@ class Streams:
                 return shards
             body["ExclusiveStartShardId"] = description["LastEvaluatedShardId"]
 
-    async def _checkpoints(self, table: str, arn: str) -> dict[str, tuple[str | None, bool]]:
-        found: dict[str, tuple[str | None, bool]] = {}
+    async def _checkpoints(self, table: str) -> dict[str, dict[str, tuple[str | None, bool]]]:
+        """Return how far each shard was read, of this stream and of those that the table had before, by ARN."""
+        found: dict[str, dict[str, tuple[str | None, bool]]] = {}
         body: dict[str, Any] = {
             "TableName": self._own,
-            "KeyConditionExpression": "pk = :0 AND begins_with(sk, :1)",
-            "ExpressionAttributeValues": {":0": {"S": f"{CHECKPOINT}#{table}"}, ":1": {"S": f"{arn}#"}},
+            "KeyConditionExpression": "pk = :0",
+            "ExpressionAttributeValues": {":0": {"S": f"{CHECKPOINT}#{table}"}},
             "ConsistentRead": True,
         }
         while True:
             answer = await self._client.call("Query", body)
             for item in answer["Items"]:
+                arn, _, id = item["sk"]["S"].rpartition("#")
                 sequence = item.get("sequence")
-                found[item["sk"]["S"].rpartition("#")[2]] = sequence["S"] if sequence else None, item["done"]["BOOL"]
+                found.setdefault(arn, {})[id] = sequence["S"] if sequence else None, item["done"]["BOOL"]
             if "LastEvaluatedKey" not in answer:
                 return found
             body["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def key(self, batch: Batch) -> Item:
         """Return where a shard's checkpoint lies in the engine's own table."""
-        return {"pk": {"S": f"{CHECKPOINT}#{batch.table}"}, "sk": {"S": f"{self._streams[batch.table].arn}#{batch.shard}"}}
+        return _place(batch.table, self._streams[batch.table].arn, batch.shard)
 
     # --- records ----------------------------------------------------------------------------------------------------
 
@@ -190,6 +209,10 @@ class Streams:
         return str((await self._client.call("GetShardIterator", body))["ShardIterator"])
 
 
+def _place(table: str, arn: str, shard: str) -> Item:
+    return {"pk": {"S": f"{CHECKPOINT}#{table}"}, "sk": {"S": f"{arn}#{shard}"}}
+
+
 def _is_ready(stream: _Stream, shard: _Shard) -> bool:
     """Say whether everything that comes before a shard was read."""
     parent = stream.shards.get(shard.parent) if shard.parent else None
@@ -200,5 +223,6 @@ def _is_lost(stream: _Stream, shard: _Shard) -> bool:
     """Say whether records were trimmed before anybody read them."""
     if not shard.listed:
         return True
-    # A first shard has no parent; one whose parent nobody knows has records before it that nobody saw.
-    return not shard.known and shard.parent is not None and shard.parent not in stream.shards
+    # What was written while the table had no stream is in none. A first shard has no parent; one whose parent nobody knows has
+    # records before it that nobody saw.
+    return not shard.known and (stream.replaced or (shard.parent is not None and shard.parent not in stream.shards))
