@@ -52,7 +52,7 @@ def _opened(path: Path, options: SqliteOptions) -> apsw.Connection | None:
     if path.is_dir():
         raise ConfigError("The database path is a folder.", hint="Name a file in it, such as sqlite:///data/bot.db.")
     if not path.exists() and (options.read_only or not options.create):
-        raise Unavailable("The database file does not exist.", hint="Check the path, or allow it to be created.")
+        raise Unavailable("The database file does not exist.", hint="Check the path; palaver.open makes a file where there is none.")
     if not options.read_only and not (_may_write(path.parent) and (not path.exists() or _may_write(path))):
         raise ReadOnly("The database file or its folder cannot be written.", hint="Give the process write permission to both.")
     if not options.read_only and path.exists() and path.stat().st_nlink > 1:
