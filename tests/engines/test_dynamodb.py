@@ -73,6 +73,14 @@ class TestMoto(OnServer, UnorderedRecordEngineTests):
     async def test_readers_see_whole_batches_while_writers_write(self, engine: RecordEngine) -> None:
         raise NotImplementedError
 
+    @pytest.mark.skip(reason="moto writes a transaction item by item, and whoever reads meanwhile in one sees some of them")
+    async def test_a_snapshot_never_shows_half_a_transfer(self, engine: RecordEngine) -> None:
+        raise NotImplementedError
+
+    @pytest.mark.skip(reason="moto copies whole tables for a transaction while others write to them, and once took all memory for it")
+    async def test_a_cancelled_write_is_written_whole_or_not_at_all(self, engine: RecordEngine) -> None:
+        raise NotImplementedError
+
 
 class OneByOne:
     """An engine on a server without transactions: a batch without guards is written op by op, so that tests can prepare what they ask."""

@@ -152,8 +152,8 @@ async def upload_without_a_guard(self: Any, plan: Plan) -> WriteSet:
     return plan.writes
 
 
-@replaces(upkeep.Upkeep, "_referred")
-async def reference_not_looked_for(self: Any, table: str, key: Any, blob: str) -> bool:
+@replaces(upkeep.Upkeep, "_refers")
+def reference_not_looked_for(self: Any, at: Any, record: Any, blob: str) -> bool:
     return False
 
 
