@@ -1,4 +1,7 @@
-"""How many times faster than the libraries a user would pick instead each job must be, from medians of one run with both."""
+"""How many times faster than the libraries a user would pick instead each job must be, from one run with both.
+
+Beside a bare loop it is the median over the rounds of the ratio, as everywhere else; beside a library, the ratio of both medians.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,15 @@ FACTORS = (
 
 def table(rows: Rows) -> list[str]:
     """Return the table of all factors: over the best of the others, each measured together with ours."""
-    rates = {(row["run"], row.get("phase"), row["name"]): row["ops_s"] for row in rows if "ops_s" in row}
+    measured = {(row["run"], row.get("phase"), row["name"]): row for row in rows if "ops_s" in row}
     lines = ["| job | beside | must | measured | |", "|---|---|---:|---:|---|"]
     for factor in FACTORS:
-        runs = {run for run, phase, name in rates if run.partition(" ")[0] == factor.work and (phase, name) == (factor.phase, factor.who)}
+        ours = [row for (run, phase, name), row in measured.items() if (run.partition(" ")[0], phase, name) == factor[1:4]]
         found = [
-            (rates[run, factor.phase, factor.who] / rates[run, factor.phase, other], other)
-            for run in runs
+            (row.get(f"x_{other}") or row["ops_s"] / measured[row["run"], factor.phase, other]["ops_s"], other)
+            for row in ours
             for other in factor.others
-            if (run, factor.phase, other) in rates
+            if (row["run"], factor.phase, other) in measured
         ]
         value, beside = min(found, default=(None, " or ".join(factor.others)))
         said = "not measured" if value is None else "met" if value >= factor.must else "**missed**"
