@@ -6,13 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from palaver.blobs.pieces import PART
 from palaver.blobs.s3 import S3Blobs
 from palaver.connections.aws_credentials import Credentials
+from tests.engines.http_bucket import HttpBucket, served
 
 SLOW_S = 0.5
 
@@ -23,7 +23,7 @@ def server() -> Iterator[tuple[str, list[str], threading.Event]]:
     happened: list[str] = []
     under_way = threading.Event()
 
-    class Bucket(BaseHTTPRequestHandler):
+    class Bucket(HttpBucket):
         def do_POST(self) -> None:
             self.answer(b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
 
@@ -39,23 +39,8 @@ def server() -> Iterator[tuple[str, list[str], threading.Event]]:
             happened.append("given up")
             self.answer()
 
-        def answer(self, body: bytes = b"") -> None:
-            self.send_response(200)
-            self.send_header("etag", '"e"')
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
-    serving = threading.Thread(target=listening.serve_forever)
-    serving.start()
-    yield f"http://127.0.0.1:{listening.server_port}", happened, under_way
-    listening.shutdown()
-    serving.join()
-    listening.server_close()
+    with served(Bucket) as url:
+        yield url, happened, under_way
 
 
 async def pieces() -> AsyncIterator[bytes]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -12,6 +10,7 @@ from palaver.blobs.pieces import PART
 from palaver.blobs.s3 import S3Blobs
 from palaver.connections.aws_credentials import Credentials
 from palaver.testing.blob_streams import given
+from tests.engines.http_bucket import HttpBucket, served
 
 Sent = list[tuple[str, dict[str, str]]]
 SSE = "x-amz-server-side-encryption"
@@ -23,7 +22,7 @@ def server() -> Iterator[tuple[str, Sent]]:
     """A server that takes everything, and what it was sent: how, and with which headers of S3."""
     sent: Sent = []
 
-    class Bucket(BaseHTTPRequestHandler):
+    class Bucket(HttpBucket):
         def do_PUT(self) -> None:
             self.take("part" if "partNumber=" in self.path else "whole")
 
@@ -34,22 +33,10 @@ def server() -> Iterator[tuple[str, Sent]]:
         def take(self, how: str, body: bytes = b"") -> None:
             self.rfile.read(int(self.headers["content-length"] or 0))
             sent.append((how, {name.lower(): value for name, value in self.headers.items() if name.lower().startswith(SSE)}))
-            self.send_response(200)
-            self.send_header("etag", '"e"')
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
-    serving = threading.Thread(target=listening.serve_forever)
-    serving.start()
-    yield f"http://127.0.0.1:{listening.server_port}", sent
-    listening.shutdown()
-    serving.join()
-    listening.server_close()
+    with served(Bucket) as url:
+        yield url, sent
 
 
 @pytest.mark.parametrize(

@@ -273,33 +273,34 @@ async def quiet(following: current.Current) -> None:
     await until(rests, 30)
 
 
-async def test_after_messages_were_lost_the_records_are_looked_at(store: Store) -> None:
-    """What was lost may have been the news, and the next look by itself may be far away."""
+@pytest.fixture
+async def heard(store: Store) -> AsyncIterator[tuple[MemoryCache, current.Current]]:
+    """A cache and who follows it, long before the next look by itself."""
     cache = MemoryCache()
     following = current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=600)
     await following.start()
     await until(lambda: asyncio.sleep(0, following.seen().hearing), 5)
     await quiet(following)
+    yield cache, following
+    await following.aclose()
+    await cache.aclose()
+
+
+async def test_after_messages_were_lost_the_records_are_looked_at(heard: tuple[MemoryCache, current.Current]) -> None:
+    """What was lost may have been the news, and the next look by itself may be far away."""
+    cache, following = heard
     looked = following.seen().checked_at
     for _ in range(FURTHEST_BEHIND + 1):
         await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", b"0")
     await until(lambda: asyncio.sleep(0, following.seen().checked_at != looked), 10)
-    await following.aclose()
-    await cache.aclose()
 
 
-async def test_a_cache_that_is_behind_what_was_told_is_passed_over(store: Store) -> None:
-    cache = MemoryCache()
-    following = current.Current(store, FLAGS, FeatureFlag, cache=cache, poll_s=600)
-    await following.start()
-    await until(lambda: asyncio.sleep(0, following.seen().hearing), 5)
-    await quiet(following)
+async def test_a_cache_that_is_behind_what_was_told_is_passed_over(store: Store, heard: tuple[MemoryCache, current.Current]) -> None:
+    cache, following = heard
     assert following.snapshot is not None
     read = records(store).queries
     await cache.bus.publish(f"{current.KIND}:{FLAGS.name}", b"%d" % (following.snapshot.version + 1))
     await until(lambda: asyncio.sleep(0, records(store).queries > read), 10)
-    await following.aclose()
-    await cache.aclose()
 
 
 async def test_health_says_while_nothing_is_heard(tmp_path: Path) -> None:

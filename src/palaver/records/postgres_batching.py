@@ -135,8 +135,10 @@ class SharedCommits:
         marked = any(row[-1] is not None for made, _ in by_table.values() for row in made)
         arguments: list[Any] = []
         for rows, (made, mores) in by_table.items():
-            given = rows.stored if marked else rows.stored[:-1]
-            arguments += [parameter(rows.kinds[name], column) for name, column in zip(given, zip(*made, strict=True), strict=False)]
+            columns = list(zip(rows.stored, zip(*made, strict=True), strict=True))
+            # A new record has no mark.
+            given = columns if marked else columns[:-1]
+            arguments += [parameter(rows.kinds[name], column) for name, column in given]
             if about:
                 arguments.append(parameter("json", mores))
         text = creates(tuple(by_table), about=about, marked=marked)

@@ -144,16 +144,18 @@ class RecordSuite:
     """What a backend's test class supplies, and the words the tests are written in.
 
     A backend overrides `make`; the raw accessors if it has a way round itself; `reopen` and `settle` where they mean
-    something there. `gaps` names tests that fail for a known reason; each runs as a strict xfail.
+    something there. `gaps` names tests that fail for a known reason; each runs as a strict xfail. `chance` names tests
+    that a flaw of the backend's server has pass or fail by chance; each is skipped.
     """
 
     gaps: ClassVar[Mapping[str, str]] = {}
+    chance: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        unknown = [name for name in cls.gaps if not hasattr(cls, name)]
+        unknown = [name for name in (*cls.gaps, *cls.chance) if not hasattr(cls, name)]
         if unknown:
-            raise TypeError(f"{cls.__name__}.gaps names no test: {', '.join(unknown)}")
+            raise TypeError(f"{cls.__name__} names no test: {', '.join(unknown)}")
 
     @asynccontextmanager
     async def make(self, tables: Sequence[Table]) -> AsyncIterator[RecordEngine]:
@@ -181,6 +183,8 @@ class RecordSuite:
         name = getattr(request.node, "originalname", None) or request.node.name
         if name in self.gaps:
             request.node.add_marker(pytest.mark.xfail(reason=self.gaps[name], strict=True))
+        if name in self.chance:
+            pytest.skip(self.chance[name])
 
     @pytest.fixture
     async def engine(self) -> AsyncIterator[RecordEngine]:
